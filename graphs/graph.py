@@ -1,0 +1,290 @@
+"""The topology: which sources a model has, which destinations, and which edges between them.
+
+Sources are in the order in which a model computes them: `input`, then per layer its heads, then its MLP. So a
+destination sees the first `n_visible` sources and no other, and this one number per destination says everything about
+the edges: attention inputs of a layer see all earlier layers, an MLP also its own layer's heads (sequential blocks
+only), `logits` see all.
+
+Destinations are ordered per layer: all `<q>` by head, all `<k>`, all `<v>`, the MLP; `logits` come last. Edges are
+ordered by destination, then by source. These three orders are used everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from graphs.nodes import ARROW, PARTS, Node, Part, parse_destination, parse_source, split_edge
+
+if TYPE_CHECKING:
+    from typing import Any
+
+KVDestinations = Literal["query-head", "kv-head"]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes and edges of a transformer: a value, equal to every graph of the same shape.
+
+    Its tensors are computed once and shared: do not edit them.
+
+    Attributes:
+        n_layers: Number of layers.
+        n_heads: Query heads per layer.
+        n_kv_heads: None: one `<k>` and one `<v>` destination per query head (the convention of published results).
+            A number that divides `n_heads`: one per key-value head, `a{layer}.h{j}<k>` with j < n_kv_heads, read by
+            n_heads / n_kv_heads neighbouring query heads. `n_heads` itself is the same topology as None and becomes it.
+        mlps: Whether layers have an MLP.
+        parallel: Whether MLP and heads of a layer read the same stream, so that heads do not feed their own layer's
+            MLP (GPT-NeoX, GPT-J). False without MLPs, where it would say nothing.
+
+    Raises:
+        ValueError: A count is not a positive integer, or n_kv_heads does not divide n_heads.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int | None = None
+    mlps: bool = True
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("n_layers", self.n_layers)
+        _check_count("n_heads", self.n_heads)
+        if self.n_kv_heads is not None:
+            _check_count("n_kv_heads", self.n_kv_heads)
+            if self.n_heads % self.n_kv_heads:
+                raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        for name in ("mlps", "parallel"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.n_kv_heads == self.n_heads:
+            object.__setattr__(self, "n_kv_heads", None)
+        object.__setattr__(self, "parallel", self.parallel and self.mlps)
+
+    @classmethod
+    def from_model(cls, model: Any, kv_destinations: KVDestinations = "query-head") -> Graph:
+        """The graph of a TransformerLens model.
+
+        Args:
+            model: A model that `graphs.adapter` knows.
+            kv_destinations: With grouped-query attention, "query-head" gives each query head a `<k>` and a `<v>`
+                destination of its own, "kv-head" one to each key-value head. No difference for other models.
+
+        Raises:
+            ValueError: The architecture is not supported, or kv_destinations is another word.
+        """
+        if kv_destinations not in get_args(KVDestinations):
+            raise ValueError(f"kv_destinations must be 'query-head' or 'kv-head', got {kv_destinations!r}")
+        from graphs import adapter
+
+        return adapter.graph_of(model, kv_destinations=kv_destinations)
+
+    # Counts and places
+
+    @property
+    def n_parts(self) -> dict[Part, int]:
+        """How many `<q>`, `<k>` and `<v>` destinations a layer has."""
+        n_kv_heads = self.n_kv_heads or self.n_heads
+        return {"q": self.n_heads, "k": n_kv_heads, "v": n_kv_heads}
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return 1 + self.n_layers * self._sources_per_layer
+
+    @property
+    def n_destinations(self) -> int:
+        """Number of destinations."""
+        return self.n_layers * self._destinations_per_layer + 1
+
+    @cached_property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return int(self.n_visible.sum())
+
+    @property
+    def _sources_per_layer(self) -> int:
+        return self.n_heads + self.mlps
+
+    @property
+    def _destinations_per_layer(self) -> int:
+        return sum(self.n_parts.values()) + self.mlps
+
+    def head_sources(self, layer: int) -> slice:
+        """Where the heads of a layer are among the sources."""
+        start = 1 + layer * self._sources_per_layer
+        return slice(start, start + self.n_heads)
+
+    def mlp_source(self, layer: int) -> int:
+        """Where the MLP of a layer is among the sources; only for a graph with MLPs."""
+        assert self.mlps
+        return self.head_sources(layer).stop
+
+    def part_destinations(self, layer: int, part: Part) -> slice:
+        """Where the `<q>`, `<k>` or `<v>` of a layer are among the destinations."""
+        start = layer * self._destinations_per_layer
+        start += sum(self.n_parts[before] for before in PARTS[: PARTS.index(part)])
+        return slice(start, start + self.n_parts[part])
+
+    def mlp_destination(self, layer: int) -> int:
+        """Where the MLP of a layer is among the destinations; only for a graph with MLPs."""
+        assert self.mlps
+        return self.part_destinations(layer, "v").stop
+
+    def destinations_of(self, source: int) -> list[int]:
+        """The destinations of a source: none for `input`, its own for an MLP, `<q>`, `<k>` and `<v>` for a head."""
+        if source == 0:
+            return []
+        layer, head = divmod(source - 1, self._sources_per_layer)
+        if head == self.n_heads:
+            return [self.mlp_destination(layer)]
+        starts = [(self.part_destinations(layer, part).start, self.n_parts[part]) for part in PARTS]
+        return [start + head * n_part // self.n_heads for start, n_part in starts]
+
+    # Names in order
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, in the order in which they are computed."""
+        names = ["input"]
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
+            names += [f"m{layer}"] * self.mlps
+        return tuple(names)
+
+    @cached_property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of the destinations: per layer all `<q>`, all `<k>`, all `<v>`, the MLP; last `logits`."""
+        names = []
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{head}<{part}>" for part in PARTS for head in range(self.n_parts[part])]
+            names += [f"m{layer}"] * self.mlps
+        return (*names, "logits")
+
+    @cached_property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the edges, by destination and then by source. Made on first use: a large model has millions."""
+        visible = zip(self.destinations, self.n_visible.tolist())
+        return tuple(f"{source}{ARROW}{name}" for name, n in visible for source in self.sources[:n])
+
+    def edge_names(self, mask: Bool[Tensor, "source destination"]) -> tuple[str, ...]:
+        """Names of the edges that a mask marks, in edge order; entries that are no edges are named all the same."""
+        sources, destinations = self.sources, self.destinations
+        return tuple(f"{sources[s]}{ARROW}{destinations[d]}" for d, s in mask.T.nonzero().tolist())
+
+    # Edges as tensors
+
+    @cached_property
+    def n_visible(self) -> Int[Tensor, "destination"]:
+        """How many sources each destination sees: always the first ones. [destination]"""
+        n_attention = self._destinations_per_layer - self.mlps
+        layers = torch.arange(self.n_layers).unsqueeze(1)
+        before = 1 + layers * self._sources_per_layer
+        n_visible = before.repeat(1, self._destinations_per_layer)
+        if not self.parallel:
+            n_visible[:, n_attention:] += self.n_heads
+        return torch.cat([n_visible.flatten(), torch.tensor([self.n_sources])])
+
+    @cached_property
+    def edge_mask(self) -> Bool[Tensor, "source destination"]:
+        """True where an edge exists. [source destination]"""
+        return torch.arange(self.n_sources).unsqueeze(1) < self.n_visible
+
+    # From names to places
+
+    def source_index(self, name: str) -> int:
+        """Where a source is in `sources`.
+
+        Raises:
+            ValueError: There is no such source; the message says why.
+        """
+        if (index := _lookup(self._source_indices, name)) is None:
+            self._explain(parse_source(name), name, "source")
+        return index
+
+    def destination_index(self, name: str) -> int:
+        """Where a destination is in `destinations`.
+
+        Raises:
+            ValueError: There is no such destination; the message says why.
+        """
+        if (index := _lookup(self._destination_indices, name)) is None:
+            self._explain(parse_destination(name), name, "destination")
+        return index
+
+    def edge_index(self, name: str) -> tuple[int, int]:
+        """Where an edge is in a [source destination] tensor.
+
+        Raises:
+            ValueError: There is no such edge; the message says why.
+        """
+        source_name, destination_name = split_edge(name)
+        try:
+            source, destination = self.source_index(source_name), self.destination_index(destination_name)
+        except ValueError as error:
+            raise ValueError(f"unknown edge {name!r}: {error}") from None
+        if source >= self._visible[destination]:
+            why = _why_not(parse_source(source_name), parse_destination(destination_name))
+            raise ValueError(f"impossible edge {name!r}: {why}")
+        return source, destination
+
+    @cached_property
+    def _source_indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.sources)}
+
+    @cached_property
+    def _destination_indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.destinations)}
+
+    @cached_property
+    def _visible(self) -> list[int]:
+        return self.n_visible.tolist()
+
+    def _explain(self, node: Node, name: str, role: Literal["source", "destination"]) -> None:
+        """Raise the error that says why a well-formed name is not in this graph."""
+        if node.kind == "mlp" and not self.mlps:
+            raise ValueError(f"unknown {role} {name!r}: the model has no MLPs")
+        if node.layer >= self.n_layers:
+            available = _available(self.n_layers, "layer")
+            raise ValueError(f"unknown {role} {name!r}: layer {node.layer} is out of range, {available}")
+        if self.n_kv_heads and node.part in ("k", "v"):
+            available = _available(self.n_kv_heads, "key-value head")
+            raise ValueError(f"unknown {role} {name!r}: <{node.part}> is per key-value head here, {available}")
+        available = _available(self.n_heads, "head")
+        raise ValueError(f"unknown {role} {name!r}: head {node.head} is out of range, {available}")
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _lookup(indices: dict[str, int], name: str) -> int | None:
+    return indices.get(name) if isinstance(name, str) else None
+
+
+def _available(count: int, noun: str) -> str:
+    """What there is instead, e.g. "there are 2 layers: 0 to 1"."""
+    return f"there is only {noun} 0" if count == 1 else f"there are {count} {noun}s: 0 to {count - 1}"
+
+
+def _why_not(source: Node, destination: Node) -> str:
+    """Why a destination cannot see a source, both being in the graph."""
+    if source.layer > destination.layer:
+        return f"{source} is computed after {destination} reads"
+    if source.kind == "head" and destination.kind == "mlp":
+        return (
+            f"blocks are parallel, {destination} reads the same stream as the heads of its layer, "
+            f"so {source} is not computed before {destination} reads"
+        )
+    if source.kind == "head":
+        return f"{source} is not computed before {destination} reads: heads of one layer do not feed each other"
+    if destination.kind == "mlp":
+        return f"{source} is computed after {destination} reads: an MLP does not feed itself"
+    return f"{source} is computed after {destination} reads"

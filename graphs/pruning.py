@@ -1,0 +1,189 @@
+"""From scores to a circuit.
+
+1. Every edge gets a rank value: its absolute score, its score, or its score with the sign turned (`by`).
+2. Edges are chosen by it: the k best, all that reach a threshold, or greedily from `logits` backwards (`strategy`).
+3. Dead ends are removed: edges on no path of chosen edges from `input` to `logits`.
+
+The greedy strategy is that of EAP-IG (Hanna, Pezzelle and Belinkov 2024, "Have Faith in Faithfulness"): the circuit
+begins with the node `logits`; each step adds the best edge not yet added whose destination belongs to a node of the
+circuit, and with it the edge's source as a node. What it adds always leads to `logits`, so dead ends are only edges not
+fed from `input`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from graphs import liveness
+from graphs.circuit import Circuit
+from graphs.graph import Graph
+from graphs.scores import ScoredGraph
+
+By = Literal["absolute", "signed", "negative"]
+Strategy = Literal["top", "greedy"]
+
+
+def prune(
+    graph: ScoredGraph,
+    k: int | None = None,
+    *,
+    threshold: float | None = None,
+    by: By = "absolute",
+    strategy: Strategy = "top",
+) -> Circuit:
+    """Choose a circuit by score and remove its dead ends.
+
+    Equal rank values are taken in edge order (`graph.graph.edges`: by destination, then by source), so the result is
+    deterministic. k = 0 gives the empty circuit and k = n_edges the full one. The result may have fewer than k edges:
+    `n_requested` tells how many were chosen, `n_edges` how many are left, and `metadata["pruning"]` both, with the
+    settings.
+
+    Args:
+        graph: Scores of every edge.
+        k: How many edges to choose; or give `threshold`.
+        threshold: Choose the edges whose rank value is at least this, compared in the scores' dtype. Both strategies
+            then give the same circuit, since only the number of edges tells them apart.
+        by: Rank value: "absolute" |score|; "signed" score, so that the largest come first (cutting them raises the
+            metric most); "negative" -score, so that the most negative come first (cutting them lowers it most).
+        strategy: "top": the best edges wherever they are; "greedy": a connected circuit grown from `logits`.
+
+    Raises:
+        ValueError: k or threshold is out of range, both or neither is given, a word is unknown, or a score is NaN or
+            infinite.
+    """
+    _check_arguments(graph, k, threshold, by, strategy)
+    graph.check_finite()
+    values = _rank_values(graph, by)
+    if threshold is not None:
+        chosen = values >= torch.tensor(threshold, dtype=values.dtype)
+    elif strategy == "top":
+        chosen = _top(values, int(k))
+    else:
+        chosen = _greedy(graph.graph, values, int(k))
+    mask = liveness.live_edges(graph.graph, _as_mask(graph.graph, chosen))
+    settings = {
+        "k": None if k is None else int(k),
+        "threshold": None if threshold is None else float(threshold),
+        "by": by,
+        "strategy": strategy,
+        "n_requested": int(chosen.sum()),
+        "n_edges": int(mask.sum()),
+    }
+    return Circuit(graph.graph, mask, graph.scores, {**graph.metadata, "pruning": settings}, settings["n_requested"])
+
+
+def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None, by: str, strategy: str) -> None:
+    if not isinstance(graph, ScoredGraph):
+        expected = "a ScoredGraph (from eap.score, or ScoredGraph(graph, scores))"
+        raise ValueError(f"prune needs {expected}, got {type(graph).__name__}")
+    for name, value, choices in (("by", by, get_args(By)), ("strategy", strategy, get_args(Strategy))):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if (k is None) == (threshold is None):
+        got = "neither" if k is None else f"k={k!r} and threshold={threshold!r}"
+        raise ValueError(f"prune takes either k or threshold, got {got}")
+    if k is not None:
+        _check_k(k, graph.graph.n_edges)
+    else:
+        _check_threshold(threshold, by)
+
+
+def _check_k(k: int, n_edges: int) -> None:
+    if not isinstance(k, Integral) or isinstance(k, bool):
+        raise ValueError(f"k must be a whole number of edges, got {k!r} ({type(k).__name__})")
+    if k < 0:
+        raise ValueError(f"k must be 0 or more, got {k}")
+    if k > n_edges:
+        raise ValueError(f"k={k} is more than the {n_edges} edges of the graph: give at most that")
+
+
+def _check_threshold(threshold: float, by: str) -> None:
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not math.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
+    if by == "absolute" and threshold < 0:
+        raise ValueError(f"threshold must be 0 or more with by='absolute', got {threshold}: every |score| exceeds it")
+
+
+def _rank_values(graph: ScoredGraph, by: By) -> Float[Tensor, "edge"]:
+    values = graph.values
+    return values.abs() if by == "absolute" else values if by == "signed" else -values
+
+
+def _as_mask(graph: Graph, chosen: Bool[Tensor, "edge"]) -> Bool[Tensor, "source destination"]:
+    """From one entry per edge, in edge order, to the graph's matrix."""
+    mask = torch.zeros(graph.n_destinations, graph.n_sources, dtype=torch.bool)
+    mask[graph.edge_mask.T] = chosen
+    return mask.T.contiguous()
+
+
+def _top(values: Float[Tensor, "edge"], k: int) -> Bool[Tensor, "edge"]:
+    """The k edges of largest value; of equal ones the earlier."""
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[values.sort(descending=True, stable=True).indices[:k]] = True
+    return chosen
+
+
+def _greedy(graph: Graph, values: Float[Tensor, "edge"], k: int) -> Bool[Tensor, "edge"]:
+    """The first k edges of a circuit grown backwards from `logits`; O(k log n_destinations) after sorting.
+
+    The heap holds, for every destination of the circuit's nodes, the rank of its best edge not yet added.
+    """
+    ranking = _ranked(graph, values)
+    waiting: dict[int, Iterator[int]] = {}  # the ranks not yet in the heap, by destination of a node of the circuit
+    heap: list[tuple[int, int]] = []
+
+    def push_next(destination: int) -> None:
+        if (rank := next(waiting[destination], None)) is not None:
+            heapq.heappush(heap, (rank, destination))
+
+    def add_node(reads: list[int]) -> None:
+        for destination in reads:
+            if destination not in waiting:  # else another query head of the group came first
+                waiting[destination] = iter(ranking.by_destination[destination].tolist())
+                push_next(destination)
+
+    add_node([graph.n_destinations - 1])
+    nodes = {0}
+    added = []
+    while len(added) < k:
+        rank, destination = heapq.heappop(heap)
+        added.append(rank)
+        push_next(destination)
+        if (source := ranking.sources[rank]) not in nodes:
+            nodes.add(source)
+            add_node(graph.destinations_of(source))
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[ranking.edges[added]] = True
+    return chosen
+
+
+class _Ranking(NamedTuple):
+    """Edges by rank, 0 the best.
+
+    Attributes:
+        edges: The edge of each rank, as a place in edge order.
+        sources: The source of each rank's edge.
+        by_destination: The ranks of the edges into each destination, best first.
+    """
+
+    edges: Int[Tensor, "edge"]
+    sources: list[int]
+    by_destination: tuple[Int[Tensor, "_"], ...]
+
+
+def _ranked(graph: Graph, values: Float[Tensor, "edge"]) -> _Ranking:
+    """Rank edges by value; of equal ones the earlier is better."""
+    edges = values.sort(descending=True, stable=True).indices
+    destinations = torch.arange(graph.n_destinations).repeat_interleave(graph.n_visible)[edges]
+    first_edges = graph.n_visible.cumsum(0) - graph.n_visible
+    sources = (edges - first_edges[destinations]).tolist()
+    by_destination = destinations.sort(stable=True).indices.split(graph.n_visible.tolist())
+    return _Ranking(edges, sources, by_destination)

@@ -1,0 +1,141 @@
+"""A graph with a score for every edge: what a scoring method returns and what pruning reads."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graphs.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredGraph:
+    """Scores of the edges of a graph; positive: cutting the edge raises the metric.
+
+    Scores and metadata are copied on the way in; do not edit them afterwards. Two are equal when graph, scores (with
+    their dtype) and metadata are.
+
+    Attributes:
+        graph: The topology.
+        scores: One score per edge in the metric's unit, 0 where there is no edge; on the CPU, float32 or float64 (half
+            precision becomes float32). [source destination]
+        metadata: What is worth knowing of their origin (model, method, task, settings, versions), in types that JSON
+            has.
+
+    Raises:
+        ValueError: Shape or dtype do not fit, or an entry that is no edge has a score.
+    """
+
+    graph: Graph
+    scores: Float[Tensor, "source destination"]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", checked_scores(self.graph, self.scores))
+        object.__setattr__(self, "metadata", copy.deepcopy(dict(self.metadata)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScoredGraph):
+            return NotImplemented
+        same_scores = self.scores.dtype == other.scores.dtype and torch.equal(self.scores, other.scores)
+        return same_scores and self.graph == other.graph and self.metadata == other.metadata
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"ScoredGraph({self.graph}, scores of {self.graph.n_edges} edges, metadata={self.metadata})"
+
+    @property
+    def values(self) -> Float[Tensor, "edge"]:
+        """The scores in edge order, beside `graph.edges`. [edge]"""
+        return self.scores.T[self.graph.edge_mask.T]
+
+    def score(self, edge: str) -> float:
+        """The score of an edge given by name.
+
+        Raises:
+            ValueError: There is no such edge.
+        """
+        return self.scores[self.graph.edge_index(edge)].item()
+
+    def top(self, n: int) -> list[tuple[str, float]]:
+        """The n edges of largest absolute score with their scores, largest first, ties in edge order; all if fewer.
+
+        Raises:
+            ValueError: n is not a count, or a score is NaN or infinite.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            raise ValueError(f"n must be a whole number of edges, 0 or more, got {n!r}")
+        self.check_finite()
+        values = self.values
+        chosen = values.abs().sort(descending=True, stable=True).indices[:n]
+        places = self.graph.edge_mask.T.nonzero()[chosen].tolist()
+        names = [f"{self.graph.sources[s]}->{self.graph.destinations[d]}" for d, s in places]
+        return list(zip(names, values[chosen].tolist()))
+
+    def check_finite(self) -> None:
+        """Refuse scores that cannot be ranked.
+
+        Raises:
+            ValueError: A score is NaN or infinite; the message names the first such edge in edge order.
+        """
+        bad = ~self.scores.isfinite()
+        if bad.any():
+            destination, source = bad.T.nonzero()[0].tolist()
+            name = f"{self.graph.sources[source]}->{self.graph.destinations[destination]}"
+            raise ValueError(
+                f"the score of {name} is {self.scores[source, destination].item()} ({int(bad.sum())} of "
+                f"{self.graph.n_edges} edges are NaN or infinite): score again in a wider dtype or mend the metric"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a JSON file; see `graphs.serialize`."""
+        from graphs import serialize
+
+        serialize.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ScoredGraph:
+        """Read from a JSON file written by `save`.
+
+        Raises:
+            ValueError: The file is torn, foreign or newer, or holds something else.
+        """
+        from graphs import serialize
+
+        return serialize.load_as(cls, path)
+
+
+def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) -> Float[Tensor, "source destination"]:
+    """A copy of scores that fit the graph: detached, on the CPU, half precision widened to float32.
+
+    Raises:
+        ValueError: Shape or dtype do not fit, or an entry that is no edge has a score.
+    """
+    expected = (graph.n_sources, graph.n_destinations)
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != expected:
+        raise ValueError(f"scores must be a tensor of shape {expected} [source destination], got {_describe(scores)}")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {scores.dtype}: convert them with .float()")
+    dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
+    scores = scores.detach().to("cpu", dtype, copy=True).contiguous()
+    stray = (scores != 0) & ~graph.edge_mask
+    if stray.any():
+        source, destination = stray.nonzero()[0].tolist()
+        raise ValueError(
+            f"{int(stray.sum())} scores are not 0 where there is no edge, the first at source "
+            f"{graph.sources[source]} and destination {graph.destinations[destination]}: "
+            "multiply by graph.edge_mask, or check the order of sources and destinations"
+        )
+    return scores
+
+
+def _describe(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

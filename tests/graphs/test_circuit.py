@@ -1,0 +1,166 @@
+"""Circuits are sets of edge names: made, read, combined and compared like Python's sets."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphs.circuit import Circuit
+from graphs.graph import Graph
+from graphs.pruning import prune
+from graphs.scores import ScoredGraph
+
+SMALL = Graph(2, 2)
+
+
+@pytest.fixture
+def random_circuit(random_mask: Callable) -> Callable[[Graph, int], Circuit]:
+    return lambda graph, seed: Circuit(graph, random_mask(graph, 0.4, seed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_set_algebra_is_that_of_edge_names(graph: Graph, seed: int, random_circuit: Callable) -> None:
+    a, b = random_circuit(graph, seed), random_circuit(graph, seed + 100)
+    names_a, names_b = set(a.edges), set(b.edges)
+    assert set((a & b).edges) == names_a & names_b
+    assert set((a | b).edges) == names_a | names_b
+    assert set((a - b).edges) == names_a - names_b
+    assert set((~a).edges) == set(graph.edges) - names_a
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_identities_of_set_algebra(graph: Graph, seed: int, random_circuit: Callable) -> None:
+    a, b, c = (random_circuit(graph, seed + 100 * i) for i in range(3))
+    full, empty = Circuit.full(graph), Circuit.empty(graph)
+    assert a & b == b & a and a | b == b | a
+    assert a & (b | c) == (a & b) | (a & c) and a | (b & c) == (a | b) & (a | c)
+    assert ~(a | b) == ~a & ~b and ~~a == a and a - b == a & ~b
+    assert a & full == a and a | empty == a and a - a == empty and a | ~a == full and a & empty == empty
+    assert ~full == empty and ~empty == full and (a & b) | (a - b) == a
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_and_masks_are_two_forms_of_one_circuit(graph: Graph, seed: int, random_circuit: Callable) -> None:
+    circuit = random_circuit(graph, seed)
+    assert Circuit.from_edges(graph, circuit.edges) == circuit
+    assert Circuit.from_edges(graph, reversed(circuit.edges)).edges == circuit.edges
+    assert list(circuit) == [name for name in graph.edges if name in set(circuit.edges)]
+    assert len(circuit) == circuit.n_edges == len(circuit.edges) == circuit.mask.sum()
+    assert all(name in circuit for name in circuit.edges) and not any(name in ~circuit for name in circuit.edges)
+
+
+def test_full_and_empty(graph: Graph) -> None:
+    assert Circuit.full(graph).edges == graph.edges and len(Circuit.empty(graph)) == 0
+    assert Circuit.from_edges(graph, []) == Circuit.empty(graph) and Circuit.empty(graph).nodes == ()
+
+
+def test_a_comparison_names_shared_and_other_edges() -> None:
+    a = Circuit.from_edges(SMALL, ["input->m0", "m0->logits", "input->logits"])
+    b = Circuit.from_edges(SMALL, ["input->m1", "m0->logits"])
+    result = a.compare(b)
+    assert result.shared.edges == ("m0->logits",)
+    assert result.only_here.edges == ("input->m0", "input->logits")
+    assert result.only_there.edges == ("input->m1",)
+
+
+@pytest.mark.parametrize("combine", ["__and__", "__or__", "__sub__", "compare"])
+def test_circuits_of_different_graphs_do_not_mix(combine: str) -> None:
+    a, b = Circuit.full(SMALL), Circuit.full(Graph(2, 2, parallel=True))
+    with pytest.raises(ValueError, match=r"two circuits of one graph, got Graph\(.*parallel=False\) and Graph\(.*True"):
+        getattr(a, combine)(b)
+    assert a != b and Circuit.empty(a.graph) != Circuit.empty(b.graph)
+
+
+def test_a_circuit_mixes_with_circuits_only() -> None:
+    with pytest.raises(TypeError):
+        Circuit.full(SMALL) & {"input->m0"}
+    assert Circuit.full(SMALL) != set(SMALL.edges)
+
+
+def test_scores_of_the_left_stay_and_metadata_goes() -> None:
+    left, right = (torch.full(SMALL.edge_mask.shape, value) * SMALL.edge_mask for value in (1.0, 2.0))
+    a = Circuit(SMALL, SMALL.edge_mask, left, {"method": "eap"}, n_requested=5)
+    b = Circuit(SMALL, SMALL.edge_mask, right)
+    bare = Circuit.full(SMALL)
+    assert torch.equal((a & b).scores, left) and torch.equal((~b).scores, right)
+    assert torch.equal((bare - b).scores, right)
+    assert (bare | bare).scores is None
+    assert (a | b).metadata == {} and (a | b).n_requested is None
+    assert a.live().metadata == {"method": "eap"} and a.live().n_requested == 5 and torch.equal(a.live().scores, left)
+
+
+def test_nodes_are_those_a_kept_edge_touches() -> None:
+    circuit = Circuit.from_edges(SMALL, ["a1.h1->logits", "input->a0.h1<k>", "a0.h0->m1"])
+    assert circuit.nodes == ("input", "a0.h0", "a0.h1", "a1.h1", "m1", "logits")
+    assert Circuit.from_edges(SMALL, ["input->m1"]).nodes == ("input", "m1")
+    grouped = Circuit.from_edges(Graph(2, 4, n_kv_heads=2), ["input->a1.h1<k>"])
+    assert grouped.nodes == ("input", "a1.h2", "a1.h3")
+
+
+def test_a_circuit_is_immutable_and_copied_on_the_way_in() -> None:
+    mask, metadata = SMALL.edge_mask.clone(), {"settings": {"k": 3}}
+    scores = torch.zeros(mask.shape)
+    circuit = Circuit(SMALL, mask, scores, metadata)
+    mask[:], metadata["settings"]["k"] = False, 4
+    scores += 1
+    assert circuit == Circuit.full(SMALL) and circuit.metadata == {"settings": {"k": 3}} and not circuit.scores.any()
+    with pytest.raises(AttributeError, match="a circuit is immutable: make a new one instead of setting mask"):
+        circuit.mask = mask
+    with pytest.raises(AttributeError, match="instead of deleting mask"):
+        del circuit.mask
+
+
+def test_equal_circuits_hash_alike_whatever_they_carry() -> None:
+    a, b = Circuit.full(SMALL), Circuit(SMALL, SMALL.edge_mask, metadata={"task": "ioi"}, n_requested=46)
+    assert a == b and hash(a) == hash(b) and len({a, b, Circuit.empty(SMALL)}) == 2
+    assert pickle.loads(pickle.dumps(b)) == b and copy.deepcopy(b).metadata == b.metadata
+
+
+def test_a_circuit_shows_its_size() -> None:
+    circuit = Circuit.from_edges(SMALL, ["input->logits"], n_requested=3)
+    assert repr(circuit).startswith("Circuit(1 of 46 edges, 3 requested, Graph(n_layers=2, n_heads=2")
+
+
+def test_unknown_edges_are_refused() -> None:
+    with pytest.raises(ValueError, match="impossible edge 'm1->m0': m1 is computed after m0 reads"):
+        Circuit.from_edges(SMALL, ["input->m0", "m1->m0"])
+    with pytest.raises(ValueError, match="names must be several edge names, got the text 'input->m0'"):
+        Circuit.from_edges(SMALL, "input->m0")
+    with pytest.raises(ValueError, match="unknown destination 'm7': layer 7 is out of range"):
+        "input->m7" in Circuit.full(SMALL)
+
+
+REFUSED_MASKS = [
+    (torch.ones_like(SMALL.edge_mask), "keeps 59 entries that are no edges, the first a0.h0->a0.h0<q>: give"),
+    (SMALL.edge_mask.float(), r"mask must be a bool tensor of shape \(7, 15\) .*, got torch.float32 of shape"),
+    (SMALL.edge_mask.T, r"got torch.bool of shape \(15, 7\)"),
+    (None, "got NoneType"),
+]
+
+
+@pytest.mark.parametrize(("mask", "message"), REFUSED_MASKS)
+def test_masks_that_do_not_fit_are_refused(mask: object, message: str, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        Circuit(SMALL, mask)
+
+
+def test_scores_that_do_not_fit_are_refused(without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=r"scores must be a tensor of shape \(7, 15\)"):
+        Circuit(SMALL, SMALL.edge_mask, torch.zeros(15, 7))
+
+
+def test_circuits_and_scores_come_back_from_their_files(tmp_path: Path) -> None:
+    scored = ScoredGraph(SMALL, torch.rand(SMALL.edge_mask.shape) * SMALL.edge_mask, {"method": "random"})
+    circuit = prune(scored, 20)
+    circuit.save(tmp_path / "circuit.json")
+    scored.save(tmp_path / "scores.json")
+    loaded = Circuit.load(tmp_path / "circuit.json")
+    assert loaded == circuit and loaded.metadata == circuit.metadata and loaded.n_requested == 20
+    assert torch.equal(loaded.scores, circuit.scores) and ScoredGraph.load(tmp_path / "scores.json") == scored
+    with pytest.raises(ValueError, match="scores.json"):
+        Circuit.load(tmp_path / "scores.json")

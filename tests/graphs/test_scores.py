@@ -1,0 +1,108 @@
+"""Scored graphs: copied in, read by name, refused when they do not fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from graphs.graph import Graph
+from graphs.scores import ScoredGraph
+
+SMALL = Graph(1, 1)
+NAMES = {"input->a0.h0<q>": 0.5, "input->a0.h0<v>": -3.0, "a0.h0->m0": 3.0, "input->logits": -1.0}
+
+
+def by_hand(dtype: torch.dtype = torch.float64) -> ScoredGraph:
+    scores = torch.zeros(SMALL.n_sources, SMALL.n_destinations, dtype=dtype)
+    for name, score in NAMES.items():
+        scores[SMALL.edge_index(name)] = score
+    return ScoredGraph(SMALL, scores, {"method": "by hand"})
+
+
+def test_scores_are_read_by_name() -> None:
+    scored = by_hand()
+    assert {name: scored.score(name) for name in SMALL.edges if scored.score(name)} == NAMES
+    with pytest.raises(ValueError, match="unknown source 'm3': layer 3 is out of range"):
+        scored.score("m3->logits")
+
+
+def test_values_are_in_edge_order(graph: Graph) -> None:
+    scores = torch.rand(graph.n_sources, graph.n_destinations) * graph.edge_mask
+    scored = ScoredGraph(graph, scores)
+    assert scored.values.tolist() == [scored.score(name) for name in graph.edges]
+
+
+def test_top_is_by_absolute_score_and_ties_are_in_edge_order() -> None:
+    assert by_hand().top(3) == [("input->a0.h0<v>", -3.0), ("a0.h0->m0", 3.0), ("input->logits", -1.0)]
+    assert by_hand().top(0) == []
+    tops = by_hand().top(99)
+    assert [name for name, _ in tops[4:]] == [name for name in SMALL.edges if name not in NAMES]
+    assert sorted(name for name, _ in tops) == sorted(SMALL.edges)
+
+
+@pytest.mark.parametrize("n", [-1, 1.0, True, None])
+def test_top_takes_a_count(n: object, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match="n must be a whole number of edges, 0 or more, got"):
+        by_hand().top(n)
+
+
+def test_scores_and_metadata_are_copied_on_the_way_in() -> None:
+    scores = torch.zeros(SMALL.n_sources, SMALL.n_destinations, requires_grad=True)
+    metadata = {"settings": {"steps": 5}}
+    scored = ScoredGraph(SMALL, scores, metadata)
+    with torch.no_grad():
+        scores += 1
+    metadata["settings"]["steps"] = 6
+    assert not scored.scores.any() and not scored.scores.requires_grad
+    assert scored.metadata == {"settings": {"steps": 5}}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+)
+def test_precision_is_kept_and_half_widened(given: torch.dtype, kept: torch.dtype) -> None:
+    assert by_hand(given).scores.dtype == kept
+    assert by_hand(given).score("a0.h0->m0") == 3.0
+
+
+def test_equality_is_of_graph_scores_and_metadata() -> None:
+    scored = by_hand()
+    assert scored == by_hand() and scored != by_hand(torch.float32) and scored != 3
+    assert scored != ScoredGraph(SMALL, scored.scores * 2, scored.metadata)
+    assert scored != ScoredGraph(SMALL, scored.scores, {"method": "another"})
+    other = Graph(1, 1, parallel=True)
+    assert ScoredGraph(SMALL, scored.scores * other.edge_mask) != ScoredGraph(other, scored.scores * other.edge_mask)
+
+
+REFUSED_SCORES = [
+    (torch.zeros(5, 3), r"scores must be a tensor of shape \(3, 5\) \[source destination\], got shape \(5, 3\)"),
+    ([[0.0] * 5] * 3, "got list"),
+    (torch.zeros(3, 5, dtype=torch.int64), r"scores must be floating point, got torch.int64: convert them with .float"),
+    (torch.ones(3, 5), "7 scores are not 0 .* no edge, the first at source a0.h0 and destination a0.h0<q>"),
+    (torch.full((3, 5), math.nan), "7 scores are not 0 where there is no edge"),
+]
+
+
+@pytest.mark.parametrize(("scores", "message"), REFUSED_SCORES)
+def test_scores_that_do_not_fit_are_refused(scores: object, message: str, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScoredGraph(SMALL, scores)
+
+
+@pytest.mark.parametrize(("bad", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+def test_scores_that_cannot_be_ranked_are_named(bad: float, text: str) -> None:
+    scores = by_hand().scores.clone()
+    scores[SMALL.edge_index("input->logits")] = math.nan  # a later edge of an earlier source
+    scores[SMALL.edge_index("a0.h0->m0")] = bad
+    scored = ScoredGraph(SMALL, scores)
+    for call in (scored.check_finite, lambda: scored.top(2)):
+        with pytest.raises(ValueError, match=rf"score of a0.h0->m0 is {text} \(2 of 8 edges are NaN or infinite\)"):
+            call()
