@@ -1,0 +1,230 @@
+"""Published figures, computed again: the check that our reference circuits and ROC code mean what others mean.
+
+    python -m benchmarks.published          # the headline figures
+    python -m benchmarks.published --all    # also mask learning, nodes, and the older table of ACDC's repository
+
+1. Edge scores of GPT-2 small published with MIB (Mueller et al. 2025) are ranked by absolute value and held against the
+   reference circuits in several universes of edges.
+2. The points (false positive rate, true positive rate) of ACDC and its rivals (Conmy et al. 2023), one per threshold,
+   give the AUCs that its paper and its repository print: pessimistic stairs on the Pareto front.
+
+Each figure stands beside the one to reach: printed by its authors (published), or measured before with scikit-learn from
+the same data. A `*` and exit status 1 tell of a difference beyond rounding. Last come figures that cannot be computed
+again, because their files carry no licence and are not kept here. Data and terms: `benchmarks/data/published/NOTICE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.reference import candidates, load_reference
+from benchmarks.roc_curve import ThresholdRoc, roc_curve, threshold_roc
+from graphs import Graph, ScoredGraph
+
+FOLDER = Path(__file__).parent / "data" / "published"
+SCORES = {
+    "ioi_eap_ig": ("ioi", "EAP-IG"),
+    "greater_than_eap": ("greater_than", "EAP"),
+    "greater_than_eap_ig": ("greater_than", "EAP-IG"),
+    "greater_than_exact": ("greater_than", "exact patching"),
+    "ioi_ugs": ("ioi", "uniform gradient sampling"),
+    "greater_than_ugs": ("greater_than", "uniform gradient sampling"),
+}
+POINT_METHODS = {"acdc": "ACDC", "sp": "subnetwork probing", "hisp": "HISP"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure computed here, and the one it has to equal.
+
+    Attributes:
+        name: What it is, e.g. "auc".
+        here: Computed here.
+        expected: Published, or measured before from the same data.
+        digits: Decimals of `expected`.
+    """
+
+    name: str
+    here: float
+    expected: float
+    digits: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are equal when rounded; one unit of the last digit is granted to a five at the border."""
+        return abs(self.here - self.expected) <= 0.51 * 10**-self.digits
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what was measured, and its figures.
+
+    Attributes:
+        labels: Words of the first columns.
+        figures: Figures of the last columns.
+        is_headline: Whether the row is printed without `--all`.
+    """
+
+    labels: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    is_headline: bool = True
+
+
+def published_scores(name: str) -> ScoredGraph:
+    """Published edge scores of GPT-2 small, in their authors' sign.
+
+    Args:
+        name: One of `SCORES`, e.g. "ioi_eap_ig".
+
+    Raises:
+        ValueError: There are no such scores.
+    """
+    if name not in SCORES:
+        raise ValueError(f"unknown scores {name!r}: expected one of {', '.join(SCORES)}")
+    graph = Graph(12, 12)
+    scores = torch.zeros(graph.n_sources, graph.n_destinations)
+    scores.T[graph.edge_mask.T] = torch.from_numpy(_arrays("gpt2_edge_scores")[name])
+    task, method = SCORES[name]
+    metadata = {"model": "gpt2", "method": method, "task": task, "source": "hannamw/MIB-circuit-track"}
+    return ScoredGraph(graph, scores, metadata)
+
+
+def published_points(name: str, level: Literal["edge", "node"] = "edge") -> Float[Tensor, "3 point"]:
+    """Thresholds, false and true positive rates of a method, as published with ACDC. [3 point]
+
+    Args:
+        name: task-method-objective-ablation-date, e.g. "ioi-acdc-kl-random-2024-10"; `figures.json` lists them.
+        level: Rates of edges or of nodes.
+
+    Raises:
+        ValueError: There are no such points.
+    """
+    points = _arrays("acdc_points")
+    if f"{name}-{level}" not in points:
+        names = sorted(key.removesuffix("-edge") for key in points if key.endswith("-edge"))
+        raise ValueError(f"unknown {level} points {name!r}: expected one of {', '.join(names)}")
+    return torch.from_numpy(points[f"{name}-{level}"])
+
+
+def published_roc(name: str, level: Literal["edge", "node"] = "edge") -> ThresholdRoc:
+    """Front and areas of published points; thresholds below 1e-6 are dropped for ACDC only.
+
+    The weights of subnetwork probing are rounded to three decimals in its files, so that a 0 there is no threshold of 0.
+
+    Raises:
+        ValueError: There are no such points.
+    """
+    thresholds, false_positive_rates, true_positive_rates = published_points(name, level)
+    is_acdc = name.split("-")[1] == "acdc"
+    return threshold_roc(true_positive_rates, false_positive_rates, thresholds if is_acdc else None)
+
+
+def score_rows() -> list[Row]:
+    """AUC and average precision of the published edge scores, beside those measured before."""
+    return [_score_row(entry) for entry in figures()["edge_scores"]]
+
+
+def point_rows() -> list[Row]:
+    """Areas under the published points, beside the published AUC and those measured before."""
+    return [_point_row(entry) for entry in figures()["points"]]
+
+
+@cache
+def figures() -> dict[str, Any]:
+    """The figures to reach, as in `figures.json`; its first entry says what they are."""
+    return json.loads((FOLDER / "figures.json").read_text(encoding="utf-8"))
+
+
+def _score_row(entry: dict[str, Any]) -> Row:
+    scored = published_scores(entry["scores"])
+    reference = load_reference(scored.metadata["task"], entry["variant"])
+    direct_score = entry.get("direct_score", "sum")
+    among = candidates(scored, reference, entry["universe"], direct_score=direct_score)
+    assert (len(among), among.n_positives) == (entry["n"], entry["n_positives"]), entry
+    curve = roc_curve(among.labels, among.scores)
+    rule = f" ({direct_score})" if "direct_score" in entry else ""
+    labels = (reference.task, scored.metadata["method"], reference.variant, entry["universe"] + rule)
+    shown = [Figure("AUC", curve.auc, entry["auc"], 4)]
+    if "average_precision" in entry:
+        shown.append(Figure("average precision", curve.average_precision, entry["average_precision"], 4))
+    sizes = (str(len(among)), str(among.n_positives))
+    return Row(labels + sizes, tuple(shown), is_headline=not entry["scores"].endswith("_ugs"))
+
+
+def _point_row(entry: dict[str, Any]) -> Row:
+    roc = published_roc(entry["points"], entry["level"])
+    task, method, objective, ablation, year, month = entry["points"].split("-")
+    shown = [Figure("published stairs", roc.stairs_auc, entry["published"], 3)]
+    shown.append(Figure("measured stairs", roc.stairs_auc, entry["stairs"], 4))
+    if "trapezoid" in entry:
+        shown.append(Figure("measured trapezoid", roc.trapezoid_auc, entry["trapezoid"], 4))
+    labels = (task, POINT_METHODS[method], objective, ablation, entry["level"], entry["table"], f"{year}-{month}")
+    is_headline = entry["table"] == "paper" and method == "acdc" and ablation == "random" and entry["level"] == "edge"
+    return Row(labels, tuple(shown), is_headline)
+
+
+@cache
+def _arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return dict(file)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [tuple(headings), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([padded[0], "  ".join("-" * width for width in widths), *padded[1:]])
+
+
+def _cells(row: Row, n_figures: int) -> tuple[str, ...]:
+    """The words of a row, then for each figure `here expected`, marked where they differ."""
+    cells = [f"{f.here:.4f} {f.expected:.{f.digits}f}{'' if f.agrees else ' *'}" for f in row.figures]
+    return row.labels + tuple(cells) + ("",) * (n_figures - len(cells))
+
+
+def report(score: Sequence[Row], point: Sequence[Row]) -> str:
+    """The tables as text: each figure as computed here, and beside it the one to reach."""
+    score_headings = ("task", "method", "circuit", "universe", "n", "positive", "AUC", "average precision")
+    point_headings = ("task", "method", "objective", "ablation", "level", "table", "points", "stairs published")
+    point_headings += ("stairs measured", "trapezoid measured")
+    left = [(f["task"], f"{f['auc']:.4f}", f["what"]) for f in figures()["not_recomputed"]]
+    all_figures = [figure for row in (*score, *point) for figure in row.figures]
+    n_agree = sum(figure.agrees for figure in all_figures)
+    parts = [
+        "Edge scores of GPT-2 small published with MIB, by absolute value (here, measured before)",
+        _table(score_headings, [_cells(row, 2) for row in score]),
+        "",
+        "Points published with ACDC: area under the Pareto front (here, published or measured before)",
+        _table(point_headings, [_cells(row, 3) for row in point]),
+        "",
+        "Measured before and not computed again: the files carry no licence and are not kept here",
+        _table(("task", "AUC", "what"), left),
+        "",
+        f"{n_agree} of {len(all_figures)} figures come out" + ("." if n_agree == len(all_figures) else "; * marks the others."),
+    ]
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; the result is the exit status, 1 when a figure does not come out."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__.split("\n")[0])
+    parser.add_argument("--all", action="store_true", help="also mask learning, nodes, zero ablation and the older table")
+    everything = parser.parse_args(arguments).all
+    score, point = ([row for row in rows if everything or row.is_headline] for rows in (score_rows(), point_rows()))
+    print(report(score, point))
+    return 0 if all(figure.agrees for row in (*score, *point) for figure in row.figures) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
