@@ -1,0 +1,5 @@
+"""Scores for the edges of a model: edge attribution patching and its relatives."""
+
+from eap.score import score
+
+__all__ = ["score"]

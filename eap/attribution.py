@@ -1,0 +1,204 @@
+"""Edge attribution without split inputs: changes of sources against gradients at destinations.
+
+An edge's score is the sum over positions of (what the source changes by when cut) . (gradient at the destination's
+input). No input is copied for each head:
+
+1. a source's change is `(z_cut - z_clean)_h W_O^h` for a head, the difference of outputs for an MLP and `input`;
+2. a backward pass gives `dq_h`, `dk_h`, `dv_h` [d_head], and the gradient at the stream each MLP and `logits` read;
+3. the gradient at the stream that <q> of head h reads is `J^T W_Q^h dq_h`, J the Jacobian of the norm: with
+   `g = w W_Q^h dq_h / sigma` and x hat the normalised input, `g - mean(g) - xhat mean(g . xhat)` for LayerNorm,
+   `g - xhat mean(g . xhat)` for RMSNorm; with sigma held constant the last term drops;
+4. all sources a layer sees meet all its destinations in one matrix product, chunk by chunk of tokens.
+
+Reference: Syed, Rager and Conmy 2023, equation 2, for the score; computing it unsplit is this project's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eap.gradients import Gradients
+from graphs import PromptPairs
+from graphs.patching import answer_rows
+from graphs.transformer import Activations, Block, Norm, Transformer, take_rows
+
+Take = Callable[[Tensor], Tensor]
+"""Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What is attributed: the source changes of one batch against gradients averaged over `points`.
+
+    Attributes:
+        clean, cut: source values without and with the cut.
+        points: gradients, of one pass (EAP, RelP) or of several (integrated gradients).
+        constant_scale: the gradients hold every norm's scale constant (the LN-rule).
+    """
+
+    transformer: Transformer
+    clean: Activations
+    cut: Activations
+    points: Sequence[Gradients]
+    constant_scale: bool = False
+
+    @torch.no_grad()
+    def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
+        """Edge scores summed over the batch; float32, or float64 for a float64 model.
+
+        Args:
+            token_chunk: tokens taken at a time; memory is bounded by n_sources x token_chunk x d_model numbers.
+        """
+        graph, embed = self.transformer.graph, self.clean.embed
+        wide = torch.promote_types(embed.dtype, torch.float32)
+        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=wide, device=embed.device)
+        for take in _token_chunks(pairs, token_chunk, embed.device):
+            self._add_every_token(scores, lambda x: take(x).to(wide))
+        for take in _answer_chunks(pairs, token_chunk, embed.device):
+            self._add_answers(scores, lambda x: take(x).to(wide))
+        return scores * graph.edge_mask.to(scores.device)
+
+    def _add_every_token(self, scores: Tensor, take: Take) -> None:
+        """Add a chunk's scores of all destinations but those that read the answer row alone.
+
+        Up the model layer by layer. An MLP is met with the next layer's attention, so it also meets a few sources
+        that it does not see; the edge mask drops those.
+        """
+        graph, last = self.transformer.graph, len(self.transformer.blocks) - 1
+        changes = self._new_changes(graph.head_sources(last).start, take)
+        for layer in range(last + 1):
+            letters = "qkv" if layer < last else "kv"
+            columns = [column for letter in letters for column in self._columns(layer, letter)]
+            gradients = changes.new_empty(len(columns), *changes.shape[1:])
+            self._attention_gradients(layer, letters, take, out=gradients)
+            if layer > 0 and graph.mlps:
+                columns.append(graph.mlp_destination(layer - 1))
+                gradients = torch.cat((gradients, self._mlp_gradient(layer - 1, take)[None]))
+            seen = changes[: graph.head_sources(layer).start]
+            scores[: len(seen), columns] += seen.flatten(1) @ gradients.flatten(1).T
+            if layer < last:
+                self._fill(changes, layer, take)
+
+    def _add_answers(self, scores: Tensor, take: Take) -> None:
+        """Add a chunk's scores of the destinations that read the answer row alone: last <q>, last MLP, `logits`."""
+        graph, last = self.transformer.graph, len(self.transformer.blocks) - 1
+        changes = self._new_changes(graph.n_sources, take)
+        for layer in range(last + 1):
+            self._fill(changes, layer, take)
+        columns = [*self._columns(last, "q"), graph.n_destinations - 1]
+        gradients = changes.new_empty(len(columns), *changes.shape[1:])
+        self._attention_gradients(last, "q", take, out=gradients[:-1])
+        gradients[-1] = _mean(take(point.final) for point in self.points)
+        if graph.mlps:
+            columns.append(graph.mlp_destination(last))
+            gradients = torch.cat((gradients, self._mlp_gradient(last, take)[None]))
+        scores[:, columns] += changes.flatten(1) @ gradients.flatten(1).T
+
+    def _new_changes(self, n_sources: int, take: Take) -> Float[Tensor, "source token d_model"]:
+        """Room for the changes of the first sources, that of `input` filled in."""
+        first = take(self.cut.embed) - take(self.clean.embed)
+        changes = first.new_empty(n_sources, *first.shape)
+        changes[0] = first
+        return changes
+
+    def _fill(self, changes: Float[Tensor, "source token d_model"], layer: int, take: Take) -> None:
+        """What the sources of a layer change by; heads through the Jacobian of a post-norm where there is one."""
+        graph, block = self.transformer.graph, self.transformer.blocks[layer]
+        change = take(self.cut.z[layer]) - take(self.clean.z[layer])
+        heads = changes[graph.head_sources(layer)]
+        torch.bmm(change.transpose(0, 1), block.attention.W_O.to(change.dtype), out=heads)
+        if block.attention_post_norm is not None:
+            written = take(self.clean.attention_sum[layer])
+            heads.copy_(_through_post_norm(block.attention_post_norm, written, heads, self.constant_scale))
+        if graph.mlps:
+            torch.sub(take(self.cut.mlp_out[layer]), take(self.clean.mlp_out[layer]), out=changes[graph.mlp_source(layer)])
+
+    def _columns(self, layer: int, letter: str) -> range:
+        where = self.transformer.graph.part_destinations(layer, letter)
+        return range(where.start, where.stop)
+
+    def _mlp_gradient(self, layer: int, take: Take) -> Float[Tensor, "token d_model"]:
+        return _mean(take(point.mlp_in[layer]) for point in self.points)
+
+    def _attention_gradients(self, layer: int, letters: str, take: Take, out: Float[Tensor, "reader token d_model"]) -> None:
+        """Write the gradient at the stream each <q>, <k>, <v> of a layer reads, letter by letter, into `out`.
+
+        The inner product of g and x hat needs no d_model-wide work: it is dq . (projection without its constants).
+        """
+        block = self.transformer.blocks[layer]
+        norm, n_parts = block.attention_norm, self.transformer.graph.n_parts
+        folded = {letter: _fold(block, letter, out.dtype) for letter in letters}
+        for index, point in enumerate(self.points):
+            resid = take(point.activations.attention_in[layer])
+            scale = 1.0 if norm is None else norm.inverse_scale(resid)[:, None]
+            overlaps, start = [], 0
+            for letter in letters:
+                weight, constant = (x.repeat_interleave(n_parts[letter] // len(x), dim=0) for x in folded[letter])
+                gradient = take(getattr(point, letter)[layer]) * (scale / len(self.points))
+                projected = take(getattr(point.activations, letter)[layer])
+                if gradient.shape[1] > n_parts[letter]:  # a key-value destination reads for its whole group
+                    gradient = gradient.unflatten(1, (n_parts[letter], -1)).sum(2)
+                    projected = projected.unflatten(1, (n_parts[letter], -1))[:, :, 0]
+                readers = out[start : start + n_parts[letter]]
+                readers.baddbmm_(gradient.transpose(0, 1), weight.transpose(1, 2), beta=min(index, 1))
+                overlaps.append((gradient * (projected - constant)).sum(-1).T)
+                start += n_parts[letter]
+            if norm is not None and not self.constant_scale:
+                overlap = torch.cat(overlaps) / resid.shape[-1]
+                out.addcmul_(norm.normalised(resid)[None], overlap[:, :, None], value=-1)
+
+
+def _fold(block: Block, letter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A projection with the norm's weight and centring folded in, [projection d_model d_head], and its constants."""
+    norm, attention = block.attention_norm, block.attention
+    weight, bias = getattr(attention, f"W_{letter.upper()}").to(dtype), getattr(attention, f"b_{letter.upper()}")
+    constant = weight.new_zeros(weight.shape[::2]) if bias is None else bias.to(dtype)
+    if norm is None:
+        return weight, constant
+    if norm.bias is not None:
+        constant = constant + norm.bias.to(dtype) @ weight
+    gain = weight.new_ones(weight.shape[1]) if norm.weight is None else norm.weight.to(dtype)
+    if norm.centred:
+        mean = (gain / len(gain)) @ weight
+        return torch.addcmul(-mean[:, None], gain[:, None], weight), constant
+    return (weight if norm.weight is None else gain[:, None] * weight), constant
+
+
+def _through_post_norm(norm: Norm, written: Tensor, change: Tensor, constant_scale: bool) -> Tensor:
+    """`J change`, J the norm's Jacobian at `written`."""
+    change = change * norm.inverse_scale(written)
+    if norm.centred:
+        change = change - change.mean(-1, keepdim=True)
+    if not constant_scale:
+        normalised = norm.normalised(written)
+        change = change - normalised * (change * normalised).mean(-1, keepdim=True)
+    return change if norm.weight is None else change * norm.weight.to(change.dtype)
+
+
+def _mean(tensors: Iterable[Tensor]) -> Tensor:
+    first, *others = tensors
+    return sum(others, start=first) / (1 + len(others)) if others else first
+
+
+def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
+    """Chunks of the tokens up to each prompt's answer; the gradient at later ones is zero."""
+    positions = pairs.positions.to(device)
+    counted = torch.arange(int(positions.max()) + 1, device=device) <= positions[:, None]
+    if counted.all():  # no padding: slices, without a copy
+        for start in range(0, counted.numel(), token_chunk):
+            yield lambda x, start=start: x.flatten(0, 1)[start : start + token_chunk]
+        return
+    for chunk in counted.nonzero().split(token_chunk):
+        yield lambda x, chunk=chunk: x[chunk[:, 0], chunk[:, 1]]
+
+
+def _answer_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
+    """Chunks of the answer rows; a value that holds nothing else is taken as it is."""
+    rows = answer_rows(pairs).to(device)
+    for chunk in torch.arange(len(pairs), device=device).split(token_chunk):
+        yield lambda x, chunk=chunk: (x if x.shape[1] == 1 else take_rows(x, rows))[chunk, 0]

@@ -1,0 +1,227 @@
+"""Reads a TransformerLens model into a `Transformer`: the one file that knows TransformerLens names.
+
+`adapt(model)` takes a `TransformerBridge` (TransformerLens 4) around a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2,
+Qwen3, Gemma or Gemma 2 model of Hugging Face, or a native one. Weights are views of the model's own, never
+copies to be edited; the model is not hooked or changed. On first sight of a model its logits are compared with
+the adapted ones on a few tokens, so a setting this file does not know is refused instead of silently wrong.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from graphs.graph import Graph
+from graphs.transformer import ACTIVATIONS, Attention, Block, Mlp, Norm, Rotary, Transformer
+
+ARCHITECTURES = (
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "TransformerLensNative",
+)
+ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "swish": "silu", "solu_ln": "solu"}
+STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
+_checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+Read = Callable[[Tensor | None], Tensor | None]
+
+
+def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "query-head") -> Transformer:
+    """A model as plain tensors.
+
+    Args:
+        model: a `TransformerBridge`; it is only read.
+        trainable: keep the weights' gradients, so that results can be differentiated with respect to them.
+        kv_destinations: "query-head" gives each query head its own <k> and <v> destination, "kv-head" one for
+            each key-value head.
+
+    Raises:
+        ValueError: not a bridge, an architecture or setting that is not supported, or logits that differ from
+            the model's own.
+    """
+    architecture = _architecture(model)
+    read: Read = (lambda tensor: tensor) if trainable else (lambda tensor: None if tensor is None else tensor.detach())
+    config = model.cfg
+    rotary = _rotary(model)
+    transformer = Transformer(
+        graph=graph_of(model, kv_destinations),
+        embed=_embedding(model, trainable),
+        blocks=tuple(_block(block, layer, config, model, rotary, read) for layer, block in enumerate(model.blocks)),
+        final_norm=_norm(model.ln_final, config, read),
+        W_U=read(model.unembed.original_component.weight).T,
+        b_U=read(getattr(model.unembed.original_component, "bias", None)),
+        logit_softcap=_positive(getattr(config, "output_logits_soft_cap", None)),
+        n_ctx=config.n_ctx,
+        name=f"{getattr(config, 'model_name', None) or 'model'} ({architecture})",
+    )
+    if model not in _checked:
+        _check_logits(model, transformer)
+        _checked.add(model)
+    return transformer
+
+
+def graph_of(model: nn.Module, kv_destinations: str = "query-head") -> Graph:
+    """The graph of a model's edges; see `adapt` for the arguments."""
+    _architecture(model)
+    if kv_destinations not in ("query-head", "kv-head"):
+        raise ValueError(f"kv_destinations is 'query-head' or 'kv-head', not {kv_destinations!r}.")
+    config = model.cfg
+    return Graph(
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=_n_kv_heads(config) if kv_destinations == "kv-head" else None,
+        mlps=not config.attn_only,
+        parallel=bool(config.parallel_attn_mlp),
+    )
+
+
+def _architecture(model: nn.Module) -> str:
+    if not (hasattr(model, "blocks") and hasattr(model, "cfg") and hasattr(model, "original_model")):
+        raise ValueError(
+            f"expected a TransformerBridge of TransformerLens 4, got {type(model).__name__}. For a Hugging Face model: "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)."
+        )
+    architecture = model.cfg.architecture
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {architecture} is not supported; supported: {', '.join(ARCHITECTURES)}.")
+    if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        raise ValueError("the model is in training mode with dropout; call model.eval() first.")
+    return architecture
+
+
+def _n_kv_heads(config: Any) -> int:
+    return getattr(config, "n_key_value_heads", None) or config.n_heads
+
+
+def _positive(value: float | None) -> float | None:
+    return float(value) if value is not None and value > 0 else None
+
+
+def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
+    tokens_to_resid = model.embed.original_component
+    positions = model.pos_embed.original_component if "pos_embed" in dict(model.named_children()) else None
+
+    def embed(tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            resid = tokens_to_resid(tokens)
+            return resid if positions is None else resid + positions.weight[: tokens.shape[1]]
+
+    return embed
+
+
+def _norm(module: nn.Module, config: Any, read: Read) -> Norm | None:
+    inner = getattr(module, "original_component", module)
+    kind = type(inner).__name__
+    if isinstance(inner, nn.Identity):
+        return None
+    centred = isinstance(inner, nn.LayerNorm) or kind == "NativeLayerNormPre"
+    if not centred and "RMSNorm" not in kind:
+        raise ValueError(f"norm {kind} is not supported; LayerNorm and RMSNorm are.")
+    weight = read(getattr(inner, "weight", None))
+    if getattr(module, "uses_weight_offset", False):
+        weight = 1 + weight
+    eps = next((getattr(inner, name) for name in ("eps", "variance_epsilon") if hasattr(inner, name)), config.eps)
+    return Norm(centred, eps, weight, read(getattr(inner, "bias", None)))
+
+
+def _block(block: nn.Module, layer: int, config: Any, model: nn.Module, rotary: Rotary | None, read: Read) -> Block:
+    parts = dict(block.named_children())
+    mlp = parts.get("mlp")
+    return Block(
+        attention_norm=_norm(block.ln1, config, read),
+        attention=_attention(block.attn, layer, config, model, rotary, read),
+        mlp_norm=None if mlp is None else _norm(block.ln2, config, read),
+        mlp=None if mlp is None else _mlp(mlp, config, read),
+        attention_post_norm=_norm(block.ln1_post, config, read) if "ln1_post" in parts else None,
+        mlp_post_norm=_norm(block.ln2_post, config, read) if "ln2_post" in parts else None,
+        parallel=bool(config.parallel_attn_mlp),
+    )
+
+
+def _attention(module: nn.Module, layer: int, config: Any, model: nn.Module, rotary: Rotary | None, read: Read) -> Attention:
+    inner = module.original_component
+    parts = dict(module.named_children())
+    native = config.architecture == "TransformerLensNative"
+    if native and not inner.causal:
+        raise ValueError("bidirectional attention is not supported; attention_dir must be 'causal'.")
+    return Attention(
+        **{name: read(getattr(module, name)) for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")},
+        scale=1 / inner.scale if native else inner.scaling,
+        softcap=_positive(inner.attn_scores_soft_cap if native else getattr(inner, "attn_logit_softcapping", None)),
+        window=None if native else _window(model.original_model.config, layer),
+        rotary=rotary,
+        q_norm=_norm(module.q_norm, config, read) if "q_norm" in parts else None,
+        k_norm=_norm(module.k_norm, config, read) if "k_norm" in parts else None,
+    )
+
+
+def _window(hf_config: Any, layer: int) -> int | None:
+    """Sliding window of a layer, in keys; None where attention reaches back to the start."""
+    layer_types = getattr(hf_config, "layer_types", None)
+    if layer_types is not None and layer_types[layer] != "sliding_attention":
+        return None
+    return getattr(hf_config, "sliding_window", None)
+
+
+def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
+    activation = ACTIVATION_NAMES.get(config.act_fn, config.act_fn)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {config.act_fn!r} is not supported; supported: {', '.join(ACTIVATIONS)}.")
+    inner = module.original_component
+    gated = "gate" in dict(module.named_children())
+    mid_norm = getattr(inner, "ln", None)
+    return Mlp(
+        W_in=read(module.W_in),
+        W_out=read(module.W_out),
+        b_in=read(module.b_in),
+        b_out=read(module.b_out),
+        activation=activation,
+        W_gate=read(module.W_gate) if gated else None,
+        b_gate=read(module.b_gate) if gated else None,
+        mid_norm=None if mid_norm is None else _norm(mid_norm, config, read),
+    )
+
+
+def _rotary(model: nn.Module) -> Rotary | None:
+    if getattr(model.cfg, "positional_embedding_type", None) != "rotary":
+        return None
+    if model.cfg.architecture == "TransformerLensNative":
+        native = model.original_model.rotary
+        return Rotary(lambda rows: (native.cos_cached[rows], native.sin_cached[rows]), adjacent=True)
+    module = model.rotary_emb.original_component
+    kind = getattr(module, "rope_type", "default")
+    if kind not in STATIC_ROTARY:
+        raise ValueError(f"rotary embedding of type {kind!r} is not supported; supported: {', '.join(STATIC_ROTARY)}.")
+    like = model.embed.original_component.weight
+    return Rotary(lambda rows: module(like, rows.to(like.device)))
+
+
+@torch.no_grad()
+def _check_logits(model: nn.Module, transformer: Transformer) -> None:
+    """Refuse a model whose own logits the adapted one does not give, on a few tokens."""
+    n_tokens = min(12, transformer.n_ctx or 12)
+    d_vocab = transformer.W_U.shape[1]
+    tokens = (torch.arange(2 * n_tokens, device=transformer.device).view(2, -1) * 7919 + 1) % d_vocab
+    expected = model(tokens)
+    kept = transformer.forward(transformer.embed(tokens))
+    ours = transformer.unembed(kept.final)
+    spread = (expected - expected.mean(-1, keepdim=True)).abs().max().item()
+    error = (ours - expected).abs().max().item()
+    tolerance = {torch.float64: 1e-4, torch.float32: 1e-3}.get(transformer.dtype, 0.1)
+    if not error <= tolerance * max(spread, 1e-6):
+        raise ValueError(
+            f"{transformer.name}: the logits computed from its weights differ from the model's own by {error:.2g} "
+            f"(largest logit {spread:.2g}). A hook on the model or a setting that is not supported changes what it "
+            "computes; remove hooks with model.reset_hooks(), or report the model's configuration."
+        )

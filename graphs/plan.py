@@ -1,0 +1,174 @@
+"""What running a circuit needs: which nodes, on which rows, and what each of them reads.
+
+A node is computed only when a path of kept edges leads from it to `logits` and, under patching, when one also leads
+to it from `input`: without one it equals its corrupted value. A node whose value is read at the answer position
+alone (by `logits`, by MLPs and queries that are themselves computed there only) is computed on that row; keys and
+values are read at every position.
+
+Destinations of a layer that keep the same sources share one `Mixture`. A mixture starts from the cut stream and adds
+its kept sources, or, when more is kept than cut, starts from the current stream and takes its cut sources away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from graphs.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """The input of one or more destinations: a stream and the sources in which they differ from it.
+
+    Attributes:
+        from_cut: start from the cut stream and add `sources`; otherwise from the current one and subtract them.
+        sources: indices, ascending.
+        weights: for soft masks, how much of each source is kept, else None.
+    """
+
+    from_cut: bool
+    sources: tuple[int, ...]
+    weights: Float[Tensor, " n_sources"] | None = None
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Where each source is among `sources`."""
+        return {source: place for place, source in enumerate(self.sources)}
+
+    @property
+    def is_cut(self) -> bool:
+        """Every in-edge is cut."""
+        return self.from_cut and not self.sources
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of a layer that are computed on the same rows; `reads` gives each letter's mixture, head by head."""
+
+    heads: tuple[int, ...]
+    reads: dict[str, tuple[Mixture, ...]]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What to compute in a layer: heads and MLP, at every position or at the answer row alone."""
+
+    everywhere: Heads
+    at_answer: Heads
+    mlp: Mixture | None
+    mlp_everywhere: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run a circuit.
+
+    Attributes:
+        computed: sources that are computed.
+        individual: sources whose own change some mixture adds or subtracts.
+        keeps_current: some mixture starts from the current stream.
+    """
+
+    graph: Graph
+    computed: Bool[Tensor, " source"]
+    layers: tuple[LayerPlan, ...]
+    logits: Mixture
+    individual: frozenset[int]
+    keeps_current: bool
+
+
+def make_plan(
+    graph: Graph,
+    mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"],
+    patching: bool,
+    also_computed: Bool[Tensor, " source"] | None = None,
+) -> Plan:
+    """The plan of a circuit.
+
+    Args:
+        mask: kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably.
+        patching: cut edges read the same run's corrupted values, so that a node without a live input needs no run.
+        also_computed: sources that count as computed because an earlier run of a larger circuit did.
+    """
+    kept = (mask != 0).cpu() & graph.edge_mask
+    computed, everywhere = _computed(graph, kept, patching)
+    if also_computed is not None:
+        computed = computed | also_computed
+    mixer = _Mixer(graph, mask, kept, computed)
+    layers = tuple(_layer_plan(graph, layer, computed, everywhere, mixer) for layer in range(graph.n_layers))
+    logits = mixer.mixture(graph.n_destinations - 1)
+    mixtures = mixer.made.values()
+    return Plan(
+        graph,
+        computed,
+        layers,
+        logits,
+        individual=frozenset(source for mixture in mixtures for source in mixture.sources),
+        keeps_current=any(not mixture.from_cut for mixture in mixtures),
+    )
+
+
+def _computed(graph: Graph, kept: Tensor, patching: bool) -> tuple[Bool[Tensor, " source"], Bool[Tensor, " source"]]:
+    """Which sources are computed, and which of them at every position."""
+    reached = torch.ones(graph.n_sources, dtype=torch.bool)
+    if patching:
+        for source in range(1, graph.n_sources):
+            reached[source] = (kept[:, graph.destinations_of(source)] & reached[:, None]).any()
+    computed = kept[:, -1] & reached
+    everywhere = torch.zeros(graph.n_sources, dtype=torch.bool)
+    for source in reversed(range(1, graph.n_sources)):
+        if not computed[source]:
+            continue
+        readers = graph.destinations_of(source)
+        computed |= kept[:, readers].any(1) & reached
+        at_all = readers[1:] if len(readers) == 3 else []  # <k> and <v>
+        everywhere |= kept[:, readers if everywhere[source] else at_all].any(1)
+    computed[0] = True  # `input` costs nothing and always counts in the current stream
+    return computed, everywhere & computed
+
+
+class _Mixer:
+    """Makes one `Mixture` for all destinations that keep the same sources."""
+
+    def __init__(self, graph: Graph, mask: Tensor, kept: Tensor, computed: Tensor) -> None:
+        self.graph, self.kept, self.computed = graph, kept, computed
+        self.weights = mask if mask.is_floating_point() else None
+        self.n_visible = graph.n_visible.tolist()
+        self.made: dict[object, Mixture] = {}
+
+    def mixture(self, destination: int) -> Mixture:
+        """What a destination reads."""
+        n_visible = self.n_visible[destination]
+        present = self.computed[:n_visible]
+        kept = self.kept[:n_visible, destination] & present
+        if self.weights is not None:
+            sources = tuple(kept.nonzero()[:, 0].tolist())
+            return self.made.setdefault(destination, Mixture(True, sources, self.weights[list(sources), destination]))
+        cut = ~kept & present
+        from_cut = bool(kept.sum() <= cut.sum())
+        sources = tuple((kept if from_cut else cut).nonzero()[:, 0].tolist())
+        return self.made.setdefault((n_visible, from_cut, sources), Mixture(from_cut, sources))
+
+
+def _layer_plan(graph: Graph, layer: int, computed: Tensor, everywhere: Tensor, mixer: _Mixer) -> LayerPlan:
+    start = graph.head_sources(layer).start
+    live = [head for head in range(graph.n_heads) if computed[start + head]]
+    mlp = graph.mlps and bool(computed[graph.mlp_source(layer)])
+
+    def heads(chosen: Sequence[int]) -> Heads:
+        readers = [graph.destinations_of(start + head) for head in chosen]
+        reads = {letter: tuple(mixer.mixture(three[i]) for three in readers) for i, letter in enumerate("qkv")}
+        return Heads(tuple(chosen), reads)
+
+    return LayerPlan(
+        everywhere=heads([head for head in live if everywhere[start + head]]),
+        at_answer=heads([head for head in live if not everywhere[start + head]]),
+        mlp=mixer.mixture(graph.mlp_destination(layer)) if mlp else None,
+        mlp_everywhere=mlp and bool(everywhere[graph.mlp_source(layer)]),
+    )
