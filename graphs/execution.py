@@ -108,20 +108,15 @@ class Execution:
         cut_z = stream.at_rows(self.cut.z[layer])[:, :, list(heads.heads)]
         if not heads.heads:
             return cut_z
-        q, k, v = (self.project(layer, letter, heads) for letter in "qkv")
+        q = self.project(layer, "q", heads, stream)
+        k, v = (self.project(layer, letter, heads, self.everywhere) for letter in "kv")
         return self.transformer.blocks[layer].attention.mix(q, k, v, stream.rows) - cut_z
 
-    def reading(self, layer: int, letter: str, heads: Heads) -> Stream:
-        """The stream that a letter of some heads reads: keys and values at every position, queries where they run."""
-        at_answer = letter == "q" and heads is self.plan.layers[layer].at_answer
-        return self.at_answer if at_answer else self.everywhere
-
-    def project(self, layer: int, letter: str, heads: Heads) -> Float[Tensor, "batch row head d_head"]:
+    def project(self, layer: int, letter: str, heads: Heads, stream: Stream) -> Float[Tensor, "batch row head d_head"]:
         """Queries, keys or values of some heads, each from its own mixture; equal mixtures are computed once."""
         readers: dict[Mixture, list[int]] = {}
         for place, mixture in enumerate(heads.reads[letter]):
             readers.setdefault(mixture, []).append(place)
-        stream = self.reading(layer, letter, heads)
         parts = [
             self._project_mixture(layer, letter, stream, mixture, [heads.heads[place] for place in places])
             for mixture, places in readers.items()

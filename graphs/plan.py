@@ -133,6 +133,13 @@ def _computed(graph: Graph, kept: Tensor, patching: bool) -> tuple[Bool[Tensor, 
     return computed, everywhere & computed
 
 
+def make_mixture(kept: Bool[Tensor, " visible"], computed: Bool[Tensor, " visible"]) -> Mixture:
+    """What a destination reads that keeps these of the sources it sees; only computed ones can differ when cut."""
+    kept, cut = kept & computed, ~kept & computed
+    from_cut = bool(kept.sum() <= cut.sum())
+    return Mixture(from_cut, tuple((kept if from_cut else cut).nonzero()[:, 0].tolist()))
+
+
 class _Mixer:
     """Makes one `Mixture` for all destinations that keep the same sources."""
 
@@ -150,10 +157,8 @@ class _Mixer:
         if self.weights is not None:
             sources = tuple(kept.nonzero()[:, 0].tolist())
             return self.made.setdefault(destination, Mixture(True, sources, self.weights[list(sources), destination]))
-        cut = ~kept & present
-        from_cut = bool(kept.sum() <= cut.sum())
-        sources = tuple((kept if from_cut else cut).nonzero()[:, 0].tolist())
-        return self.made.setdefault((n_visible, from_cut, sources), Mixture(from_cut, sources))
+        mixture = make_mixture(kept, present)
+        return self.made.setdefault((n_visible, mixture.from_cut, mixture.sources), mixture)
 
 
 def _layer_plan(graph: Graph, layer: int, computed: Tensor, everywhere: Tensor, mixer: _Mixer) -> LayerPlan:
