@@ -4,14 +4,14 @@
     values = metric(logits, pairs)             # logits at the answer positions, [batch d_vocab] -> [batch]
     relative = normalised(metric, clean_value=3.1, corrupted_value=-2.0)       # 0 = corrupted, 1 = clean
 
-| name                    | value                                                       | unit        | used for         |
-| ----------------------- | ----------------------------------------------------------- | ----------- | ---------------- |
-| logit_difference        | mean answer logit - mean wrong-answer logit                 | logits      | IOI, AutoCircuit |
-| answer_minus_best_wrong | mean answer logit - largest wrong-answer logit              | logits      | Docstring        |
-| probability_difference  | probability of the answers - that of the wrong answers      | probability | Greater-Than     |
-| log_probability         | log of the probability of the answers (minus the NLL)       | nats        | all              |
-| accuracy                | 1 if an answer has a larger logit than every wrong answer   | share right | reports          |
-| top_accuracy            | 1 if an answer has the largest logit of the vocabulary      | share right | reports          |
+| name                    | value                                                    | unit        | used for         |
+| ----------------------- | -------------------------------------------------------- | ----------- | ---------------- |
+| logit_difference        | mean answer logit - mean wrong-answer logit              | logits      | IOI, AutoCircuit |
+| answer_minus_best_wrong | mean answer logit - largest wrong-answer logit           | logits      | Docstring        |
+| probability_difference  | probability of the answers - that of the wrong answers   | probability | Greater-Than     |
+| log_probability         | log of the probability of the answers (minus the NLL)    | nats        | all              |
+| accuracy                | 1 if an answer has a larger logit than all wrong answers | share right | reports          |
+| top_accuracy            | 1 if an answer has the largest logit of the vocabulary   | share right | reports          |
 
 `KLDivergence(pairs, logits)` compares with reference logits and is no task metric. A metric may say
 `zero_gradient_at_clean = True` (with `zero_gradient_reason`): its gradient on the clean prompt is zero, so that
@@ -157,7 +157,7 @@ class KLDivergence:
         if prompt not in self._rows:
             raise ValueError(
                 f"pairs: expected prompts among the {len(self._rows)} with reference logits, came the clean prompt "
-                f"{list(prompt[1:])} (answer at {prompt[0]}), which is none of them; build KLDivergence from these pairs"
+                f"{list(prompt[1:])} (answer at {prompt[0]}), none of them; build KLDivergence from these pairs"
             )
         return self._rows[prompt]
 

@@ -29,7 +29,7 @@ N_NAMES_NEEDED = 5  # two of the clean prompt and three that replace them
 
 @dataclass(frozen=True)
 class Template:
-    """The text around the three names of a prompt, and who is who: parts[i] stands before name i, parts[3] after all."""
+    """The text around the three names, and who is who: parts[i] stands before name i, parts[3] after all."""
 
     parts: tuple[str, str, str, str]
     order: Order
@@ -54,7 +54,8 @@ class Sentence:
     @cached_property
     def filled(self) -> tuple[str, ...]:
         """The template's parts with place and object in them."""
-        return tuple(part.replace("[PLACE]", self.place).replace("[OBJECT]", self.thing) for part in self.template.parts)
+        parts = (part.replace("[PLACE]", self.place) for part in self.template.parts)
+        return tuple(part.replace("[OBJECT]", self.thing) for part in parts)
 
     @property
     def text(self) -> str:
@@ -245,7 +246,7 @@ VARIANTS = (
     ),
     IOIVariant(
         name="eap-ig",
-        origin="EAP-IG (Hanna et al. 2024), column corrupted: seven templates, both orders; S2 becomes an unrelated name",
+        origin="EAP-IG (Hanna et al. 2024), corrupted: seven templates, both orders; S2 becomes an unrelated name",
         metric="logit_difference",
         prepend_bos=True,
         n_templates=7,
@@ -253,7 +254,7 @@ VARIANTS = (
     ),
     IOIVariant(
         name="eap-ig-hard",
-        origin="EAP-IG (Hanna et al. 2024), column corrupted_hard: seven templates, both orders; S2 becomes IO",
+        origin="EAP-IG (Hanna et al. 2024), corrupted_hard: seven templates, both orders; S2 becomes IO",
         metric="logit_difference",
         prepend_bos=True,
         n_templates=7,

@@ -248,8 +248,8 @@ def single_token_words(tokenizer: Any, words: Sequence[str], anchor: str, needed
         word = next(word for word in words if word not in single)
         tokens = show_tokens(tokenizer, encode_prompt(tokenizer, f"{anchor} {word}", False))
         raise ValueError(
-            f"task {task!r}: expected a tokenizer with at least {needed} of {len(words)} words such as {' ' + word!r} as "
-            f"one token, came one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens}); use a model whose "
+            f"task {task!r}: expected a tokenizer with at least {needed} of {len(words)} words such as {' ' + word!r} "
+            f"as one token, came one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens}); use a model whose "
             "tokenizer has whole words, e.g. GPT-2"
         )
     return single

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from benchmarks.tasks import load
 from benchmarks.tasks.docstring import CORRUPTIONS, TASK, WORD_CORRUPTIONS, Names
+from benchmarks.tasks.task import in_split, word_lists
+from benchmarks.tasks.words import WordTokenizer
 
 GPT2 = Path(__file__).parents[3] / "shared" / "models" / "gpt2_tokenizer"
 NAMES = Names("M", "R", ("D1", "D2", "D3"), ("E1", "E2"), ("U1", "U2"), ("A", "B", "C"), ("P1", "P2"), ("S1",))
@@ -173,9 +176,23 @@ def test_random_other_prompt_has_none_of_the_clean_identifiers() -> None:
         assert len({*clean} & identifiers) >= 5 and not {*clean} & {*corrupted} & identifiers
 
 
+def matching_names(text: str) -> list[str]:
+    """The documented names and the one after them in the signature, read from the text."""
+    signature = re.search(r"\(self, (.*)\):", text)[1].split(", ")
+    documented = re.findall(r":param (\w+):", text)
+    return [*documented, signature[signature.index(documented[1]) + 1]]
+
+
+def test_content_is_the_three_matching_names_and_decides_the_split_of_both_prompts() -> None:
+    for text in TASK.word_texts("random", 60, 0, "all"):
+        assert text.content == " ".join(sorted(matching_names(text.clean)))
+        other = " ".join(sorted(matching_names(text.corrupted)))
+        assert in_split(other, "test") == in_split(text.content, "test")
+
+
 def test_acdc_and_autocircuit_agree_on_the_first_prompt_only() -> None:
     """A generator for each prompt and one for all: both begin from the seed."""
-    from test_tasks_all import AnyWord
-
-    acdc, autocircuit = (TASK.texts(AnyWord(), TASK.variant(name), 5, 0, "all") for name in ("acdc", "autocircuit"))
+    lists = word_lists("docstring")
+    tokenizer = WordTokenizer(tuple(dict.fromkeys((*TASK.words, *lists["identifiers"], *lists["nouns"]))))
+    acdc, autocircuit = (TASK.texts(tokenizer, TASK.variant(name), 5, 0, "all") for name in ("acdc", "autocircuit"))
     assert [one.clean == other.clean for one, other in zip(acdc, autocircuit)] == [True, False, False, False, False]

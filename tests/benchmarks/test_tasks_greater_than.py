@@ -13,6 +13,8 @@ from benchmarks.tasks.task import word_lists
 from benchmarks.tasks.words import WordTokenizer
 
 GPT2 = Path(__file__).parents[3] / "shared" / "models" / "gpt2_tokenizer"
+LISTS = word_lists("greater_than")
+ALL_NOUNS = WordTokenizer(tuple(dict.fromkeys((*TASK.words, *LISTS["nouns"], *LISTS["nouns_autocircuit"]))))
 AUTOCIRCUIT_PROMPTS = (
     "The demonstrations lasted from the year 1363 to 13",
     "The assaults lasted from the year 1473 to 14",
@@ -76,7 +78,7 @@ def test_eap_ig_prompts(variant: str, gpt2: object) -> None:
     assert pairs.clean.shape == (60, 13) and (pairs.clean[:, 0] == gpt2.bos_token_id).all()
     words = gpt2.decode(pairs.clean[0, 1:]).split()
     assert words[:1] + words[2:6] + words[7:10] == "The lasted from the year to the year".split()
-    assert (pairs.corrupted[:, 8] == 486).all() and {*words[1:2]} <= {*word_lists("greater_than")["nouns_eap_ig"]}
+    assert (pairs.corrupted[:, 8] == 486).all() and {*words[1:2]} <= {*LISTS["nouns_eap_ig"]}
     assert {*digits(gpt2, pairs.clean[:, 8])} <= {*range(2, 99)}
 
 
@@ -96,20 +98,16 @@ def test_years_that_gpt2_writes_as_two_tokens(gpt2: object) -> None:
 
 
 def test_noun_lists() -> None:
-    lists = word_lists("greater_than")
-    assert (len(lists["nouns"]), len(lists["nouns_eap_ig"])) == (120, 34)
-    assert {*lists["nouns_eap_ig"]} < {*lists["nouns"]}
-    assert {*lists["nouns"]} ^ {*lists["nouns_autocircuit"]} == {"stature", "statute"}
+    assert (len(LISTS["nouns"]), len(LISTS["nouns_eap_ig"])) == (120, 34)
+    assert {*LISTS["nouns_eap_ig"]} < {*LISTS["nouns"]}
+    assert {*LISTS["nouns"]} ^ {*LISTS["nouns_autocircuit"]} == {"stature", "statute"}
 
 
 def test_years_by_hand() -> None:
-    """A vocabulary without " 13": its years are one token shorter or not there, so only other centuries remain."""
-    centuries = tuple(f" {century}" for century in (11, 12, 14))
-    tokenizer = WordTokenizer(("year", *centuries, *(f"{year:02d}" for year in range(100))))
-    years = years_of(tokenizer, range(2, 99))
-    # The other centuries are then written with the digits' own tokens, which is as good: two tokens all the same.
-    assert {century for century, _ in years} == {*range(11, 18)}
-    assert [year for century, year in years if century == 12] == [*range(3, 98)]
+    """Where every year can be written, the first and last of the allowed ones are left out in each century."""
+    years = years_of(ALL_NOUNS, range(2, 99))
+    assert years == [(century, year) for century in range(11, 18) for year in range(3, 98)]
+    assert years_of(ALL_NOUNS, range(41, 99)) == [(c, year) for c in range(11, 18) for year in range(42, 98)]
 
 
 class WithoutFirstYears(WordTokenizer):
@@ -150,21 +148,17 @@ def test_tokenizer_without_two_digit_tokens_is_refused() -> None:
 @pytest.mark.parametrize("variant", ["acdc", "autocircuit"])
 def test_further_rounds_are_drawn_when_a_split_needs_more(variant: str) -> None:
     """One round of n gives about n / 4 prompts of the test."""
-    from test_tasks_all import AnyWord
-
-    texts = TASK.texts(AnyWord(), TASK.variant(variant), 40, 54, "test")
+    texts = TASK.texts(ALL_NOUNS, TASK.variant(variant), 40, 54, "test")
     assert len(texts) == 40 and len({text.clean for text in texts}) > 35
 
 
 def test_first_round_draws_nouns_then_years() -> None:
-    from test_tasks_all import AnyWord
-
     generator = torch.Generator().manual_seed(54)
-    tokenizer = AnyWord()
-    years, nouns = years_of(tokenizer, range(2, 99)), word_lists("greater_than")["nouns"]
+    years, nouns = years_of(ALL_NOUNS, range(2, 99)), LISTS["nouns"]
     drawn = [torch.randint(0, size, (30,), generator=generator).tolist() for size in (len(nouns), len(years))]
-    expected = [f"The {nouns[n]} lasted from the year {years[y][0]}{years[y][1]:02d} to {years[y][0]}" for n, y in zip(*drawn)]
-    assert [text.clean for text in TASK.texts(tokenizer, TASK.variant("acdc"), 30, 54, "all")] == expected
+    said = [(nouns[noun], *years[year]) for noun, year in zip(*drawn)]
+    expected = [f"The {noun} lasted from the year {century}{year:02d} to {century}" for noun, century, year in said]
+    assert [text.clean for text in TASK.texts(ALL_NOUNS, TASK.variant("acdc"), 30, 54, "all")] == expected
 
 
 def test_corrupted_year_is_01_and_nothing_else_changes_at_word_level() -> None:

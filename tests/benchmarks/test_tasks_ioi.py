@@ -64,8 +64,9 @@ def test_content_leaves_out_what_the_template_does_not_show() -> None:
 def test_fifteen_templates_in_both_orders_lose_only_their_answer() -> None:
     templates = word_lists("ioi")["templates"]
     stored = [template.replace("[B]", "John").replace(" [A]", " Mary") for template in templates]
-    texts = [Sentence(t, ("John", "Mary", "John"), "[PLACE]", "[OBJECT]").text for t in both_orders(templates, ("BABA",))]
-    assert [f"{text} Mary" for text in texts] == stored
+    names = ("John", "Mary", "John")
+    filled = [Sentence(template, names, "[PLACE]", "[OBJECT]") for template in both_orders(templates, ("BABA",))]
+    assert [f"{one.text} Mary" for one in filled] == stored
     assert len(both_orders(templates, ("BABA", "ABBA"))) == 30
 
 
@@ -207,7 +208,11 @@ def test_names_of_several_tokens_never_occur() -> None:
 
 
 def test_all_templates_and_both_orders_occur_at_word_level() -> None:
+    """The seven templates differ in their first word and the word after the second name."""
     texts = TASK.word_texts("mib", 400, 0, "all")
-    firsts = {(text.clean.split()[0], text.starts["IO"] < text.starts["S1"], len(text.clean.split())) for text in texts}
-    # "Then," begins two templates of 14 words, the others differ in their first word.
-    assert len(firsts) == 2 * len({(t.parts[0].split()[0], len("x".join(t.parts).split())) for t in WORD_LISTS.templates})
+    found = set()
+    for text in texts:
+        second = max(text.starts["IO"], text.starts["S1"])
+        words = text.clean.split()
+        found.add((words[0], text.clean[second:].split()[1], text.starts["IO"] < text.starts["S1"], len(words)))
+    assert len(found) == 14 == len(WORD_LISTS.templates)
