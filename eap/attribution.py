@@ -73,12 +73,12 @@ class Attribution:
         changes = self._new_changes(graph.head_sources(last).start, take)
         for layer in range(last + 1):
             letters = "qkv" if layer < last else "kv"
-            columns = [column for letter in letters for column in self._columns(layer, letter)]
+            mlps = [graph.mlp_destination(layer - 1)] if layer > 0 and graph.mlps else []
+            columns = mlps + [column for letter in letters for column in self._columns(layer, letter)]
             gradients = changes.new_empty(len(columns), *changes.shape[1:])
-            self._attention_gradients(layer, letters, take, out=gradients)
-            if layer > 0 and graph.mlps:
-                columns.append(graph.mlp_destination(layer - 1))
-                gradients = torch.cat((gradients, self._mlp_gradient(layer - 1, take)[None]))
+            self._attention_gradients(layer, letters, take, out=gradients[len(mlps) :])
+            if mlps:
+                gradients[0] = self._mlp_gradient(layer - 1, take)
             seen = changes[: graph.head_sources(layer).start]
             scores[: len(seen), columns] += seen.flatten(1) @ gradients.flatten(1).T
             if layer < last:
@@ -90,13 +90,13 @@ class Attribution:
         changes = self._new_changes(graph.n_sources, take)
         for layer in range(last + 1):
             self._fill(changes, layer, take)
-        columns = [*self._columns(last, "q"), graph.n_destinations - 1]
+        mlps = [graph.mlp_destination(last)] if graph.mlps else []
+        columns = [*self._columns(last, "q"), *mlps, graph.n_destinations - 1]
         gradients = changes.new_empty(len(columns), *changes.shape[1:])
-        self._attention_gradients(last, "q", take, out=gradients[:-1])
+        self._attention_gradients(last, "q", take, out=gradients[: graph.n_heads])
+        if mlps:
+            gradients[-2] = self._mlp_gradient(last, take)
         gradients[-1] = _mean(take(point.final) for point in self.points)
-        if graph.mlps:
-            columns.append(graph.mlp_destination(last))
-            gradients = torch.cat((gradients, self._mlp_gradient(last, take)[None]))
         scores[:, columns] += changes.flatten(1) @ gradients.flatten(1).T
 
     def _new_changes(self, n_sources: int, take: Take) -> Float[Tensor, "source token d_model"]:

@@ -15,53 +15,43 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eap.gradients import Metric, check_values
+from eap.job import Job
 from graphs import PromptPairs
 from graphs.candidates import Below
 from graphs.graph import Graph
-from graphs.transformer import Activations, Transformer
 
 STACKED_TOKENS = 1024
 
 
 @torch.no_grad()
-def exact_scores(
-    transformer: Transformer,
-    batch: PromptPairs,
-    metric: Metric,
-    cut: Activations,
-    edges: Bool[Tensor, "source destination"] | None = None,
-    patching: bool = True,
-) -> Iterator[tuple[int, Float[Tensor, " source"]]]:
-    """Destination by destination, what cutting each in-edge alone adds to the metric, summed over the batch.
+def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
+    scores = torch.zeros(job.transformer.graph.edge_mask.shape, dtype=torch.float64)
+    for destination, column in exact_columns(job, batch):
+        scores[:, destination] = column
+    return scores
 
-    Args:
-        cut: the values that cut edges read.
-        edges: the edges to measure; all by default.
-        patching: the cut values are those of the corrupted prompts.
 
-    Yields:
-        A destination's index and a score for every source; zero where the edge was not asked for.
-    """
-    graph = transformer.graph
-    full = graph.edge_mask
-    wanted = full if edges is None else edges & full
+@torch.no_grad()
+def exact_columns(job: Job, batch: PromptPairs) -> Iterator[tuple[int, Float[Tensor, " source"]]]:
+    """Destination by destination, upwards: its index and the score of every source."""
+    graph, full = job.transformer.graph, job.transformer.graph.edge_mask
+    wanted = full if job.edges is None else job.edges & full
+    cut = job.cut(batch)
     n_tokens = len(batch) * (int(batch.positions.max()) + 1)
-    stacked = max(1, STACKED_TOKENS // n_tokens)
-    clean = None
+    n_stacked = max(1, STACKED_TOKENS // n_tokens)
     for layer, destinations in destinations_by_layer(graph):
         if not wanted[:, destinations].any():
             continue
-        below = Below(transformer, full, layer, batch, cut, patching)
+        below = Below(job.transformer, full, layer, batch, cut, job.intervention == "patching")
+        uncut = _values(below, full, destinations[-1], full[None, :, destinations[-1]], job.metric)
         for destination in destinations:
-            if clean is None:
-                clean = _values(below, full, destination, full[None, :, destination], metric)[0]
-            sources = wanted[:, destination].nonzero()[:, 0]
             scores = torch.zeros(graph.n_sources, dtype=torch.float64)
-            for chosen in sources.split(stacked):
+            for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                 kept = full[:, destination].repeat(len(chosen), 1)
                 kept[torch.arange(len(chosen)), chosen] = False
-                values = _values(below, full, destination, kept, metric)
-                scores[chosen] = (values - clean).sum(1).double().cpu()
+                values = _values(below, full, destination, kept, job.metric)
+                scores[chosen] = (values - uncut).sum(1).double().cpu()
             yield destination, scores
 
 

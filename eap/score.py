@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eap.attribution import Attribution
-from eap.gradients import Metric, differentiate
+from eap.edge_attribution_patching import clean_corrupted, eap
+from eap.exact import exact
+from eap.gradients import Metric
+from eap.integrated_gradients import eap_ig
+from eap.job import Integration, Job, Method
+from eap.random_scores import random
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
-from graphs.patching import CutValues, Intervention, check_intervention, cut_values, trimmed
-from graphs.transformer import Transformer
+from graphs.graph import KVDestinations
+from graphs.patching import Intervention, check_intervention, cut_values
 
 MAX_TOKENS = 2048
 TOKEN_CHUNK = 256
+METHODS: dict[str, Method] = {
+    "eap": eap,
+    "eap-ig": eap_ig,
+    "clean-corrupted": clean_corrupted,
+    "exact": exact,
+    "random": random,
+}
+WITHOUT_GRADIENT = ("exact", "random")
+SETTINGS = {"eap-ig": ("steps", "integration"), "random": ("seed",)}
 
 
+@torch.inference_mode(False)  # gradients are needed, also when the caller switched them off for good
 def score(
     model: nn.Module,
     pairs: PromptPairs,
@@ -27,69 +43,96 @@ def score(
     method: str = "eap",
     *,
     intervention: Intervention = "patching",
+    steps: int = 5,
+    integration: Integration = "left",
+    edges: Bool[Tensor, "source destination"] | None = None,
+    seed: int = 0,
     batch_size: int | None = None,
     token_chunk: int = TOKEN_CHUNK,
-    kv_destinations: str = "query-head",
+    kv_destinations: KVDestinations = "query-head",
     quiet: bool = False,
 ) -> ScoredGraph:
     """Score every edge of a model.
 
-    A score estimates what cutting the edge does to the metric: positive means that cutting raises it. The unit is
-    the metric's, the mean over prompts.
+    A score says, or estimates, what cutting the edge does to the metric: positive means that cutting raises it. The
+    unit is the metric's, the mean over prompts.
 
     Args:
         model: a TransformerLens model; handed back as it came.
         pairs: prompts; each batch holds prompts of similar length.
         metric: `metric(logits, pairs)`, one value a prompt, on the logits at the answer positions.
-        method: "eap", edge attribution patching: the gradient on the clean prompt times the source's change.
-        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional`.
+        method: one of
+            "eap", edge attribution patching: the gradient on the clean prompt times the source's change;
+            "eap-ig", the same with gradients averaged over `steps` points from the cut input to the clean one;
+            "clean-corrupted", gradients averaged over the two ends;
+            "exact", every edge cut alone and the metric measured;
+            "random", the baseline.
+        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        steps: points of "eap-ig".
+        integration: "left" takes the points k / steps, k = 0 ... steps - 1, as published; "midpoint" those between.
+        edges: for "exact", the edges to measure; others score zero. All by default.
+        seed: of "random".
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
-        kv_destinations: with grouped-query attention, "query-head" (default) or "kv-head".
+        kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
+            of its own, "kv-head" each key-value head.
         quiet: no progress bar.
 
     Raises:
-        ValueError: an unknown method or intervention, an unsupported model, or a metric that cannot be scored with.
+        ValueError: an unknown method, intervention or setting, an unsupported model, or a metric that cannot be
+            scored with.
 
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}.")
-    if getattr(metric, "zero_gradient_at_clean", False):
-        raise ValueError(
-            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
-            "there), so every score would be zero; score with a task metric, or use exact patching."
-        )
-    check_intervention(intervention)
+    _check(method, metric, intervention, steps, integration, token_chunk)
     transformer = adapt(model, kv_destinations=kv_destinations)
+    if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
+        raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
     batches = pairs.batches(batch_size, max_tokens=None if batch_size else MAX_TOKENS)
     batches = [batch.to(transformer.device) for batch in batches]
     cuts = cut_values(transformer, batches, intervention)
-    total = torch.zeros(transformer.graph.n_sources, transformer.graph.n_destinations, dtype=torch.float64)
-    with tqdm(total=len(pairs), desc=method, unit="prompt", disable=quiet, leave=False) as bar:
-        for batch in batches:
-            total += METHODS[method](transformer, batch, metric, cuts, token_chunk).cpu()
-            bar.update(len(batch))
+    job = Job(transformer, metric, cuts, intervention, token_chunk, steps, integration, edges, seed)
+    total = sum(_scores_by_batch(job, METHODS[method], batches, tqdm(total=len(pairs), desc=method, unit="prompt", disable=quiet)))
+    settings = {name: getattr(job, name) for name in SETTINGS.get(method, ())}
+    metadata = _metadata(job, pairs, method, settings)
     wide = torch.promote_types(transformer.dtype, torch.float32)
-    metadata = {
-        "model": transformer.name,
-        "method": method,
-        "metric": getattr(metric, "__name__", type(metric).__name__),
-        "intervention": intervention,
-        "n_prompts": len(pairs),
-    }
     return ScoredGraph(transformer.graph, (total / len(pairs)).to(wide), metadata)
 
 
-def eap(
-    transformer: Transformer, batch: PromptPairs, metric: Metric, cuts: CutValues, token_chunk: int
-) -> Float[Tensor, "source destination"]:
-    """Edge attribution patching, summed over the batch: the gradient on the clean prompt."""
-    point = differentiate(transformer, transformer.embed(trimmed(batch.clean, batch)), batch, metric)
-    with torch.no_grad():
-        cut = cuts(batch)
-    return Attribution(transformer, point.activations, cut, [point]).scores(batch, token_chunk)
+def _scores_by_batch(
+    job: Job, method: Method, batches: list[PromptPairs], bar: tqdm
+) -> Iterator[Float[Tensor, "source destination"]]:
+    """Each batch's summed scores, in float64 on the CPU."""
+    with bar:
+        for batch in batches:
+            yield method(job, batch).double().cpu()
+            bar.update(len(batch))
 
 
-METHODS: dict[str, Callable] = {"eap": eap}
+def _check(method: str, metric: Metric, intervention: str, steps: int, integration: str, token_chunk: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}.")
+    if method not in WITHOUT_GRADIENT and getattr(metric, "zero_gradient_at_clean", False):
+        raise ValueError(
+            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
+            "there), so every score would be zero; score with a task metric, or with method='exact'."
+        )
+    check_intervention(intervention)
+    if integration not in get_args(Integration):
+        raise ValueError(f"integration is 'left' or 'midpoint', got {integration!r}.")
+    for name, value in (("steps", steps), ("token_chunk", token_chunk)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+
+
+def _metadata(job: Job, pairs: PromptPairs, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a result says about itself."""
+    return {
+        "model": job.transformer.name,
+        "d_model": job.transformer.W_U.shape[0],
+        "method": method,
+        "metric": getattr(job.metric, "__name__", type(job.metric).__name__),
+        "settings": {"intervention": job.intervention, "n_prompts": len(pairs), **settings},
+        "versions": {name: version(name) for name in ("edge-circuits", "torch", "transformer-lens")},
+    }

@@ -144,7 +144,7 @@ class Rotary:
     tables: Callable[[Tensor], tuple[Tensor, Tensor]]
     adjacent: bool = False
 
-    def rotate(self, x: Float[Tensor, "batch row head d_head"], rows: Int[Tensor, "batch row"]) -> Tensor:
+    def rotate(self, x: Float[Tensor, "batch row head d_head"], rows: Int[Tensor, "#batch row"]) -> Tensor:
         """Rotate each row by its position."""
         cos, sin = (table.to(x.device, x.dtype)[:, :, None] for table in self.tables(rows))
         d_rotary = cos.shape[-1]
@@ -217,15 +217,13 @@ class Attention:
 
 def project(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor | None) -> Tensor:
     """One linear map for each head from a shared input: [batch row d_model] to [batch row head d_head]."""
-    flat = x @ weight.transpose(0, 1).flatten(1)
-    heads = flat.unflatten(-1, weight.shape[::2])
-    return heads if bias is None else heads + bias
+    flat = linear(x, weight.transpose(0, 1).flatten(1), None if bias is None else bias.flatten())
+    return flat.unflatten(-1, weight.shape[::2])
 
 
 def write(z: Float[Tensor, "batch row head d_head"], W_O: Tensor, b_O: Tensor | None) -> Tensor:
     """The summed write of all heads, [batch row d_model]; the bias belongs to no head."""
-    out = z.flatten(-2) @ W_O.flatten(0, 1)
-    return out if b_O is None else out + b_O
+    return linear(z.flatten(-2), W_O.flatten(0, 1), b_O)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""What every scoring method is given: the model, the metric and the settings of one call of `score`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eap.attribution import Attribution
+from eap.gradients import Gradients, Metric, differentiate
+from graphs import PromptPairs
+from graphs.patching import CutValues, Intervention, trimmed
+from graphs.transformer import EXACT, Activations, Operations, Transformer
+
+Integration = Literal["left", "midpoint"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `score`; see there for the settings.
+
+    Attributes:
+        cuts: gives the values that cut edges read, batch by batch.
+    """
+
+    transformer: Transformer
+    metric: Metric
+    cuts: CutValues
+    intervention: Intervention
+    token_chunk: int
+    steps: int
+    integration: Integration
+    edges: Bool[Tensor, "source destination"] | None
+    seed: int
+
+    def clean_embed(self, batch: PromptPairs) -> Float[Tensor, "batch pos d_model"]:
+        """The embedded clean prompts, up to the last answer position."""
+        return self.transformer.embed(trimmed(batch.clean, batch))
+
+    @torch.no_grad()
+    def cut(self, batch: PromptPairs) -> Activations:
+        """The values that cut edges read."""
+        return self.cuts(batch)
+
+    def gradients(self, batch: PromptPairs, embed: Tensor, operations: Operations = EXACT) -> Gradients:
+        """Gradients of the metric, summed over the batch, on the given embedded prompts."""
+        return differentiate(self.transformer, embed, batch, self.metric, operations)
+
+    def attribute(
+        self, batch: PromptPairs, clean: Activations, cut: Activations, points: list[Gradients], operations: Operations = EXACT
+    ) -> Float[Tensor, "source destination"]:
+        """Edge scores summed over the batch, against gradients averaged over `points`."""
+        attribution = Attribution(self.transformer, clean, cut, points, operations.constant_scale)
+        return attribution.scores(batch, self.token_chunk)
+
+
+Method = Callable[[Job, PromptPairs], Float[Tensor, "source destination"]]
