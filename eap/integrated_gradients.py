@@ -9,13 +9,16 @@ Reference: Hanna, Pezzelle and Belinkov 2024, Have Faith in Faithfulness, sectio
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eap.gradients import Gradients
 from eap.job import Job
 from graphs import PromptPairs
-from graphs.transformer import Activations
+from graphs.transformer import Activations, Operations
 
 HELD_POINTS = 4
 
@@ -24,13 +27,47 @@ def eap_ig(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
     """Integrated gradients over input embeddings: `steps` forward and backward passes besides the two plain passes."""
     cut, embed = job.cut(batch), job.clean_embed(batch)
     clean = _values(job, embed, batch)
+    return _integrated(job, batch, clean, cut, lambda at: job.gradients(batch, torch.lerp(cut.embed, embed, at)))
+
+
+def eap_ig_activations(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    """Integrated gradients over what each source writes, one layer's heads or one MLP at a time.
+
+    For the edges out of a layer's heads, their mixed values z move together from cut to clean while everything below
+    stays clean and everything above follows; likewise for an MLP; `input` is moved as in `eap_ig`. It takes
+    `steps` forward and backward passes for each of the 2 x layers + 1 places.
+    """
+    graph, cut, embed = job.transformer.graph, job.cut(batch), job.clean_embed(batch)
+    clean = _values(job, embed, batch)
+    scores = eap_ig(job, batch)
+    for layer in range(graph.n_layers):
+        moved = {"heads": (graph.head_sources(layer), cut.z[layer], clean.z[layer])}
+        if graph.mlps:
+            moved["mlp"] = (graph.mlp_source(layer), cut.mlp_out[layer], clean.mlp_out[layer])
+        for kind, (sources, start, end) in moved.items():
+
+            def point(at: float, kind: str = kind, layer: int = layer, start: Tensor = start, end: Tensor = end) -> Gradients:
+                return job.gradients(batch, embed, _moving(layer, kind, torch.lerp(start, end, at)))
+
+            scores[sources] = _integrated(job, batch, clean, cut, point)[sources]
+    return scores
+
+
+def _moving(layer: int, kind: str, value: Tensor) -> Operations:
+    """The exact operations, with one layer's heads or MLP writing a given value."""
+    return Operations(source=lambda at, what, own: value if (at, what) == (layer, kind) else own)
+
+
+def _integrated(
+    job: Job, batch: PromptPairs, clean: Activations, cut: Activations, point: Callable[[float], Gradients]
+) -> Float[Tensor, "source destination"]:
+    """Scores against the mean gradient over the points of the line, a few of them held at a time."""
     shift = 0.5 if job.integration == "midpoint" else 0.0
     fractions = [(step + shift) / job.steps for step in range(job.steps)]
     total: Tensor | float = 0.0
     for start in range(0, job.steps, HELD_POINTS):
-        held = fractions[start : start + HELD_POINTS]
-        points = [job.gradients(batch, torch.lerp(cut.embed, embed, fraction)) for fraction in held]
-        total = total + job.attribute(batch, clean, cut, points) * (len(held) / job.steps)
+        held = [point(fraction) for fraction in fractions[start : start + HELD_POINTS]]
+        total = total + job.attribute(batch, clean, cut, held) * (len(held) / job.steps)
     return total
 
 

@@ -26,7 +26,7 @@ from graphs import PromptPairs
 from graphs.adapter import adapt
 from graphs.pairs import in_order
 from graphs.patching import answer_rows, trimmed
-from graphs.transformer import Activations, Operations, Transformer
+from graphs.transformer import EXACT, Activations, Operations, Transformer
 
 Direction = Literal["noising", "denoising"]
 NodeMethod = Literal["eap", "relp"]
@@ -90,7 +90,7 @@ def score_nodes(
         ValueError: an unknown method or direction, rules for "eap", a rule that does not fit the model or nodes, an
             unsupported model, or a metric that cannot be scored with.
     """
-    rules = _checked(method, direction, rules)
+    rules = _checked(metric, method, direction, rules)
     transformer = adapt(model)
     check_rules(rules, transformer)
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
@@ -112,7 +112,7 @@ def score_nodes(
     return NodeScores(per_prompt, metadata)
 
 
-def _checked(method: str, direction: str, rules: RelPRules | None) -> RelPRules:
+def _checked(metric: Metric, method: str, direction: str, rules: RelPRules | None) -> RelPRules:
     """The rules to use."""
     if method not in get_args(NodeMethod):
         raise ValueError(f"method is one of {', '.join(get_args(NodeMethod))} for nodes; got {method!r}.")
@@ -120,6 +120,11 @@ def _checked(method: str, direction: str, rules: RelPRules | None) -> RelPRules:
         raise ValueError(f"direction is one of {', '.join(get_args(Direction))}; got {direction!r}.")
     if method == "eap" and rules is not None:
         raise ValueError("rules are for method='relp'; method 'eap' is the plain gradient.")
+    if direction == "noising" and getattr(metric, "zero_gradient_at_clean", False):
+        raise ValueError(
+            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
+            "there); score with a task metric, or with direction='denoising'."
+        )
     rules = rules or (GRADIENT if method == "eap" else RelPRules())
     if rules.reader != "linear":
         raise ValueError(f"reader {rules.reader!r} is about edges; for nodes use reader='linear'.")
@@ -185,7 +190,7 @@ def _products(
         add("heads", kept.z[layer], other.z[layer], gradients.z[layer])
         sequential = block.mlp is not None and not block.parallel
         at_attention = after + gradients.mlp_in[layer] if sequential else after
-        writes = [transformer.attention_out(layer, each) for each in (kept, other)]
+        writes = (EXACT.norm(block.attention_post_norm, each.attention_sum[layer]) for each in (kept, other))
         add("attention_out", *writes, at_attention)
         if sequential:
             add("resid_mid", kept.mlp_in[layer], other.mlp_in[layer], at_attention)
@@ -193,3 +198,20 @@ def _products(
             add("mlp_out", kept.mlp_out[layer], other.mlp_out[layer], after)
     order = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out", "heads")
     return {kind: torch.stack(found[kind], dim=2) for kind in order if kind in found}
+
+
+def _at_positions(product: Float[Tensor, "batch row *head"], rows: Tensor, width: int) -> Float[Tensor, "batch pos *head"]:
+    """A value of all positions as it is; one of the answer row at its position, with zeros elsewhere."""
+    if product.shape[1] == width:
+        return product
+    out = product.new_zeros(len(product), width, *product.shape[2:])
+    out[torch.arange(len(rows), device=rows.device), rows[:, 0]] = product[:, 0]
+    return out
+
+
+def _padded(value: Float[Tensor, "batch pos layer *head"], batch: PromptPairs, width: int) -> Float[Tensor, "batch layer *head width"]:
+    """Positions last, up to `width`: zero after the answer, NaN after the prompt's end."""
+    out = value.new_zeros(len(value), width, *value.shape[2:])
+    out[:, : value.shape[1]] = value
+    out[torch.arange(width, device=value.device) >= batch.lengths[:, None]] = torch.nan
+    return out.movedim(1, -1)

@@ -14,8 +14,11 @@ from tqdm import tqdm
 from eap.edge_attribution_patching import clean_corrupted, eap
 from eap.exact import exact
 from eap.gradients import Metric
-from eap.integrated_gradients import eap_ig
+from eap.head_importance import hisp
+from eap.information_flow import information_flow_routes
+from eap.integrated_gradients import eap_ig, eap_ig_activations
 from eap.job import Integration, Job, Method
+from eap.learned_mask import learned_mask
 from eap.random_scores import random
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
@@ -24,15 +27,26 @@ from graphs.patching import Intervention, check_intervention, cut_values
 
 MAX_TOKENS = 2048
 TOKEN_CHUNK = 256
+MOST_STEPS = 1000
 METHODS: dict[str, Method] = {
     "eap": eap,
     "eap-ig": eap_ig,
+    "eap-ig-activations": eap_ig_activations,
     "clean-corrupted": clean_corrupted,
+    "hisp": hisp,
+    "information-flow-routes": information_flow_routes,
+    "learned-mask": learned_mask,
     "exact": exact,
     "random": random,
 }
-WITHOUT_GRADIENT = ("exact", "random")
-SETTINGS = {"eap-ig": ("steps", "integration"), "random": ("seed",)}
+WITHOUT_GRADIENT = ("exact", "information-flow-routes", "random")
+STEPS = {"eap-ig": 5, "eap-ig-activations": 5, "learned-mask": 100}
+SETTINGS = {
+    "eap-ig": ("steps", "integration"),
+    "eap-ig-activations": ("steps", "integration"),
+    "learned-mask": ("steps", "seed"),
+    "random": ("seed",),
+}
 
 
 @torch.inference_mode(False)  # gradients are needed, also when the caller switched them off for good
@@ -43,7 +57,7 @@ def score(
     method: str = "eap",
     *,
     intervention: Intervention = "patching",
-    steps: int = 5,
+    steps: int | None = None,
     integration: Integration = "left",
     edges: Bool[Tensor, "source destination"] | None = None,
     seed: int = 0,
@@ -64,14 +78,18 @@ def score(
         method: one of
             "eap", edge attribution patching: the gradient on the clean prompt times the source's change;
             "eap-ig", the same with gradients averaged over `steps` points from the cut input to the clean one;
+            "eap-ig-activations", over the line of each source's own values instead;
             "clean-corrupted", gradients averaged over the two ends;
+            "hisp", head importance, an edge as important as the lesser of its nodes;
+            "information-flow-routes", each source's share of what is read, without metric or gradient;
+            "learned-mask", trained hard concrete gates, `steps` steps a batch;
             "exact", every edge cut alone and the metric measured;
             "random", the baseline.
         intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
-        steps: points of "eap-ig".
+        steps: points of the line for "eap-ig" (default 5), training steps for "learned-mask" (default 100).
         integration: "left" takes the points k / steps, k = 0 ... steps - 1, as published; "midpoint" those between.
         edges: for "exact", the edges to measure; others score zero. All by default.
-        seed: of "random".
+        seed: of "random" and "learned-mask".
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
@@ -85,7 +103,9 @@ def score(
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.
     """
-    _check(method, metric, intervention, steps, integration, token_chunk)
+    _check(method, metric, intervention, integration)
+    steps = STEPS.get(method, 1) if steps is None else steps
+    _check_counts(method, steps, token_chunk)
     transformer = adapt(model, kv_destinations=kv_destinations)
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
@@ -110,7 +130,7 @@ def _scores_by_batch(
             bar.update(len(batch))
 
 
-def _check(method: str, metric: Metric, intervention: str, steps: int, integration: str, token_chunk: int) -> None:
+def _check(method: str, metric: Metric, intervention: str, integration: str) -> None:
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}.")
     if method not in WITHOUT_GRADIENT and getattr(metric, "zero_gradient_at_clean", False):
@@ -121,6 +141,13 @@ def _check(method: str, metric: Metric, intervention: str, steps: int, integrati
     check_intervention(intervention)
     if integration not in get_args(Integration):
         raise ValueError(f"integration is 'left' or 'midpoint', got {integration!r}.")
+
+
+def _check_counts(method: str, steps: int, token_chunk: int) -> None:
+    if steps != 1 and method not in STEPS:
+        raise ValueError(f"steps has no place in method {method!r}; it belongs to {', '.join(STEPS)}.")
+    if method.startswith("eap-ig") and isinstance(steps, int) and steps > MOST_STEPS:
+        raise ValueError(f"steps is {steps}; more than {MOST_STEPS} points add cost and no accuracy: take 5 to 100.")
     for name, value in (("steps", steps), ("token_chunk", token_chunk)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}.")

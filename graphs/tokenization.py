@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 
@@ -99,8 +100,13 @@ def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
 
 
 def _has_special_switch(encode: Callable[..., Any]) -> bool:
+    return _takes_special_switch(getattr(encode, "__func__", encode))
+
+
+@lru_cache(maxsize=64)
+def _takes_special_switch(function: Callable[..., Any]) -> bool:
     try:
-        return "add_special_tokens" in inspect.signature(encode).parameters
+        return "add_special_tokens" in inspect.signature(function).parameters
     except ValueError:  # a builtin that does not tell its signature
         return False
 

@@ -106,6 +106,11 @@ def exact_attention(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) ->
     )
 
 
+def unchanged(layer: int, kind: str, value: Tensor) -> Tensor:
+    """The value itself."""
+    return value
+
+
 def exact_activation(name: str, x: Tensor) -> Tensor:
     """The activation function of that name."""
     return ACTIVATIONS[name](x)
@@ -117,9 +122,12 @@ class Operations:
 
     Attributes:
         constant_scale: gradients treat the scale of every norm as a constant.
+        source: given a layer, "heads" or "mlp" and what that layer's heads (z) or MLP give, what is to be written
+            in its place.
     """
 
     constant_scale: bool = False
+    source: Callable[[int, str, Tensor], Tensor] = unchanged
     activation: Callable[[str, Tensor], Tensor] = exact_activation
     gate: Callable[[Tensor, Tensor], Tensor] = torch.mul
     attention: Callable[[Tensor, Tensor, Tensor, AttentionScores], Tensor] = exact_attention
@@ -350,11 +358,12 @@ class Transformer:
         resid = embed
         for layer, block in enumerate(self.blocks):
             rows = answer_rows if layer == len(self.blocks) - 1 else None
-            resid = self._block(block, resid, rows, operations, kept)
+            resid = self._block(layer, resid, rows, operations, kept)
         kept.final = resid.view_as(resid)
         return kept
 
-    def _block(self, block: Block, resid: Tensor, rows: Tensor | None, operations: Operations, kept: Activations) -> Tensor:
+    def _block(self, layer: int, resid: Tensor, rows: Tensor | None, operations: Operations, kept: Activations) -> Tensor:
+        block = self.blocks[layer]
         attention = block.attention
         kept.attention_in.append(resid)
         x = operations.norm(block.attention_norm, resid)
@@ -362,7 +371,7 @@ class Transformer:
         q = project(query_x, attention.W_Q, attention.b_Q)
         k = attention.per_query_head(project(x, attention.W_K, attention.b_K))
         v = attention.per_query_head(project(x, attention.W_V, attention.b_V))
-        z = attention.mix(q, k, v, rows, operations)
+        z = operations.source(layer, "heads", attention.mix(q, k, v, rows, operations))
         attention_sum = write(z, attention.W_O, attention.b_O)
         attention_out = operations.norm(block.attention_post_norm, attention_sum)
         for store, value in zip((kept.q, kept.k, kept.v, kept.z, kept.attention_sum), (q, k, v, z, attention_sum)):
@@ -371,10 +380,10 @@ class Transformer:
         after = before + attention_out
         if block.mlp is None:
             return after
-        mlp_in = (before if block.parallel else after)
+        mlp_in = before if block.parallel else after
         mlp_in = mlp_in.view_as(mlp_in)  # a branch of its own: its gradient is the MLP's alone
         mlp_out = block.mlp(operations.norm(block.mlp_norm, mlp_in), operations)
-        mlp_out = operations.norm(block.mlp_post_norm, mlp_out)
+        mlp_out = operations.source(layer, "mlp", operations.norm(block.mlp_post_norm, mlp_out))
         kept.mlp_in.append(mlp_in)
         kept.mlp_out.append(mlp_out)
         return after + mlp_out
