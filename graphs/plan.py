@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from graphs.graph import Graph
+from graphs.liveness import nodes_from_input, nodes_to_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +117,20 @@ def make_plan(
 
 def _computed(graph: Graph, kept: Tensor, patching: bool) -> tuple[Bool[Tensor, " source"], Bool[Tensor, " source"]]:
     """Which sources are computed, and which of them at every position."""
-    reached = torch.ones(graph.n_sources, dtype=torch.bool)
+    computed = nodes_to_logits(graph, kept)
     if patching:
-        for source in range(1, graph.n_sources):
-            reached[source] = (kept[:, graph.destinations_of(source)] & reached[:, None]).any()
-    computed = kept[:, -1] & reached
-    everywhere = torch.zeros(graph.n_sources, dtype=torch.bool)
-    for source in reversed(range(1, graph.n_sources)):
-        if not computed[source]:
-            continue
-        readers = graph.destinations_of(source)
-        computed |= kept[:, readers].any(1) & reached
-        at_all = readers[1:] if len(readers) == 3 else []  # <k> and <v>
-        everywhere |= kept[:, readers if everywhere[source] else at_all].any(1)
+        computed &= nodes_from_input(graph, kept)
     computed[0] = True  # `input` costs nothing and always counts in the current stream
+    everywhere = torch.zeros(graph.n_sources, dtype=torch.bool)
+    for layer in reversed(range(graph.n_layers)):
+        heads = graph.head_sources(layer)
+        if graph.mlps:
+            mlp = graph.mlp_source(layer)
+            everywhere |= kept[:, graph.mlp_destination(layer)] & everywhere[mlp] & computed[mlp]
+        live = computed[heads]
+        for letter, running in (("q", live & everywhere[heads]), ("k", live), ("v", live)):
+            readers = running.view(graph.n_parts[letter], -1).any(1)
+            everywhere |= (kept[:, graph.part_destinations(layer, letter)] & readers).any(1)
     return computed, everywhere & computed
 
 
