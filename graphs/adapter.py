@@ -2,14 +2,16 @@
 
 `adapt(model)` takes a `TransformerBridge` (TransformerLens 4) around a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2,
 Qwen3, Gemma or Gemma 2 model of Hugging Face, or a native one. Weights are views of the model's own, never
-copies to be edited; the model is not hooked or changed. On first sight of a model its logits are compared with
-the adapted ones on a few tokens, so a setting this file does not know is refused instead of silently wrong.
+copies to be edited; the model is not hooked or changed. On first sight of a model, and again whenever its hooks are
+others, its logits are compared with the adapted ones on a few tokens, so a setting this file does not know is
+refused instead of silently wrong.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,9 +32,8 @@ ARCHITECTURES = (
     "Gemma2ForCausalLM",
     "TransformerLensNative",
 )
-ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "swish": "silu", "solu_ln": "solu"}
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
-_checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_checked: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
 
 Read = Callable[[Tensor | None], Tensor | None]
 
@@ -62,12 +63,12 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "
         W_U=read(model.unembed.original_component.weight).T,
         b_U=read(getattr(model.unembed.original_component, "bias", None)),
         logit_softcap=_positive(getattr(config, "output_logits_soft_cap", None)),
-        n_ctx=config.n_ctx,
+        n_ctx=_longest_prompt(model),
         name=f"{getattr(config, 'model_name', None) or 'model'} ({architecture})",
     )
-    if model not in _checked:
+    if _checked.get(model) != _hooks(model):
         _check_logits(model, transformer)
-        _checked.add(model)
+        _checked[model] = _hooks(model)  # a model may set hooks of its own on its first pass
     return transformer
 
 
@@ -111,13 +112,29 @@ def _positive(value: float | None) -> float | None:
 def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
     tokens_to_resid = model.embed.original_component
     positions = model.pos_embed.original_component if "pos_embed" in dict(model.named_children()) else None
+    d_vocab, longest = len(tokens_to_resid.weight), _longest_prompt(model)
 
     def embed(tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        _check_tokens(tokens, d_vocab, longest)
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
             resid = tokens_to_resid(tokens)
             return resid if positions is None else resid + positions.weight[: tokens.shape[1]]
 
     return embed
+
+
+def _longest_prompt(model: nn.Module) -> int | None:
+    """The length at which a table of positions ends; None where positions are computed."""
+    learned = "pos_embed" in dict(model.named_children())
+    return model.cfg.n_ctx if learned or model.cfg.architecture == "TransformerLensNative" else None
+
+
+def _check_tokens(tokens: Int[Tensor, "batch pos"], d_vocab: int, longest: int | None) -> None:
+    if longest is not None and tokens.shape[1] > longest:
+        raise ValueError(f"a prompt has {tokens.shape[1]} tokens, the model reads at most {longest}.")
+    if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
+        bad = tokens[(tokens < 0) | (tokens >= d_vocab)][0].item()
+        raise ValueError(f"a prompt has the token id {bad}, the model's ids are 0 to {d_vocab - 1}.")
 
 
 def _norm(module: nn.Module, config: Any, read: Read) -> Norm | None:
@@ -175,9 +192,6 @@ def _window(hf_config: Any, layer: int) -> int | None:
 
 
 def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
-    activation = ACTIVATION_NAMES.get(config.act_fn, config.act_fn)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {config.act_fn!r} is not supported; supported: {', '.join(ACTIVATIONS)}.")
     inner = module.original_component
     gated = "gate" in dict(module.named_children())
     mid_norm = getattr(inner, "ln", None)
@@ -186,11 +200,26 @@ def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
         W_out=read(module.W_out),
         b_in=read(module.b_in),
         b_out=read(module.b_out),
-        activation=activation,
+        activation=_activation(inner, config),
         W_gate=read(module.W_gate) if gated else None,
         b_gate=read(module.b_gate) if gated else None,
         mid_norm=None if mid_norm is None else _norm(mid_norm, config, read),
     )
+
+
+def _activation(mlp: nn.Module, config: Any) -> str:
+    """The name of an MLP's activation function."""
+    name = _activation_name(mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act)
+    if name is None:
+        raise ValueError(f"activation {config.act_fn!r} is not supported; supported: {', '.join(ACTIVATIONS)}.")
+    return name
+
+
+@lru_cache(maxsize=256)
+def _activation_name(function: Callable[[Tensor], Tensor]) -> str | None:
+    """An activation function known by its values: settings name it in several places and spellings."""
+    x = torch.linspace(-4, 4, 33)
+    return next((name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None)
 
 
 def _rotary(model: nn.Module) -> Rotary | None:
@@ -205,6 +234,13 @@ def _rotary(model: nn.Module) -> Rotary | None:
         raise ValueError(f"rotary embedding of type {kind!r} is not supported; supported: {', '.join(STATIC_ROTARY)}.")
     like = model.embed.original_component.weight
     return Rotary(lambda rows: module(like, rows.to(like.device)))
+
+
+def _hooks(model: nn.Module) -> tuple[int, ...]:
+    """What hooks are on the model; handles are never used twice."""
+    return tuple(
+        handle for module in model.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks) for handle in hooks
+    )
 
 
 @torch.no_grad()

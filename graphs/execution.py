@@ -205,4 +205,5 @@ class Execution:
         if singled:
             changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled])
             sources = tuple(start + heads[place] for place in singled)
-            stream.written.append(Written(sources, changes, norm, cut_sum, current_sum))
+            complete = len(singled) == len(heads)
+            stream.written.append(Written(sources, changes, norm, cut_sum, current_sum, complete))

@@ -29,7 +29,7 @@ Intervention = Literal["patching", "zero", "mean", "mean-positional"]
 CutValues = Callable[[PromptPairs], Activations]
 
 
-def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor, "batch pos"]:
+def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor, "batch kept_pos"]:
     """Tokens up to the last answer position of the batch; later ones cannot matter."""
     return tokens[:, : int(pairs.positions.max()) + 1]
 

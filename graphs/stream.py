@@ -21,6 +21,7 @@ class Written:
         changes: [source batch row d_model].
         post_norm: the norm that heads write through, if any; with it, what all heads of the layer together write
             before it, cut and current.
+        complete: these are all the sources of their kind and layer whose change is in the stream.
     """
 
     sources: tuple[int, ...]
@@ -28,6 +29,7 @@ class Written:
     post_norm: Norm | None = None
     cut_sum: Tensor | None = None
     current_sum: Tensor | None = None
+    complete: bool = True
 
 
 @dataclass
@@ -79,8 +81,10 @@ def _share(written: Written, mixture: Mixture, places: list[int]) -> Float[Tenso
         total = torch.einsum("s,sbrm->brm", weights.to(changes.device, changes.dtype), changes)
     if written.post_norm is None:
         return total
-    start = written.cut_sum if mixture.from_cut else written.current_sum
-    return apply_norm(written.post_norm, start + total) - apply_norm(written.post_norm, start)
+    start, far = (written.cut_sum, written.current_sum) if mixture.from_cut else (written.current_sum, written.cut_sum)
+    # the far end itself where all are taken: a rounding error in its place would be blown up by a norm of almost nothing
+    all_taken = mixture.weights is None and written.complete and len(places) == len(written.sources)
+    return apply_norm(written.post_norm, far if all_taken else start + total) - apply_norm(written.post_norm, start)
 
 
 def repeated(x: Float[Tensor, "batch *rest"], n: int) -> Tensor:
@@ -91,4 +95,4 @@ def repeated(x: Float[Tensor, "batch *rest"], n: int) -> Tensor:
 def stacked_written(written: Written, n: int) -> Written:
     """The same changes for n runs along the batch."""
     sums = (None if x is None else repeated(x, n) for x in (written.cut_sum, written.current_sum))
-    return Written(written.sources, written.changes.repeat(1, n, 1, 1), written.post_norm, *sums)
+    return Written(written.sources, written.changes.repeat(1, n, 1, 1), written.post_norm, *sums, written.complete)

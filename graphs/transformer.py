@@ -297,7 +297,7 @@ class Activations:
     final: Tensor | None = None  # residual stream read by logits
 
 
-def take_rows(x: Float[Tensor, "batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
+def take_rows(x: Float[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
     """The given positions of each prompt: [batch row ...]."""
     if x.shape[0] == 1 and rows.shape[0] > 1:
         x = x.expand(rows.shape[0], *x.shape[1:])
