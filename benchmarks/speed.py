@@ -112,6 +112,7 @@ ROWS: dict[str, Callable[[Setup], Callable[[], object]]] = {
     "plain": plain_passes,
     "forward + backward": forward_backward,
     "EAP": scoring("eap"),
+    "RelP": scoring("relp"),
     "EAP-IG, 5 steps": scoring("eap-ig", steps=5),
     "run, 200 edges": circuit_run,
 }

@@ -1,5 +1,6 @@
 """Scores for the edges of a model: edge attribution patching and its relatives."""
 
+from eap.rules import RelPRules
 from eap.score import score
 
-__all__ = ["score"]
+__all__ = ["RelPRules", "score"]

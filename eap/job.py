@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eap.attribution import Attribution
 from eap.gradients import Gradients, Metric, differentiate
+from eap.rules import RelPRules
 from graphs import PromptPairs
 from graphs.patching import CutValues, Intervention, trimmed
 from graphs.transformer import EXACT, Activations, Operations, Transformer
@@ -36,6 +37,7 @@ class Job:
     integration: Integration
     edges: Bool[Tensor, "source destination"] | None
     seed: int
+    rules: RelPRules = RelPRules()
 
     def clean_embed(self, batch: PromptPairs) -> Float[Tensor, "batch pos d_model"]:
         """The embedded clean prompts, up to the last answer position."""
@@ -53,9 +55,19 @@ class Job:
     def attribute(
         self, batch: PromptPairs, clean: Activations, cut: Activations, points: list[Gradients], operations: Operations = EXACT
     ) -> Float[Tensor, "source destination"]:
-        """Edge scores summed over the batch, against gradients averaged over `points`."""
-        attribution = Attribution(self.transformer, clean, cut, points, operations.constant_scale)
-        return attribution.scores(batch, self.token_chunk)
+        """Edge scores summed over the batch, against gradients averaged over `points`.
+
+        Where heads write through a post-norm, their change passes it with its slope at each point.
+        """
+        if all(block.attention_post_norm is None for block in self.transformer.blocks):
+            attribution = Attribution(self.transformer, clean, cut, points, operations.constant_scale)
+            return attribution.scores(batch, self.token_chunk)
+        scores = []
+        for point in points:
+            here = replace(clean, attention_sum=point.activations.attention_sum)
+            attribution = Attribution(self.transformer, here, cut, [point], operations.constant_scale)
+            scores.append(attribution.scores(batch, self.token_chunk))
+        return torch.stack(scores).mean(0)
 
 
 Method = Callable[[Job, PromptPairs], Float[Tensor, "source destination"]]

@@ -23,15 +23,13 @@ from graphs.patching import answer_rows
 from graphs.transformer import Operations
 
 
-def relp(job: Job, batch: PromptPairs, rules: RelPRules = RelPRules()) -> Float[Tensor, "source destination"]:
-    """Edge scores under LRP rules, summed over the batch; positive: cutting the edge raises the metric.
-
-    Args:
-        rules: which rule is used where; `eap.rules.GRADIENT` gives edge attribution patching.
+def relp(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    """Edge scores under the job's LRP rules, summed over the batch; positive: cutting the edge raises the metric.
 
     Raises:
         ValueError: a rule for which the model has no place.
     """
+    rules = job.rules
     check_rules(rules, job.transformer)
     heads = None
     if rules.attention == "secant":

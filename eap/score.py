@@ -20,6 +20,8 @@ from eap.integrated_gradients import eap_ig, eap_ig_activations
 from eap.job import Integration, Job, Method
 from eap.learned_mask import learned_mask
 from eap.random_scores import random
+from eap.relp import relp
+from eap.rules import RelPRules
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
 from graphs.graph import KVDestinations
@@ -30,6 +32,7 @@ TOKEN_CHUNK = 256
 MOST_STEPS = 1000
 METHODS: dict[str, Method] = {
     "eap": eap,
+    "relp": relp,
     "eap-ig": eap_ig,
     "eap-ig-activations": eap_ig_activations,
     "clean-corrupted": clean_corrupted,
@@ -61,6 +64,7 @@ def score(
     integration: Integration = "left",
     edges: Bool[Tensor, "source destination"] | None = None,
     seed: int = 0,
+    rules: RelPRules | None = None,
     batch_size: int | None = None,
     token_chunk: int = TOKEN_CHUNK,
     kv_destinations: KVDestinations = "query-head",
@@ -77,7 +81,8 @@ def score(
         metric: `metric(logits, pairs)`, one value a prompt, on the logits at the answer positions.
         method: one of
             "eap", edge attribution patching: the gradient on the clean prompt times the source's change;
-            "eap-ig", the same with gradients averaged over `steps` points from the cut input to the clean one;
+            "relp", the same pass with the coefficients of layer-wise relevance propagation in the gradient's place;
+            "eap-ig", attribution patching with gradients averaged over `steps` points from the cut input to the clean one;
             "eap-ig-activations", over the line of each source's own values instead;
             "clean-corrupted", gradients averaged over the two ends;
             "hisp", head importance, an edge as important as the lesser of its nodes;
@@ -90,6 +95,7 @@ def score(
         integration: "left" takes the points k / steps, k = 0 ... steps - 1, as published; "midpoint" those between.
         edges: for "exact", the edges to measure; others score zero. All by default.
         seed: of "random" and "learned-mask".
+        rules: of "relp"; by default RelP's own, see `eap.RelPRules`.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
@@ -106,15 +112,19 @@ def score(
     _check(method, metric, intervention, integration)
     steps = STEPS.get(method, 1) if steps is None else steps
     _check_counts(method, steps, token_chunk)
+    if rules is not None and method != "relp":
+        raise ValueError(f"rules has no place in method {method!r}; it belongs to relp.")
     transformer = adapt(model, kv_destinations=kv_destinations)
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
     batches = pairs.batches(batch_size, max_tokens=None if batch_size else MAX_TOKENS)
     batches = [batch.to(transformer.device) for batch in batches]
     cuts = cut_values(transformer, batches, intervention)
-    job = Job(transformer, metric, cuts, intervention, token_chunk, steps, integration, edges, seed)
+    job = Job(transformer, metric, cuts, intervention, token_chunk, steps, integration, edges, seed, rules or RelPRules())
     total = sum(_scores_by_batch(job, METHODS[method], batches, tqdm(total=len(pairs), desc=method, unit="prompt", disable=quiet)))
     settings = {name: getattr(job, name) for name in SETTINGS.get(method, ())}
+    if method == "relp":
+        settings["rules"] = job.rules.as_dict()
     metadata = _metadata(job, pairs, method, settings)
     wide = torch.promote_types(transformer.dtype, torch.float32)
     return ScoredGraph(transformer.graph, (total / len(pairs)).to(wide), metadata)

@@ -1,0 +1,430 @@
+"""The methods beside EAP and RelP, each against itself written slowly from its paper, and their refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+import eap
+from eap.learned_mask import BETA, GAMMA, ZETA, hard_concrete, open_probability
+from graphs import Circuit, Graph, PromptPairs, run
+from graphs.scores import ScoredGraph
+from models import RAGGED, curved, logit_difference, native, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
+from references.edges import circuit_logits, cut_values, edge_attribution, forward, logits, source_values
+from references.literal import Literal
+
+SHAPES = ("gpt2", "llama", "gemma2", "attention-only")
+PAIRS = prompt_pairs([5, 3], positions=[-1, -2])
+TOLERANCE = 1e-9  # of the largest score; both sides are float64
+
+
+def scored(kind: str, method: str, pairs: PromptPairs = PAIRS, metric: Callable = curved, **settings: object) -> ScoredGraph:
+    """A method's scores of a tiny model, in float64."""
+    return eap.score(tiny(kind).model, pairs, metric, method, quiet=True, **settings)
+
+
+def error(found: ScoredGraph, expected: Mapping[str, float]) -> float:
+    """Largest difference, in units of the largest expected score."""
+    assert set(found.graph.edges) == set(expected)
+    named = torch.tensor([found.score(edge) for edge in expected], dtype=torch.float64)
+    return relative_error(named, torch.tensor(list(expected.values()), dtype=torch.float64))
+
+
+def moved_gradient(
+    model: Literal, tokens: list[int], change: Mapping[str, Tensor], start: Mapping[str, Tensor], loss: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """Change of each source times the gradient at each destination, in a run whose named sources write `start`."""
+    strengths: dict[str, Tensor] = {}
+
+    def read(source: str, value: Tensor, destination: str) -> Tensor:
+        edge = f"{source}->{destination}"
+        strengths.setdefault(edge, torch.zeros((), dtype=torch.float64, requires_grad=True))
+        return start.get(source, value) + strengths[edge] * change[source]
+
+    _, out = forward(model, tokens, read)
+    slopes = torch.autograd.grad(loss(out), list(strengths.values()), materialize_grads=True)
+    return {edge: slope.item() for edge, slope in zip(strengths, slopes)}
+
+
+def slow_integrated(
+    kind: str, pairs: PromptPairs, metric: Callable, fractions: list[float], activations: bool, intervention: str = "patching"
+) -> dict[str, float]:
+    """EAP-IG by the book: a run for each prompt, point and (for activations) place, gradients edge by edge.
+
+    A place is `input`, the heads of a layer together, or an MLP; without `activations`, all edges use the place `input`.
+    """
+    model = tiny(kind).literal
+    prompts, value_of = prompts_of(pairs), one_by_one(metric, pairs)
+    heads = [tuple(f"a{layer}.h{head}" for head in range(model.n_heads)) for layer in range(model.n_layers)]
+    places = [("input",), *heads, *((f"m{layer}",) for layer in range(model.n_layers) if model.mlps)]
+    totals: dict[str, float] = {}
+    for row, (prompt, cut) in enumerate(zip(prompts, cut_values(model, prompts, intervention))):
+        clean = source_values(model, prompt.clean)
+        change = {source: cut[source] - clean[source] for source in clean}
+        for place in places if activations else places[:1]:
+            for fraction in fractions:
+                at = {source: cut[source] + fraction * (clean[source] - cut[source]) for source in place}
+                slopes = moved_gradient(model, prompt.clean, change, at, lambda out: value_of(out[prompt.position], row))
+                for edge, slope in slopes.items():
+                    if not activations or edge.split("->")[0] in place:
+                        totals[edge] = totals.get(edge, 0.0) + slope / len(fractions) / len(pairs)
+    return totals
+
+
+def slow_metric(kind: str, pairs: PromptPairs, metric: Callable, kept: Mapping[str, float]) -> float:
+    """The mean metric of a circuit, run literally."""
+    return metric(circuit_logits(tiny(kind).literal, prompts_of(pairs), kept), pairs).mean().item()
+
+
+# Integrated gradients
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_integrated_gradients_are_the_mean_of_the_points(kind: str) -> None:
+    expected = slow_integrated(kind, PAIRS, curved, [0, 1 / 3, 2 / 3], activations=False)
+    assert error(scored(kind, "eap-ig", steps=3), expected) < TOLERANCE
+
+
+def test_midpoints_lie_between() -> None:
+    expected = slow_integrated("gpt2", PAIRS, curved, [0.25, 0.75], activations=False)
+    assert error(scored("gpt2", "eap-ig", steps=2, integration="midpoint"), expected) < TOLERANCE
+
+
+def test_more_points_than_are_held_at_once_give_the_mean() -> None:
+    expected = slow_integrated("attention-only", PAIRS, curved, [k / 7 for k in range(7)], activations=False)
+    assert error(scored("attention-only", "eap-ig", steps=7), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_integrated_gradients_over_activations(kind: str) -> None:
+    expected = slow_integrated(kind, PAIRS, curved, [0, 0.5], activations=True)
+    assert error(scored(kind, "eap-ig-activations", steps=2), expected) < TOLERANCE
+
+
+def test_integrated_gradients_to_zero() -> None:
+    expected = slow_integrated("gpt2", PAIRS, curved, [0, 0.5], activations=True, intervention="zero")
+    assert error(scored("gpt2", "eap-ig-activations", steps=2, intervention="zero"), expected) < TOLERANCE
+
+
+def test_last_layer_mlp_scores_complete_the_difference() -> None:
+    """The metric's change when m's value alone goes from clean to cut equals m->logits, with points enough."""
+    cut = {edge: float(edge != "m2->logits") for edge in scored("gpt2", "random").graph.edges}
+    effect = slow_metric("gpt2", PAIRS, curved, cut) - slow_metric("gpt2", PAIRS, curved, {edge: 1.0 for edge in cut})
+    gaps = {
+        (rule, steps): abs(scored("gpt2", "eap-ig-activations", steps=steps, integration=rule).score("m2->logits") - effect)
+        for rule, steps in (("left", 4), ("left", 40), ("midpoint", 4), ("midpoint", 40))
+    }
+    assert gaps["left", 40] < 0.15 * gaps["left", 4]  # order one
+    assert gaps["midpoint", 40] < 0.02 * gaps["midpoint", 4]  # order two
+    assert gaps["midpoint", 40] < 1e-4 * abs(effect)
+
+
+def test_input_edges_complete_the_difference_of_the_prompts() -> None:
+    """The edges out of `input` hold the whole gradient at the embedding, so they sum to the whole difference."""
+    whole = run_mean("gpt2", Circuit.empty) - run_mean("gpt2", Circuit.full)
+    sums = {steps: scored("gpt2", "eap-ig", steps=steps, integration="midpoint").scores[0].sum().item() for steps in (8, 80)}
+    assert abs(sums[80] - whole) < 1e-3 * abs(whole)
+    assert abs(sums[80] - whole) < 0.1 * abs(sums[8] - whole)
+
+
+def run_mean(kind: str, circuit: Callable[[Graph], Circuit]) -> float:
+    model = tiny(kind).model
+    return curved(run(model, circuit(Graph.from_model(model)), PAIRS), PAIRS).mean().item()
+
+
+def test_one_left_point_is_the_gradient_at_the_cut_prompt() -> None:
+    """... which with EAP on exchanged prompts has the opposite change."""
+    swapped = scored("llama", "eap", PAIRS.swapped())
+    assert relative_error(scored("llama", "eap-ig", steps=1).scores, -swapped.scores) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_clean_corrupted_is_the_mean_of_two_gradients(kind: str) -> None:
+    one, other = scored(kind, "eap"), scored(kind, "eap", PAIRS.swapped())
+    assert relative_error(scored(kind, "clean-corrupted").scores, (one.scores - other.scores) / 2) < TOLERANCE
+
+
+def test_clean_corrupted_against_literal_gradients() -> None:
+    expected = slow_integrated("gpt2", PAIRS, curved, [0, 1], activations=False)
+    assert error(scored("gpt2", "clean-corrupted"), expected) < TOLERANCE
+
+
+# Exact patching
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "rms-gated-grouped"])
+def test_exact_scores_are_single_cuts(kind: str) -> None:
+    found, model = scored(kind, "exact", RAGGED), tiny(kind).model
+    full = Circuit.full(found.graph)
+    clean = curved(run(model, full, RAGGED), RAGGED)
+    for edge in found.graph.edges[:: max(1, found.graph.n_edges // 40)]:
+        effect = (curved(run(model, full - Circuit.from_edges(found.graph, [edge]), RAGGED), RAGGED) - clean).mean()
+        assert found.score(edge) == pytest.approx(effect.item(), abs=1e-11), edge
+
+
+@pytest.mark.parametrize("intervention", ["patching", "zero", "mean"])
+def test_exact_scores_are_literal_single_cuts(intervention: str) -> None:
+    found = scored("attention-only", "exact", intervention=intervention)
+    prompts, literal, every = prompts_of(PAIRS), tiny("attention-only").literal, dict.fromkeys(found.graph.edges, 1.0)
+    clean = curved(circuit_logits(literal, prompts, every, intervention), PAIRS)
+    for edge in found.graph.edges[::9]:
+        cut = curved(circuit_logits(literal, prompts, every | {edge: 0.0}, intervention), PAIRS)
+        assert found.score(edge) == pytest.approx((cut - clean).mean().item(), abs=1e-11), edge
+
+
+def test_exact_with_key_value_heads_cuts_the_shared_reader() -> None:
+    found, model = scored("llama", "exact", kv_destinations="kv-head"), tiny("llama").model
+    full = Circuit.full(found.graph)
+    for edge in ("input->a1.h1<k>", "m0->a2.h0<v>", "a0.h3->a1.h0<v>"):
+        cut = curved(run(model, full - Circuit.from_edges(found.graph, [edge]), PAIRS), PAIRS)
+        assert found.score(edge) == pytest.approx((cut - curved(run(model, full, PAIRS), PAIRS)).mean().item(), abs=1e-11)
+
+
+def test_exact_of_some_edges_equals_exact_of_all() -> None:
+    every = scored("gpt2", "exact").scores
+    chosen = torch.rand(every.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    some = scored("gpt2", "exact", edges=chosen).scores
+    torch.testing.assert_close(some, every * chosen, rtol=0, atol=1e-12)
+
+
+# Head importance
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "attention-only"])
+def test_head_importance_is_that_of_the_lesser_node(kind: str) -> None:
+    """A node's value moved along its change, all its readers at once; then the lesser of the two ends."""
+    model, prompts = tiny(kind).literal, prompts_of(PAIRS)
+    value_of = one_by_one(curved, PAIRS)
+    sensitivity: dict[str, float] = {}
+    for row, (prompt, cut) in enumerate(zip(prompts, cut_values(model, prompts, "patching"))):
+        clean = source_values(model, prompt.clean)
+        strengths = {source: torch.zeros((), dtype=torch.float64, requires_grad=True) for source in clean}
+        _, out = forward(
+            model, prompt.clean, lambda source, value, destination: value + strengths[source] * (cut[source] - clean[source])
+        )
+        slopes = torch.autograd.grad(value_of(out[prompt.position], row), list(strengths.values()))
+        for source, slope in zip(strengths, slopes):
+            sensitivity[source] = sensitivity.get(source, 0.0) + slope.item() / len(prompts)
+    importance = {source: abs(value) for source, value in sensitivity.items()} | {"input": math.inf, "logits": math.inf}
+
+    found = scored(kind, "hisp")
+    expected = {}
+    for edge in found.graph.edges:
+        source, reader = edge.split("->")
+        expected[edge] = min(importance[source], importance[reader.split("<")[0]])
+    largest = max(value for value in expected.values() if value < math.inf)
+    assert error(found, {edge: min(value, largest) for edge, value in expected.items()}) < TOLERANCE
+
+
+def test_head_importance_of_shared_keys_is_that_of_the_greatest_head() -> None:
+    per_query, per_key = scored("llama", "hisp"), scored("llama", "hisp", kv_destinations="kv-head")
+    for group in (0, 1):
+        heads = [per_query.score(f"input->a1.h{head}<k>") for head in (2 * group, 2 * group + 1)]
+        assert per_key.score(f"input->a1.h{group}<k>") == pytest.approx(max(heads), rel=1e-9)
+
+
+# Information flow routes
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "attention-only", "neox-parallel"])
+def test_information_flow_is_the_share_of_proximity(kind: str) -> None:
+    """Equations 3 and 4, edge by edge and position by position."""
+    model, found = tiny(kind).literal, scored(kind, "information-flow-routes")
+    graph, expected = found.graph, dict.fromkeys(found.graph.edges, 0.0)
+    for prompt in prompts_of(PAIRS):
+        values, streams = source_values(model, prompt.clean), {}
+
+        def read(source: str, value: Tensor, destination: str) -> Tensor:
+            streams.setdefault(destination, {})[source] = value
+            return value
+
+        forward(model, prompt.clean, read)
+        for destination, writes in streams.items():
+            positions = [prompt.position] if destination == "logits" else range(prompt.position + 1)
+            for position in positions:
+                read_sum = sum(values[source][position] for source in writes) + biases(model, writes)
+                near = {s: max(read_sum.abs().sum() - (read_sum - values[s][position]).abs().sum(), 0.0) for s in writes}
+                for source in writes:
+                    share = float(near[source] / sum(near.values())) if sum(near.values()) else 0.0
+                    expected[f"{source}->{destination}"] += share / len(positions) / len(PAIRS)
+    assert set(expected) == set(graph.edges)
+    assert error(found, expected) < TOLERANCE
+
+
+def biases(model: Literal, writes: Mapping[str, Tensor]) -> Tensor:
+    """The output biases of the attention layers that a destination sees, which belong to no source."""
+    layers = {int(source.split(".")[0][1:]) for source in writes if source.startswith("a")}
+    nothing = torch.zeros(1, next(iter(writes.values())).shape[1], dtype=torch.float64)
+    return sum((model.attention_out(layer, nothing)[0] for layer in layers), start=nothing[0])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "rms-gated-grouped"])
+def test_shares_add_up_to_one(kind: str) -> None:
+    found = scored(kind, "information-flow-routes", RAGGED)
+    torch.testing.assert_close(found.scores.sum(0), torch.ones(found.graph.n_destinations).double(), rtol=0, atol=1e-9)
+
+
+def test_information_flow_needs_no_metric_and_no_corrupted_prompt() -> None:
+    other = PromptPairs(PAIRS.clean.tolist(), prompt_pairs([5, 5], seed=7).corrupted.tolist(), positions=PAIRS.positions.tolist())
+    same = PromptPairs(PAIRS.clean.tolist(), PAIRS.clean.tolist(), positions=PAIRS.positions.tolist())
+    results = [eap.score(tiny("gpt2").model, each, broken_metric, "information-flow-routes", quiet=True) for each in (other, same)]
+    assert torch.equal(results[0].scores, results[1].scores)
+
+
+def broken_metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
+    raise AssertionError("no metric is to be called")
+
+
+# Learned masks
+
+
+def test_gates_are_the_stretched_concrete_distribution() -> None:
+    """Equations 10 and 11 by hand for one u: u = 0.5 leaves sigmoid(a / beta)."""
+    assert (BETA, GAMMA, ZETA) == (2 / 3, -0.1, 1.1)
+    logits = torch.tensor([[0.0, 1.0, -4.0, 9.0]])
+    u = torch.rand(logits.shape, generator=torch.Generator().manual_seed(3))[0].tolist()
+    found = hard_concrete(logits, torch.Generator().manual_seed(3))[0].tolist()
+    for draw, gate, a in zip(u, found, (0.0, 1.0, -4.0, 9.0)):
+        soft = 1 / (1 + math.exp(-(math.log(draw) - math.log(1 - draw) + a) / (2 / 3)))
+        assert gate == pytest.approx(min(1.0, max(0.0, soft * 1.2 - 0.1)), abs=1e-5)
+
+
+def test_gates_are_open_as_often_as_they_say() -> None:
+    """Equation 12 against 200,000 draws; three standard errors are 0.0034."""
+    for a in (-2.0, 0.0, 1.5):
+        logits = torch.full((200_000, 1), a)
+        share = (hard_concrete(logits, torch.Generator().manual_seed(0)) > 0).double().mean().item()
+        assert share == pytest.approx(open_probability(logits[:1]).item(), abs=0.0035)
+
+
+def test_gates_reach_both_ends() -> None:
+    gates = hard_concrete(torch.zeros(100, 100), torch.Generator().manual_seed(0))
+    assert (gates == 0).any() and (gates == 1).any() and ((gates > 0) & (gates < 1)).any()
+
+
+def test_training_finds_the_one_path_that_matters() -> None:
+    """One head of two writes nothing, and no MLP is there: what passes is input->a0.h1<v>, a0.h1->logits and input->logits."""
+    model = native(n_layers=1, n_heads=2, d_model=16, d_head=8, attn_only=True, normalization_type=None, seed=0)
+    with torch.no_grad():
+        parameters = dict(model.original_model.named_parameters())
+        name = next(name for name in parameters if "attn.o" in name and name.endswith("weight"))
+        parameters[name][:, :8] = 0  # head 0
+        parameters[name][:, 8:] *= 4  # head 1
+    pairs = prompt_pairs([5] * 8)
+    found = eap.score(model, pairs, logit_difference, "learned-mask", steps=150, quiet=True)
+    dead = [edge for edge in found.graph.edges if "a0.h0" in edge]
+    needed = ["input->a0.h1<v>", "a0.h1->logits", "input->logits"]
+    assert min(map(found.score, needed)) > 0.9, {edge: found.score(edge) for edge in found.graph.edges}
+    assert max(map(found.score, dead)) < 0.2, {edge: found.score(edge) for edge in found.graph.edges}
+
+
+def test_training_starts_mostly_open_and_closes_gates() -> None:
+    few, many = (scored("attention-only", "learned-mask", metric=logit_difference, steps=steps) for steps in (1, 20))
+    assert few.values.min() > 0.9
+    assert many.values.mean() < few.values.mean() - 0.05
+
+
+def test_learned_masks_depend_on_the_seed_alone() -> None:
+    runs = [scored("attention-only", "learned-mask", steps=2, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(runs[0].scores, runs[1].scores) and not torch.equal(runs[0].scores, runs[2].scores)
+
+
+def test_learning_leaves_the_model_as_it_was() -> None:
+    model = native(attn_only=True, normalization_type=None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    eap.score(model, PAIRS, logit_difference, "learned-mask", steps=2, quiet=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# Random scores
+
+
+def test_random_scores_depend_on_the_seed_alone() -> None:
+    one = scored("gpt2", "random", seed=5)
+    assert torch.equal(one.scores, scored("gpt2", "random", RAGGED, seed=5, batch_size=1).scores)
+    assert not torch.equal(one.scores, scored("gpt2", "random", seed=6).scores)
+    assert one.values.mean().abs() < 4 / math.sqrt(one.graph.n_edges)
+    assert one.values.std().item() == pytest.approx(1, abs=0.15)
+
+
+# What all share
+
+
+LINEAR_IN_BATCHES = ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact", "information-flow-routes")
+
+
+@pytest.mark.parametrize("method", LINEAR_IN_BATCHES)
+def test_batches_make_no_difference(method: str) -> None:
+    whole = scored("gpt2", method, RAGGED)
+    assert relative_error(scored("gpt2", method, RAGGED, batch_size=1).scores, whole.scores) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations", "clean-corrupted"])
+def test_on_the_edges_into_logits_of_a_linear_model_all_estimates_are_exact(method: str) -> None:
+    exact = scored("attention-only", "exact", metric=logit_difference)
+    found = scored("attention-only", method, metric=logit_difference)
+    assert relative_error(found.scores[1:, -1], exact.scores[1:, -1]) < TOLERANCE
+
+
+def test_eap_is_the_literal_edge_attribution() -> None:
+    expected = edge_attribution(tiny("gpt2").literal, prompts_of(PAIRS), one_by_one(curved, PAIRS))
+    assert error(scored("gpt2", "eap"), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"])
+def test_equal_prompts_score_zero(method: str) -> None:
+    same = PromptPairs(PAIRS.clean[:1].tolist(), PAIRS.clean[:1].tolist(), [3], [4])
+    assert scored("gpt2", method, same, logit_difference).scores.abs().max() < 1e-12
+
+
+def test_results_name_their_settings() -> None:
+    assert scored("attention-only", "eap-ig", steps=3, integration="midpoint").metadata["settings"] == {
+        "intervention": "patching",
+        "n_prompts": 2,
+        "steps": 3,
+        "integration": "midpoint",
+    }
+    assert scored("attention-only", "random", seed=9).metadata["settings"]["seed"] == 9
+    assert scored("attention-only", "eap-ig").metadata["settings"]["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("eag", {}, "method is one of eap, .*got 'eag'"),
+        ("eap", {"steps": 5}, "steps has no place in method 'eap'"),
+        ("exact", {"steps": 0}, "steps has no place in method 'exact'"),
+        ("eap-ig", {"steps": 0}, "steps must be a positive whole number, got 0"),
+        ("eap-ig", {"steps": 1001}, "steps is 1001; more than 1000 points add cost and no accuracy"),
+        ("eap-ig-activations", {"steps": 5000}, "steps is 5000; more than 1000 points"),
+        ("eap-ig", {"integration": "right"}, "integration is 'left' or 'midpoint', got 'right'"),
+        ("eap", {"intervention": "noise"}, "intervention is one of patching, zero, .*got 'noise'"),
+        ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
+        ("learned-mask", {"steps": 2.5}, "steps must be a positive whole number, got 2.5"),
+        ("exact", {"edges": torch.ones(2, 2, dtype=torch.bool)}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
+    ],
+)
+def test_bad_settings_are_refused(method: str, settings: dict, message: str, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        scored("attention-only", method, **settings)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "hisp", "learned-mask"])
+def test_a_metric_without_gradient_at_clean_is_refused(method: str) -> None:
+    def flat(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        return logits.sum(1)
+
+    flat.zero_gradient_at_clean = True
+    with pytest.raises(ValueError, match="gradient on the clean prompt is zero .*method='exact'"):
+        scored("attention-only", method, metric=flat)
+    assert scored("attention-only", "exact", metric=flat).scores.any()
+
+
+def test_exact_refuses_a_metric_that_is_not_one_value_a_prompt() -> None:
+    with pytest.raises(ValueError, match=r"must return one value a prompt, shape \(2,\); got \(\)"):
+        scored("attention-only", "exact", metric=lambda logits, pairs: logits.sum())

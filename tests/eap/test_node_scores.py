@@ -1,0 +1,130 @@
+"""Node scores, against literal models and against the edges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from eap.job import Job
+from eap.nodes import NodeScores, score_nodes
+from eap.relp import relp
+from eap.rules import GRADIENT, RelPRules
+from graphs.adapter import adapt
+from graphs.pairs import PromptPairs
+from graphs.patching import cut_values
+from models import RAGGED, curved, logit_difference, one_by_one, prompts_of, tiny
+from references.lrp import ruled
+from references.nodes import node_scores
+
+KINDS = ("gpt2", "gemma2", "neox-parallel", "attention-only", "rms-gated-grouped")
+RULES = {"eap": GRADIENT, "relp": RelPRules()}
+
+
+def nodes(kind: str, method: str = "eap", direction: str = "noising", pairs: PromptPairs = RAGGED, **settings: object) -> NodeScores:
+    """Scores of a tiny model."""
+    return score_nodes(tiny(kind).model, pairs, curved, method, direction, quiet=True, **settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["eap", "relp"])
+def test_scores_are_the_literal_derivatives(kind: str, method: str) -> None:
+    found, model, row = nodes(kind, method), tiny(kind).literal, 3
+    prompt, metric = prompts_of(RAGGED)[row], one_by_one(curved, RAGGED)
+    rules = RULES[method]
+    with ruled(model, rules.norm, rules.activation, rules.attention, rules.gate):
+        for node_kind in found.kinds:
+            for layer in range(model.n_layers):
+                scores = found.per_prompt[node_kind][row, layer]
+                scores = scores[1] if node_kind == "heads" else scores
+                expected = node_scores(model, prompt, lambda out: metric(out, row), node_kind, layer, head=1)
+                scale = found.per_prompt[node_kind][row].nan_to_num().abs().max()
+                assert (scores[: len(expected)] - expected).abs().max() < 1e-10 * scale, (node_kind, layer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["eap", "relp"])
+def test_a_source_is_worth_the_sum_of_its_edges(kind: str, method: str) -> None:
+    transformer = adapt(tiny(kind).model)
+    graph = transformer.graph
+    job = Job(transformer, curved, cut_values(transformer, [RAGGED], "patching"), "patching", 64, 1, "left", None, 0)
+    by_source = (relp(replace(job, rules=RULES[method]), RAGGED)).sum(1)
+    found = {name: value.nan_to_num().sum((0, -1)) for name, value in nodes(kind, method).per_prompt.items()}
+    assert (found["resid_pre"][0] - by_source[0]).abs() < 1e-10 * by_source.abs().max()
+    for layer in range(graph.n_layers):
+        assert (found["heads"][layer] - by_source[graph.head_sources(layer)]).abs().max() < 1e-10 * by_source.abs().max()
+        if graph.mlps:
+            assert (found["mlp_out"][layer] - by_source[graph.mlp_source(layer)]).abs() < 1e-10 * by_source.abs().max()
+
+
+@pytest.mark.parametrize("method", ["eap", "relp"])
+def test_denoising_is_noising_of_the_exchanged_pairs_with_the_sign_of_cutting(method: str) -> None:
+    found = nodes("gpt2", method, "denoising")
+    expected = nodes("gpt2", method, pairs=RAGGED.swapped())
+    for kind in found.kinds:
+        assert torch.equal(found.per_prompt[kind].isnan(), expected.per_prompt[kind].isnan())
+        assert (found.per_prompt[kind] + expected.per_prompt[kind]).nan_to_num().abs().max() < 1e-12
+
+
+def test_for_a_linear_model_both_directions_are_exact_at_the_end() -> None:
+    """The last stream and a metric linear in it: its score is corrupted minus clean, from either side."""
+    model = tiny("attention-only").model
+    logits = [model(tokens[None])[0] for tokens in (RAGGED.clean[0], RAGGED.corrupted[0])]
+    pair = RAGGED[[0]]
+    change = logit_difference(logits[1][-1:], pair) - logit_difference(logits[0][-1:], pair)
+    for direction in ("noising", "denoising"):
+        scores = score_nodes(model, pair, logit_difference, direction=direction, quiet=True)
+        assert abs(scores.mean("resid_post")[-1].sum() - change) < 1e-10
+
+
+def test_prompts_of_unequal_length_are_aligned_and_do_not_touch_each_other() -> None:
+    together = nodes("gpt2", "relp")
+    longest = RAGGED.clean.shape[1]
+    for row, length in enumerate(RAGGED.lengths.tolist()):
+        alone = nodes("gpt2", "relp", pairs=RAGGED[[row]])
+        for kind, value in together.per_prompt.items():
+            assert value.shape[-1] == longest
+            assert value[row][..., length:].isnan().all()
+            assert not value[row][..., :length].isnan().any()
+            assert (value[row][..., int(RAGGED.positions[row]) + 1 : length] == 0).all()
+            assert (value[row][..., :length] - alone.per_prompt[kind][0]).abs().max() < 1e-12
+    first = together.mean("heads")[..., 0]
+    assert torch.allclose(first, together.per_prompt["heads"][..., 0].mean(0))
+    assert torch.equal(together.mean("resid_pre")[:, -1], together.per_prompt["resid_pre"][0, :, -1])  # of one prompt
+
+
+def test_kinds_of_node_by_architecture() -> None:
+    every = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out", "heads")
+    assert nodes("gpt2").kinds == every
+    assert nodes("neox-parallel").kinds == tuple(kind for kind in every if kind != "resid_mid")
+    assert nodes("attention-only").kinds == tuple(kind for kind in every if kind not in ("resid_mid", "mlp_out"))
+    assert nodes("gpt2").mean("heads").shape == (3, 4, 8)
+
+
+def test_results_name_their_rules() -> None:
+    metadata = nodes("gpt2", "relp", rules=RelPRules(attention="secant")).metadata
+    assert metadata["rules"]["attention"] == "secant"
+    assert (metadata["method"], metadata["direction"], metadata["n_prompts"]) == ("relp", "noising", 4)
+
+
+def test_bad_input_is_refused(without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match="method is one of eap, relp for nodes; got 'exact'"):
+        nodes("gpt2", "exact")
+    with pytest.raises(ValueError, match="direction is one of noising, denoising; got 'up'"):
+        nodes("gpt2", direction="up")
+    with pytest.raises(ValueError, match="rules are for method='relp'"):
+        nodes("gpt2", rules=RelPRules())
+    with pytest.raises(ValueError, match="reader 'norm' is about edges"):
+        nodes("gpt2", "relp", rules=RelPRules(reader="norm"))
+    with pytest.raises(ValueError, match="kind is one of resid_pre, .*; got 'resid'"):
+        nodes("gpt2").mean("resid")
+
+    def divergence(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        return logits.square().sum(1)
+
+    divergence.zero_gradient_at_clean = True
+    with pytest.raises(ValueError, match="gradient on the clean prompt is zero.*direction='denoising'"):
+        score_nodes(tiny("gpt2").model, RAGGED, divergence, quiet=True)
+    score_nodes(tiny("gpt2").model, RAGGED, divergence, direction="denoising", quiet=True)
