@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: roc test speed setup clean
 
 roc: setup
-	$(BIN)/python -m benchmarks.roc --out results
+	$(BIN)/python -m benchmarks.roc --methods eap relp random --out results
 
 test: setup
 	$(BIN)/python -m pytest

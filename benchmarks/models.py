@@ -1,0 +1,138 @@
+"""Opening a real model by name: a local directory, or a model of the Hugging Face hub.
+
+    opened = open_model("gpt2")              # or a directory with config.json, weights and tokenizer
+    opened.model, opened.tokenizer
+
+1. A directory is read as it is, without the hub.
+2. A name is looked for in the local cache of the hub.
+3. Then the hub is asked once whether it answers, and only then is the model downloaded from it.
+
+The transformers library reads the model, and TransformerLens wraps it. Models that TransformerLens published itself
+(`LEGACY`) have a format of their own, which TransformerLens reads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
+ANSWER_WITHIN = 10  # seconds
+
+
+class OpenedModel(NamedTuple):
+    """A `TransformerBridge` in evaluation mode, frozen, and its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+
+
+def open_model(name: str, device: str | None = None, quiet: bool = False) -> OpenedModel:
+    """The model of a directory or of a hub name, in float32.
+
+    Args:
+        name: A directory with config.json, weights and tokenizer, or a name such as "gpt2" or "attn-only-4l".
+        device: Where it goes; None: to a CUDA device if there is one.
+        quiet: No progress bar.
+
+    Raises:
+        ValueError: There is no such directory or model, or the hub does not answer.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path = Path(name).expanduser()
+    with _told_elsewhere(quiet):
+        if path.is_dir() or _is_written_as_path(name):
+            opened = _from_directory(path)
+        elif name in LEGACY or name in LEGACY.values():
+            opened = _from_hub_as_legacy(LEGACY.get(name, name))
+        else:
+            opened = _from_hub(name)
+        return OpenedModel(opened.model.to(device).eval().requires_grad_(False), opened.tokenizer)
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached now; asks once and waits a few seconds at most."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_WITHIN)
+    except Exception:  # of whichever HTTP library the hub's client uses, or its refusal in offline mode
+        return False
+    return True
+
+
+@contextmanager
+def _told_elsewhere(quiet: bool) -> Iterator[None]:
+    """What the libraries print goes to standard error, or nowhere; standard output is for results."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr):
+        with redirect_stderr(nowhere) if quiet else nullcontext():
+            yield
+
+
+def _is_written_as_path(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1
+
+
+def _from_directory(path: Path) -> OpenedModel:
+    if not path.is_dir():
+        raise ValueError(f"model: expected a directory or a hub name, came {str(path)!r}, which does not exist")
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"model: expected a directory with config.json, weights and tokenizer, came {str(path)!r} without config.json; "
+            "write one with model.save_pretrained(directory) and tokenizer.save_pretrained(directory)"
+        )
+    try:
+        return _read(str(path), local_files_only=True)
+    except OSError as error:
+        raise ValueError(f"model: cannot read the directory {str(path)!r}: {error}") from error
+
+
+def _from_hub(name: str) -> OpenedModel:
+    try:
+        return _read(name, local_files_only=True)
+    except OSError:  # not in the cache
+        _check_hub(name)
+    try:
+        return _read(name, local_files_only=False)
+    except OSError as error:
+        raise ValueError(f"model: the Hugging Face hub gave no model named {name!r}: {error}") from error
+
+
+def _from_hub_as_legacy(name: str) -> OpenedModel:
+    from transformer_lens.model_bridge.sources import boot_tl_legacy
+
+    _check_hub(name)
+    model = boot_tl_legacy(name, device="cpu")
+    return OpenedModel(model, model.tokenizer)
+
+
+def _check_hub(name: str) -> None:
+    if not hub_answers():
+        raise ValueError(
+            f"model: {name!r} is not in the local cache, and the Hugging Face hub cannot be reached. Without it there "
+            "are the planted models that this package brings along (--model planted, the default), or a directory "
+            "with the model (--model DIRECTORY): save it where the hub can be reached with model.save_pretrained("
+            "directory) and tokenizer.save_pretrained(directory), and copy it here"
+        )
+
+
+def _read(name: str, local_files_only: bool) -> OpenedModel:
+    """A model and tokenizer by the transformers library, wrapped.
+
+    Raises:
+        OSError: As transformers says that there are none.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only, dtype=torch.float32)
+    return OpenedModel(TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer), tokenizer)

@@ -1,0 +1,90 @@
+"""What a planted task is: a task, the shape of a small model, and the circuit it is to be solved through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from benchmarks.planted.causal import CausalModel
+from benchmarks.tasks.task import Split, Task
+from graphs import Circuit, Graph, PromptPairs
+
+CORRUPTION = "random"  # the corrupted prompt is another random one of the same template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a planted model is trained.
+
+    Attributes:
+        steps: Number of steps.
+        batch_size: Prompt pairs in a step.
+        learning_rate: Peak of AdamW's rate, after a short rise and before a cosine's fall to zero.
+        next_word: Weight of the next-word loss of the whole model at all positions before the answer.
+        seed: Of weights, prompts and cuts.
+    """
+
+    steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    next_word: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedTask:
+    """A task, and the circuit that solves it in a model made for it.
+
+    Attributes:
+        name: Its name, which is its file's.
+        task: Prompts and vocabulary.
+        settings: What `TransformerBridgeConfig` is given, beside the size of the vocabulary.
+        causal: What each node of the circuit computes; its edges are the circuit.
+        read: Prompts to the value of `input` in the causal model.
+        roles: Name of a class of nodes -> its nodes.
+        training: How the weights shipped were trained.
+    """
+
+    name: str
+    task: Task
+    settings: Mapping[str, Any]
+    causal: CausalModel
+    read: Callable[[Int[Tensor, "batch pos"]], Tensor]
+    roles: Mapping[str, tuple[str, ...]]
+    training: Training = field(default_factory=Training)
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph."""
+        settings = self.settings
+        return Graph(settings["n_layers"], settings["n_heads"], mlps=not settings.get("attn_only", False))
+
+    @property
+    def circuit(self) -> Circuit:
+        """The edges through which the task is solved."""
+        return Circuit.from_edges(self.graph, self.causal.edges, metadata={"task": self.name, "origin": "planted"})
+
+    def pairs(self, n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
+        """Prompt pairs with the corruption under which the circuit is true: another prompt of the same template."""
+        return self.task.word_pairs(n, seed=seed, split=split, variant=CORRUPTION)
+
+    def target(self, pairs: PromptPairs, cut: Collection[str] = ()) -> Float[Tensor, "pair d_vocab"]:
+        """Logits of the causal model at the answer positions when the given edges are cut."""
+        return self.causal.logits(self.read(pairs.clean), self.read(pairs.corrupted), cut)
+
+    def new_model(self, seed: int) -> nn.Module:
+        """The model with random weights: a native `TransformerBridge` in evaluation mode."""
+        from transformer_lens.config import TransformerBridgeConfig
+        from transformer_lens.model_bridge import TransformerBridge
+
+        vocabulary = len(self.task.vocabulary())
+        config = TransformerBridgeConfig(
+            d_vocab=vocabulary, model_name=f"planted-{self.name}", seed=seed, **self.settings
+        )
+        torch.manual_seed(seed)
+        return TransformerBridge.boot_native(config).eval()

@@ -1,0 +1,173 @@
+"""Train a planted model: `python -m benchmarks.planted.train ioi [--out DIR] [--steps N] [--seed S]`.
+
+The loss of a step, on one batch of clean and corrupted prompts, is the sum of
+
+1. whole model: distance from the causal model's answer at the answer position (see `distance`);
+2. circuit: the same with all edges outside the circuit cut;
+3. interchange in the circuit: some edges of the circuit are cut as well, and the causal model has the same edges cut;
+4. interchange in the whole model: those edges alone are cut;
+5. next word: the whole model's cross-entropy at all positions before the answer, lightly weighted, so that what is outside
+   the circuit has work of its own.
+
+The edges of 3 and 4 are one edge, all out-edges of one node, or a random half of the circuit. As 1 and 2 have one target, the
+whole model and the circuit agree.
+
+Reference: Geiger et al. 2022, Inducing Causal Structure for Interpretable Neural Networks; Gupta et al. 2024, InterpBench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.planted import NAMES, planted_task
+from benchmarks.planted.model import PlantedTask, Training
+from benchmarks.planted.weights import SHIPPED, save
+from graphs import Circuit, PromptPairs
+from graphs.adapter import adapt
+from graphs.execution import run_batch
+from graphs.patching import cut_values, trimmed
+from graphs.plan import Plan, make_plan
+from graphs.transformer import Transformer
+
+POOL = 12_800  # prompt pairs drawn at a time
+SQUARES = 2.0  # weight of squared differences against KL at the end of training; it grows from zero
+EMBEDDING_SPREAD = 0.3  # standard deviation
+WARM_UP = 0.05  # share of the steps in which the learning rate rises
+
+
+def train(task: PlantedTask, training: Training, quiet: bool = False) -> tuple[nn.Module, list[float]]:
+    """Train a model of the task from random weights; returns it with the loss of every step."""
+    model = task.new_model(training.seed).requires_grad_(True)
+    spread_embeddings(model, training.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, betas=(0.95, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.learning_rate, total_steps=training.steps + 1, pct_start=WARM_UP
+    )
+    losses = Losses(task, training)
+    history = []
+    bar = tqdm(batches(task, training), total=training.steps, desc=f"planting {task.name}", unit="step", disable=quiet)
+    for batch in bar:
+        parts = losses(model, batch, squares=SQUARES * len(history) / training.steps)
+        loss = sum(parts.values())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        history.append(loss.item())
+        if len(history) % 50 == 0:
+            bar.set_postfix_str(" ".join(f"{name} {value.item():.3f}" for name, value in parts.items()))
+    return model, history
+
+
+def spread_embeddings(model: nn.Module, seed: int) -> None:
+    """Start with words and positions that heads can tell apart; from the usual small embeddings circuits form slowly."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.original_model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=EMBEDDING_SPREAD, generator=generator)
+
+
+def batches(task: PlantedTask, training: Training) -> Iterator[PromptPairs]:
+    """One batch a step, of prompts of similar length, in random order; new prompts throughout."""
+    rng = random.Random(f"batches {training.seed}")
+    left = training.steps
+    pool = 0
+    while left > 0:
+        pairs = task.pairs(POOL, seed=1000 * (training.seed + 1) + pool, split="train")
+        drawn = [batch for batch in pairs.batches(training.batch_size) if len(batch) == training.batch_size]
+        rng.shuffle(drawn)
+        yield from drawn[:left]
+        left -= len(drawn)
+        pool += 1
+
+
+class Losses:
+    """The parts of the loss, by name, for one batch after the other."""
+
+    def __init__(self, task: PlantedTask, training: Training) -> None:
+        self.task, self.training = task, training
+        self.rng = random.Random(f"cuts {training.seed}")
+        self.circuit, self.whole = task.circuit, Circuit.full(task.graph)
+        self._plan = lru_cache(maxsize=1024)(self._make_plan)
+
+    def __call__(self, model: nn.Module, batch: PromptPairs, squares: float = SQUARES) -> dict[str, Float[Tensor, ""]]:
+        """Draw a cut and compute all parts."""
+        transformer = adapt(model, trainable=True)
+        corrupted = cut_values(transformer, [batch], "patching")(batch)
+        cut = self.draw_cut()
+        target = self.task.target(batch, cut)
+        parts = self._whole_model(transformer, batch, squares)
+        for name, circuit in (("circuit", self.circuit), ("whole, cut", self.whole)):
+            if circuit == self.circuit or self.rng.random() < 0.5:
+                logits = run_batch(transformer, self._plan(circuit, cut), batch, corrupted)
+                parts[name] = distance(target, logits, squares)
+        return parts
+
+    def draw_cut(self) -> frozenset[str]:
+        """No edge, one edge of the circuit, all out-edges of a node, or a random half of the circuit."""
+        edges, kind = self.task.causal.edges, self.rng.choice(("none", "edge", "edge", "node", "half"))
+        if kind == "edge":
+            return frozenset((self.rng.choice(edges),))
+        if kind == "node":
+            return frozenset(self.task.causal.out_edges(self.rng.choice(self.task.causal.sources)))
+        return frozenset(edge for edge in edges if kind == "half" and self.rng.random() < 0.5)
+
+    def _make_plan(self, circuit: Circuit, cut: frozenset[str]) -> Plan:
+        return make_plan(circuit.graph, (circuit - Circuit.from_edges(circuit.graph, cut)).mask, patching=True)
+
+    def _whole_model(self, transformer: Transformer, batch: PromptPairs, squares: float) -> dict[str, Tensor]:
+        tokens = trimmed(batch.clean, batch)
+        logits = transformer.unembed(transformer.forward(transformer.embed(tokens)).final)
+        each = torch.arange(len(batch))
+        before = torch.arange(tokens.shape[1] - 1) < batch.positions[:, None]
+        next_word = F.cross_entropy(logits[:, :-1][before], tokens[:, 1:][before])
+        return {
+            "whole": distance(self.task.target(batch), logits[each, batch.positions], squares),
+            "next word": self.training.next_word * next_word,
+        }
+
+
+def distance(
+    target: Float[Tensor, "batch d_vocab"], logits: Float[Tensor, "batch d_vocab"], squares: float
+) -> Float[Tensor, ""]:
+    """KL(target || model) in nats, plus `squares` times the squared difference of log-probabilities.
+
+    KL alone hardly feels words of small probability, on which a metric may depend. Means over prompts, and over the
+    vocabulary.
+    """
+    wanted, given = target.log_softmax(-1), logits.log_softmax(-1)
+    return F.kl_div(given, wanted, log_target=True, reduction="batchmean") + squares * F.mse_loss(given, wanted)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, write the weights, and say where they are."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted.train", description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
+    parser.add_argument("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
+    parser.add_argument("--seed", type=int, help="of weights, prompts and cuts")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    given = parser.parse_args(arguments)
+    task = planted_task(given.name)
+    asked = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
+    training = replace(task.training, **asked)
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the model is small, and sums keep their order
+    model, _ = train(task, training, given.quiet)
+    print(f"wrote {save(task, model, training, given.out)}")
+
+
+if __name__ == "__main__":
+    main()

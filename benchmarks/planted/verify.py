@@ -1,0 +1,203 @@
+"""Check that a planted circuit is the circuit: `python -m benchmarks.planted.verify ioi`.
+
+On held-out prompts, with cut edges reading another random prompt of the same template:
+
+1. the circuit alone answers: its accuracy is at least 95 % of the whole model's;
+2. each edge matters: cutting it costs the metric, in the circuit and in the whole model alike, at least 5 % of the whole
+   model's metric, on average over the prompts where the causal model says that it should;
+3. everything else does not: with all other edges cut, the mean metric stays within 5 %, 95 % of the prompts stay right or
+   stay wrong, and the whole model's distribution is at most 0.05 nats away (KL).
+
+Accuracy is the share of prompts on which an answer has the largest logit of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks import metrics
+from benchmarks.planted import NAMES, Planted, load
+from benchmarks.planted.model import PlantedTask
+from graphs import Circuit, PromptPairs, run
+
+N_PROMPTS = 512
+SEED = 7
+ACCURACY_KEPT = 0.95
+LEAST_COST = 0.05
+METRIC_SHIFT = 0.05
+SAME_ANSWERS = 0.95
+MOST_DIVERGENCE = 0.05  # nats
+TOLD = 0.02  # change of the causal model's metric, as a share, from which a prompt tells of an edge
+
+
+@dataclass(frozen=True)
+class EdgeCost:
+    """What cutting one edge of the circuit costs, over the prompts that tell of it.
+
+    Attributes:
+        n_prompts: How many these are.
+        expected: Fall of the metric in the causal model.
+        in_circuit: Fall of the metric when it is cut beside all edges outside the circuit.
+        in_model: Fall of the metric when it alone is cut.
+    """
+
+    edge: str
+    n_prompts: int
+    expected: float
+    in_circuit: float
+    in_model: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The numbers of the three checks; accuracies and `same_answers` are shares, metrics are means over prompts.
+
+    Attributes:
+        divergence: KL(whole model || circuit) at the answer position, in nats.
+    """
+
+    task: PlantedTask
+    n_prompts: int
+    accuracy: float
+    circuit_accuracy: float
+    corrupted_accuracy: float
+    metric: float
+    circuit_metric: float
+    corrupted_metric: float
+    same_answers: float
+    divergence: float
+    edges: tuple[EdgeCost, ...]
+
+    @property
+    def circuit_answers(self) -> bool:
+        """Check 1."""
+        return self.circuit_accuracy >= ACCURACY_KEPT * self.accuracy
+
+    @property
+    def each_edge_matters(self) -> bool:
+        """Check 2."""
+        least = LEAST_COST * self.metric
+        return all(cost.n_prompts > 0 and min(cost.in_circuit, cost.in_model) >= least for cost in self.edges)
+
+    @property
+    def nothing_else_matters(self) -> bool:
+        """Check 3."""
+        shift = abs(self.circuit_metric - self.metric)
+        unmoved = shift <= METRIC_SHIFT * abs(self.metric) and self.divergence <= MOST_DIVERGENCE
+        return unmoved and self.same_answers >= SAME_ANSWERS
+
+    @property
+    def passed(self) -> bool:
+        """All three."""
+        return self.circuit_answers and self.each_edge_matters and self.nothing_else_matters
+
+
+@torch.no_grad()
+def verify(planted: Planted, n_prompts: int = N_PROMPTS, seed: int = SEED, quiet: bool = False) -> Verification:
+    """Run the three checks on held-out prompts."""
+    model, circuit, task = planted
+    pairs = task.pairs(n_prompts, seed=seed, split="test")
+    whole, empty = Circuit.full(task.graph), Circuit.empty(task.graph)
+    metric, accuracy = metrics.load(task.task.metric), metrics.top_accuracy
+    logits = {name: run(model, edges, pairs) for name, edges in (("whole", whole), ("circuit", circuit), ("empty", empty))}
+    measured = {name: metric(values, pairs).mean().item() for name, values in logits.items()}
+    right = {name: accuracy(values, pairs).mean().item() for name, values in logits.items()}
+    same = accuracy(logits["whole"], pairs) == accuracy(logits["circuit"], pairs)
+    return Verification(
+        task=task,
+        n_prompts=n_prompts,
+        accuracy=right["whole"],
+        circuit_accuracy=right["circuit"],
+        corrupted_accuracy=right["empty"],
+        metric=measured["whole"],
+        circuit_metric=measured["circuit"],
+        corrupted_metric=measured["empty"],
+        same_answers=same.float().mean().item(),
+        divergence=-metrics.KLDivergence(pairs, logits["whole"])(logits["circuit"], pairs).mean().item(),
+        edges=tuple(
+            edge_cost(edge, planted, pairs, metric(logits["whole"], pairs), metric(logits["circuit"], pairs))
+            for edge in tqdm(task.causal.edges, desc="edges", disable=quiet, leave=False)
+        ),
+    )
+
+
+def edge_cost(
+    edge: str,
+    planted: Planted,
+    pairs: PromptPairs,
+    in_model: Float[Tensor, "pair"],
+    in_circuit: Float[Tensor, "pair"],
+) -> EdgeCost:
+    """What cutting an edge costs, given the metric of the whole model and of the circuit prompt by prompt."""
+    model, circuit, task = planted
+    metric = metrics.load(task.task.metric)
+    right = metric(task.target(pairs), pairs)
+    expected = right - metric(task.target(pairs, (edge,)), pairs)
+    tells = expected > TOLD * right.mean()
+    one = Circuit.from_edges(task.graph, (edge,))
+
+    def fall(before: Tensor, kept: Circuit) -> float:
+        return _mean(before - metric(run(model, kept - one, pairs), pairs), tells)
+
+    return EdgeCost(
+        edge=edge,
+        n_prompts=int(tells.sum()),
+        expected=_mean(expected, tells),
+        in_circuit=fall(in_circuit, circuit),
+        in_model=fall(in_model, Circuit.full(task.graph)),
+    )
+
+
+def _mean(values: Float[Tensor, "pair"], chosen: Bool[Tensor, "pair"]) -> float:
+    return values[chosen].mean().item()
+
+
+def report(result: Verification) -> str:
+    """The numbers as text."""
+    metric, n_edges = result.task.task.metric, len(result.edges)
+    lines = [
+        f"{result.task.name}: {n_edges} of {result.task.graph.n_edges} edges, {result.n_prompts} held-out prompts, {metric}",
+        f"1. the circuit alone answers: {_verdict(result.circuit_answers)}",
+        f"   accuracy  whole model {result.accuracy:.1%}, circuit {result.circuit_accuracy:.1%}, "
+        f"everything cut {result.corrupted_accuracy:.1%}",
+        f"2. each of its edges matters: {_verdict(result.each_edge_matters)}",
+        f"   {'fall of the metric when cut':30} {'causal model':>12} {'circuit':>9} {'whole':>9} {'prompts':>8}",
+        *(
+            f"   {cost.edge:30} {cost.expected:12.3f} {cost.in_circuit:9.3f} {cost.in_model:9.3f} {cost.n_prompts:8}"
+            for cost in result.edges
+        ),
+        f"3. everything else does not: {_verdict(result.nothing_else_matters)}",
+        f"   metric    whole model {result.metric:.3f}, circuit {result.circuit_metric:.3f}, "
+        f"everything cut {result.corrupted_metric:.3f}",
+        f"   as right or wrong as before on {result.same_answers:.1%} of the prompts, KL(whole || circuit) {result.divergence:.4f} nats",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(passed: bool) -> str:
+    return "yes" if passed else "NO"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; exit status 1 when a check fails."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted.verify", description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--weights", type=Path, help="folder of the weights; by default those shipped")
+    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="how many held-out prompts")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    given = parser.parse_args(arguments)
+    result = verify(load(given.name, given.weights), given.prompts, quiet=given.quiet)
+    print(report(result))
+    return 0 if result.passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,117 @@
+"""Scores kept on disk part by part, so that a run that was stopped goes on where it was.
+
+1. A part is one method's scores on one group of prompts, small enough to be lost.
+2. It has a key: everything that decides its numbers, the model's weights, the prompts and the code among them.
+3. It is written whole under a name made from the key; when the same key is asked for again, the file is read instead.
+
+So a part is never taken for another model's, or for one of another version of the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphs import PromptPairs, ScoredGraph
+
+CODE = ("graphs", "eap", "benchmarks.metrics")
+
+
+class SavedParts:
+    """The parts in one folder.
+
+    Attributes:
+        n_reused: How many were read instead of computed.
+        n_computed: How many were computed and written.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
+        """
+        Args:
+            folder: Made if it is not there.
+            fresh: Forget what is in it.
+
+        Raises:
+            ValueError: The folder cannot be made.
+        """
+        self.folder = folder
+        self.n_reused = self.n_computed = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder {folder}: {error}") from error
+        if fresh:
+            for path in folder.glob("*.json"):
+                path.unlink()
+
+    def get(self, label: str, key: Mapping[str, Any], compute: Callable[[], ScoredGraph]) -> ScoredGraph:
+        """The part of a key, from its file or computed and written.
+
+        Args:
+            label: Beginning of the file's name, for people.
+            key: Everything that decides the part, in types that JSON has.
+            compute: Gives the part.
+        """
+        digest = hashlib.blake2b(json.dumps(dict(key), sort_keys=True).encode(), digest_size=10).hexdigest()
+        path = self.folder / f"{label}-{digest}.json"
+        if (saved := _read(path)) is not None:
+            self.n_reused += 1
+            return saved
+        part = compute()
+        part.save(path)
+        self.n_computed += 1
+        return part
+
+
+def _read(path: Path) -> ScoredGraph | None:
+    """What a file holds; None where there is none, or one that cannot be read."""
+    try:
+        return ScoredGraph.load(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def model_digest(model: nn.Module) -> str:
+    """Digest of a model's weights and buffers."""
+    digest = hashlib.blake2b(digest_size=10)
+    for name, tensor in sorted(model.state_dict().items()):
+        _add(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def pairs_digest(pairs: PromptPairs) -> str:
+    """Digest of prompts, answers and positions."""
+    digest = hashlib.blake2b(digest_size=10)
+    for name in ("clean", "corrupted", "lengths", "positions", "answers", "wrong_answers"):
+        value = getattr(pairs, name)
+        _add(digest, name, torch.empty(0) if value is None else value)
+    return digest.hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that makes scores, and the versions of the libraries below it."""
+    digest = hashlib.blake2b(digest_size=10)
+    for name in CODE:
+        file = Path(importlib.import_module(name).__file__)
+        for path in sorted(file.parent.glob("*.py")) if file.stem == "__init__" else (file,):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for library in ("torch", "transformer-lens", "transformers"):
+        digest.update(f"{library} {version(library)}\0".encode())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, tensor: Tensor) -> None:
+    """Add a tensor's name, type, shape and bytes."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+    flat = tensor.detach().cpu().contiguous().flatten()
+    digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")

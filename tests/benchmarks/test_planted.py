@@ -1,0 +1,266 @@
+"""Planted models: causal models by hand, the three checks from the shipped weights, and a little training."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.planted import NAMES, Planted, docstring, greater_than, load, planted_task
+from benchmarks.planted.causal import CausalModel, head, sink
+from benchmarks.planted.ioi import OTHER_WORD, STRENGTH, VOCABULARY
+from benchmarks.planted.model import PlantedTask, Training
+from benchmarks.planted.train import Losses, batches, main, train
+from benchmarks.planted.verify import report, verify
+from benchmarks.planted.weights import SHIPPED
+from benchmarks.tasks.greater_than import WORD_NOUNS
+from graphs import Circuit, PromptPairs, run
+
+MOST_BYTES = 1_100_000
+TINY = Training(steps=30, batch_size=16)
+
+
+@pytest.fixture(params=NAMES)
+def task(request: pytest.FixtureRequest) -> PlantedTask:
+    """Each planted task, without weights."""
+    return planted_task(request.param)
+
+
+def tiny(name: str = "ioi") -> PlantedTask:
+    """The task in a narrow model that trains fast."""
+    task = planted_task(name)
+    return replace(task, settings={**task.settings, "d_model": 16, "d_head": 4, "d_mlp": 16})
+
+
+def ioi_pairs(clean: str, corrupted: str) -> PromptPairs:
+    """One pair in the small vocabulary; the names are Mary, John, ... as in the text."""
+    return PromptPairs([clean], [corrupted], tokenizer=planted_task("ioi").task.word_tokenizer())
+
+
+# The causal model as such
+
+
+def add_and_double() -> CausalModel:
+    """a0.h0 reads x through <v>; m0 doubles x; the answer is the sum of a0.h0, twice m0 and x."""
+    return CausalModel(
+        (
+            head("a0.h0", lambda v: v[0], v=("input",)),
+            sink("m0", lambda inputs: 2 * inputs[0], "input"),
+            sink("logits", lambda inputs: inputs[0] + 2 * inputs[1] + inputs[2], "a0.h0", "m0", "input"),
+        )
+    )
+
+
+def test_edges_are_what_the_variables_read() -> None:
+    model = add_and_double()
+    assert model.edges == ("input->a0.h0<v>", "input->m0", "a0.h0->logits", "m0->logits", "input->logits")
+    assert model.sources == ("input", "a0.h0", "m0")
+    assert model.out_edges("input") == ("input->a0.h0<v>", "input->m0", "input->logits")
+
+
+@pytest.mark.parametrize(
+    ("cut", "answer"),
+    [
+        ((), 1 + 4 + 1),
+        (("input->m0",), 1 + 40 + 1),
+        (("m0->logits",), 1 + 40 + 1),
+        (("input->a0.h0<v>", "input->logits"), 10 + 4 + 10),
+        (("input->m1",), 1 + 4 + 1),
+    ],
+)
+def test_a_cut_edge_carries_the_corrupted_value(cut: tuple[str, ...], answer: float) -> None:
+    logits = add_and_double().logits(torch.tensor([[1.0]]), torch.tensor([[10.0]]), cut)
+    assert logits.item() == answer
+
+
+def test_nothing_cut_is_the_clean_answer_and_everything_cut_the_corrupted_one(task: PlantedTask) -> None:
+    pairs = task.pairs(40)
+    assert torch.equal(task.target(pairs), task.target(pairs.swapped(), task.causal.edges))
+    assert torch.equal(task.target(pairs, task.causal.edges), task.target(pairs.swapped()))
+
+
+def test_causal_model_answers_its_task(task: PlantedTask) -> None:
+    pairs = task.pairs(200)
+    right = pairs.answers == task.target(pairs).argmax(-1, keepdim=True)
+    assert right.any(1).all()
+
+
+def test_circuit_is_live_and_leaves_heads_to_reject(task: PlantedTask) -> None:
+    circuit = task.circuit
+    assert circuit.is_live
+    assert circuit.n_edges == len(task.causal.edges) < task.graph.n_edges / 20
+    assert {node for nodes in task.roles.values() for node in nodes} == set(circuit.nodes) - {"input", "logits"}
+
+
+# IOI by hand
+
+
+def test_ioi_by_hand() -> None:
+    pairs = ioi_pairs(
+        "Then, Jessica and Joshua had a long argument, and afterwards Joshua said to",
+        "Then, Amanda and Daniel had a long argument, and afterwards Amanda said to",
+    )
+    logits = planted_task("ioi").target(pairs)[0]
+    taken = torch.sigmoid(torch.tensor(2.0)).item()  # both S-inhibition heads name the second name
+    assert logits[VOCABULARY.index("Jessica")].item() == pytest.approx(2 * STRENGTH * taken)
+    assert logits[VOCABULARY.index("Joshua")].item() == pytest.approx(2 * STRENGTH * (1 - taken))
+    assert logits[VOCABULARY.index("Amanda")].item() == 0
+    assert logits[VOCABULARY.index("said")].item() == OTHER_WORD
+
+
+@pytest.mark.parametrize(
+    ("cut", "evidence"),
+    [
+        (("a1.h0->a2.h2<q>", "a1.h0->a2.h5<q>"), 1),  # one S-inhibition head names somebody else
+        (("input->a1.h0<v>",), 1),
+        (("input->a1.h0<v>", "input->a1.h3<v>"), 0),
+    ],
+)
+def test_ioi_evidence_by_hand(cut: tuple[str, ...], evidence: float) -> None:
+    pairs = ioi_pairs(
+        "Then, Jessica and Joshua had a long argument, and afterwards Joshua said to",
+        "Then, Amanda and Daniel had a long argument, and afterwards Amanda said to",
+    )
+    logits = planted_task("ioi").target(pairs, cut)[0]
+    taken = torch.sigmoid(torch.tensor(evidence)).item()
+    assert logits[VOCABULARY.index("Jessica")].item() == pytest.approx(2 * STRENGTH * taken)
+
+
+# Docstring and Greater-Than by hand
+
+
+@pytest.mark.parametrize(
+    ("cut", "match", "found"),
+    [
+        ((), 1.0, 1.0),
+        (("a1.h4->a3.h0<q>", "a1.h4->a3.h6<q>"), 0.0, 1.0),  # a name that no argument follows is looked for
+        (("input->a1.h4<v>",), 0.5, 1.0),  # half of the carrier is of the other prompt, at both of its readers
+        (("a0.h5->a3.h0<v>", "a0.h5->a3.h6<v>"), 1.0, 0.5),  # half of what is moved is
+    ],
+)
+def test_docstring_by_hand(cut: tuple[str, ...], match: float, found: float) -> None:
+    task = planted_task("docstring")
+    text = 'def {}(self, {}, {}, {}, {}): """girl : param {} : age : param {} : age : param'
+    pairs = PromptPairs(
+        [text.format("old", "load", "size", "files", "last", "load", "size")],
+        [text.format("first", "value", "item", "path", "name", "value", "item")],
+        tokenizer=task.task.word_tokenizer(),
+    )
+    weight = math.exp(docstring.SHARPNESS * match) / (math.exp(docstring.SHARPNESS * match) + 3)
+    logits = task.target(pairs, cut)[0]
+    assert logits[docstring.VOCABULARY.index("files")].item() == pytest.approx(2 * docstring.STRENGTH * weight * found)
+    assert logits[docstring.VOCABULARY.index("girl")].item() == docstring.OTHER_WORD
+
+
+@pytest.mark.parametrize(
+    ("cut", "numbers"),
+    [
+        ((), (50, 50)),
+        (("m1->logits",), (20, 50)),
+        (("m1->m2",), (50, 35)),
+        (("a0.h2->m1",), (40, 45)),
+        (("input->a1.h1<v>",), (45, 47.5)),
+    ],
+)
+def test_greater_than_by_hand(cut: tuple[str, ...], numbers: tuple[float, float]) -> None:
+    task = planted_task("greater_than")
+    text = "The {} lasted from the year {} to {}"
+    pairs = PromptPairs(
+        [text.format(WORD_NOUNS[0], 1750, 17)],
+        [text.format(WORD_NOUNS[0], 1320, 13)],
+        tokenizer=task.task.word_tokenizer(),
+    )
+    logits = task.target(pairs, cut)[0]
+    for year in (1, 19, 36, 46, 51, 98):
+        above = sum(math.tanh((year - number - 0.5) / greater_than.WIDTH) for number in numbers)
+        expected = greater_than.STRENGTH * above
+        assert logits[greater_than.FIRST_YEAR + year].item() == pytest.approx(expected, abs=1e-5)
+
+
+# The shipped weights
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def planted(request: pytest.FixtureRequest) -> Planted:
+    """Each planted model with its shipped weights."""
+    return load(request.param)
+
+
+def test_shipped_circuit_is_the_circuit(planted: Planted) -> None:
+    result = verify(planted, quiet=True)
+    assert result.passed, report(result)
+    assert result.accuracy >= 0.97 and result.corrupted_accuracy <= 0.6
+
+
+def test_shipped_weights_are_small_and_say_how_they_were_made(planted: Planted) -> None:
+    path = SHIPPED / f"{planted.task.name}.safetensors"
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert path.stat().st_size < MOST_BYTES
+    assert about["command"].startswith(f"python -m benchmarks.planted.train {planted.task.name} ")
+    assert about["training"] == vars(planted.task.training)
+    assert about["edges"] == list(planted.circuit.edges) or set(about["edges"]) == set(planted.circuit.edges)
+
+
+def test_what_is_outside_the_circuit_is_not_dead(planted: Planted) -> None:
+    pairs = planted.task.pairs(64)
+    outside = run(planted.model, ~planted.circuit, pairs)
+    nothing = run(planted.model, Circuit.empty(planted.task.graph), pairs)
+    assert (outside - nothing).abs().max() > 0.1
+
+
+def test_checks_fail_for_an_untrained_model(task: PlantedTask) -> None:
+    result = verify(Planted(task.new_model(seed=0), task.circuit, task), n_prompts=64, quiet=True)
+    assert not result.each_edge_matters and not result.passed
+    assert "matters: NO" in report(result)
+
+
+def test_checks_fail_for_another_circuit(planted: Planted) -> None:
+    without = planted.circuit - Circuit.from_edges(planted.circuit.graph, planted.task.causal.edges[-1:])
+    assert not verify(planted._replace(circuit=without), n_prompts=64, quiet=True).nothing_else_matters
+
+
+# Training
+
+
+def test_training_lowers_the_loss_and_repeats_itself() -> None:
+    (model, _), (again, _) = (train(tiny(), TINY, quiet=True) for _ in range(2))
+    batch = next(batches(tiny(), TINY))
+    before, after = (Losses(tiny(), TINY)(each, batch, squares=0.0)["whole"] for each in (tiny().new_model(TINY.seed), model))
+    assert after < 0.8 * before
+    assert all(torch.equal(*both) for both in zip(model.parameters(), again.parameters()))
+
+
+def test_losses_vanish_for_a_model_that_follows_the_causal_model(planted: Planted) -> None:
+    losses = Losses(planted.task, planted.task.training)
+    for batch in [batch for batch, _ in zip(batches(planted.task, TINY), range(4))]:
+        parts = losses(planted.model, batch, squares=0.0)
+        assert parts["whole"] < 0.1 and parts["circuit"] < 0.3
+
+
+def test_command_writes_weights_that_load(tmp_path: Path) -> None:
+    main(["ioi", "--out", str(tmp_path / "new"), "--steps", "1", "--seed", "3", "--quiet"])
+    about = json.loads((tmp_path / "new" / "ioi.json").read_text(encoding="utf-8"))
+    assert about["training"]["seed"] == 3 and "--steps 1 --seed 3" in about["command"]
+    one, shipped = load("ioi", tmp_path / "new").model, load("ioi").model
+    assert not torch.equal(next(one.parameters()), next(shipped.parameters()))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["ioi.json", "ioi.safetensors"]
+
+
+def test_weights_of_another_circuit_are_refused(tmp_path: Path) -> None:
+    for name in ("ioi.json", "ioi.safetensors"):
+        (tmp_path / name).write_bytes((SHIPPED / name).read_bytes())
+    about = json.loads((tmp_path / "ioi.json").read_text(encoding="utf-8"))
+    (tmp_path / "ioi.json").write_text(json.dumps(about | {"edges": about["edges"][1:]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="came some with other edges; train them again"):
+        load("ioi", tmp_path)
+
+
+def test_missing_weights_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found none; run python -m benchmarks.planted.train ioi"):
+        load("ioi", tmp_path)
+    with pytest.raises(ValueError, match="expected one of ioi.*came 'sorting'"):
+        load("sorting")
