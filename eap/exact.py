@@ -47,7 +47,8 @@ def exact_columns(job: Job, batch: PromptPairs) -> Iterator[tuple[int, Float[Ten
         uncut = _values(below, full, destinations[-1], full[None, :, destinations[-1]], job.metric)
         for destination in destinations:
             scores = torch.zeros(graph.n_sources, dtype=torch.float64)
-            for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
+            asked = wanted[:, destination].nonzero()[:, 0]
+            for chosen in asked.split(n_stacked) if len(asked) else ():
                 kept = full[:, destination].repeat(len(chosen), 1)
                 kept[torch.arange(len(chosen)), chosen] = False
                 values = _values(below, full, destination, kept, job.metric)

@@ -8,7 +8,7 @@ and logits are computed for the answer row alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -160,7 +160,7 @@ def repeated_activations(activations: Activations, n: int) -> Activations:
     return Activations(embed=repeated(activations.embed, n), final=repeated(activations.final, n), **lists)
 
 
-class RepeatedLayers:
+class RepeatedLayers(Sequence[Tensor]):
     """A list of tensors, an entry a layer, repeated along the batch; the last one asked for is kept."""
 
     def __init__(self, layers: list[Tensor], n: int) -> None:

@@ -195,6 +195,8 @@ class Execution:
         weights = block.attention.W_O if heads == tuple(range(self.plan.graph.n_heads)) else block.attention.W_O[list(heads)]
         singled = [place for place, head in enumerate(heads) if start + head in self.plan.individual]
         norm, cut_sum, current_sum = block.attention_post_norm, None, None
+        if norm is not None and singled:
+            singled = list(range(len(heads)))
         if self.plan.keeps_current or norm is not None:
             total = write(change, weights, None)
             if norm is not None:
@@ -205,5 +207,4 @@ class Execution:
         if singled:
             changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled])
             sources = tuple(start + heads[place] for place in singled)
-            complete = len(singled) == len(heads)
-            stream.written.append(Written(sources, changes, norm, cut_sum, current_sum, complete))
+            stream.written.append(Written(sources, changes, norm, cut_sum, current_sum))

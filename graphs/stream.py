@@ -20,8 +20,7 @@ class Written:
     Attributes:
         changes: [source batch row d_model].
         post_norm: the norm that heads write through, if any; with it, what all heads of the layer together write
-            before it, cut and current.
-        complete: these are all the sources of their kind and layer whose change is in the stream.
+            before it, cut and current, and `sources` are all the layer's heads that are in the stream.
     """
 
     sources: tuple[int, ...]
@@ -29,7 +28,6 @@ class Written:
     post_norm: Norm | None = None
     cut_sum: Tensor | None = None
     current_sum: Tensor | None = None
-    complete: bool = True
 
 
 @dataclass
@@ -72,19 +70,31 @@ class Stream:
 
 
 def _share(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
-    """What a mixture takes of the changes at `places`; through the post-norm, of which it takes the difference."""
+    """What a mixture takes of the changes at `places`."""
+    if written.post_norm is not None:
+        return _share_of_post_norm(written, mixture, places)
+    total = _total(written, mixture, places)
+    return total if mixture.from_cut else -total
+
+
+def _share_of_post_norm(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
+    """The same for heads that write through a post-norm: the difference it makes to the norm's output.
+
+    What is kept is summed from the cut side, also where the mixture names what is cut: were that subtracted from the
+    current sum and little left, the norm would blow the rounding error up.
+    """
+    kept = places if mixture.from_cut else [place for place in range(len(written.sources)) if place not in places]
+    start = written.cut_sum if mixture.from_cut else written.current_sum
+    end = written.cut_sum + _total(written, mixture, kept)
+    return apply_norm(written.post_norm, end) - apply_norm(written.post_norm, start)
+
+
+def _total(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
     changes = written.changes if len(places) == len(written.sources) else written.changes[places]
     if mixture.weights is None:
-        total = changes.sum(0) if mixture.from_cut else -changes.sum(0)
-    else:
-        weights = mixture.weights[[mixture.places[written.sources[place]] for place in places]]
-        total = torch.einsum("s,sbrm->brm", weights.to(changes.device, changes.dtype), changes)
-    if written.post_norm is None:
-        return total
-    start, far = (written.cut_sum, written.current_sum) if mixture.from_cut else (written.current_sum, written.cut_sum)
-    # the far end itself where all are taken: a rounding error in its place would be blown up by a norm of almost nothing
-    all_taken = mixture.weights is None and written.complete and len(places) == len(written.sources)
-    return apply_norm(written.post_norm, far if all_taken else start + total) - apply_norm(written.post_norm, start)
+        return changes.sum(0)
+    weights = mixture.weights[[mixture.places[written.sources[place]] for place in places]]
+    return torch.einsum("s,sbrm->brm", weights.to(changes.device, changes.dtype), changes)
 
 
 def repeated(x: Float[Tensor, "batch *rest"], n: int) -> Tensor:
@@ -95,4 +105,4 @@ def repeated(x: Float[Tensor, "batch *rest"], n: int) -> Tensor:
 def stacked_written(written: Written, n: int) -> Written:
     """The same changes for n runs along the batch."""
     sums = (None if x is None else repeated(x, n) for x in (written.cut_sum, written.current_sum))
-    return Written(written.sources, written.changes.repeat(1, n, 1, 1), written.post_norm, *sums, written.complete)
+    return Written(written.sources, written.changes.repeat(1, n, 1, 1), written.post_norm, *sums)

@@ -14,7 +14,7 @@ activation function, the multiplicative gate and attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -276,6 +276,10 @@ class Block:
     parallel: bool = False
 
 
+Layers = list[Tensor] | Sequence[Tensor]
+"""An entry a layer; a sequence may make its entries when they are asked for (`graphs.candidates`)."""
+
+
 @dataclass
 class Activations:
     """What one forward pass leaves behind; lists have an entry a layer.
@@ -286,14 +290,14 @@ class Activations:
     """
 
     embed: Float[Tensor, "batch pos d_model"]
-    attention_in: list[Tensor] = field(default_factory=list)  # residual stream read by q, k, v
-    q: list[Tensor] = field(default_factory=list)
-    k: list[Tensor] = field(default_factory=list)
-    v: list[Tensor] = field(default_factory=list)
-    z: list[Tensor] = field(default_factory=list)
-    attention_sum: list[Tensor] = field(default_factory=list)
-    mlp_in: list[Tensor] = field(default_factory=list)  # residual stream read by the MLP
-    mlp_out: list[Tensor] = field(default_factory=list)
+    attention_in: Layers = field(default_factory=list)  # residual stream read by q, k, v
+    q: Layers = field(default_factory=list)
+    k: Layers = field(default_factory=list)
+    v: Layers = field(default_factory=list)
+    z: Layers = field(default_factory=list)
+    attention_sum: Layers = field(default_factory=list)
+    mlp_in: Layers = field(default_factory=list)  # residual stream read by the MLP
+    mlp_out: Layers = field(default_factory=list)
     final: Tensor | None = None  # residual stream read by logits
 
 

@@ -53,7 +53,7 @@ def expected(kind: str, grouped: bool, density: float, intervention: str) -> tup
     """A random circuit and its logits, the slow way."""
     graph = adapt(tiny(kind).model, kv_destinations=destinations(grouped)).graph
     circuit = random_circuit(graph, density, seed=round(100 * density))
-    kept = dict.fromkeys(circuit.edges, 1.0)
+    kept = dict.fromkeys(circuit.edges, True)
     return circuit, edges.circuit_logits(tiny(kind).literal, prompts_of(PAIRS), kept, intervention, grouped)
 
 
@@ -143,7 +143,7 @@ def test_small_and_odd_shapes(settings: dict[str, int], lengths: list[int]) -> N
     model, pairs = bridged(module.double()), prompt_pairs(lengths)
     for kv_destinations, grouped in (("query-head", False), ("kv-head", True)):
         circuit = random_circuit(Graph.from_model(model, kv_destinations), 0.5, seed=1)
-        slow = edges.circuit_logits(literal, prompts_of(pairs), dict.fromkeys(circuit.edges, 1.0), "patching", grouped)
+        slow = edges.circuit_logits(literal, prompts_of(pairs), dict.fromkeys(circuit.edges, True), "patching", grouped)
         assert relative_error(run(model, circuit, pairs), slow) < 1e-12
 
 
@@ -180,7 +180,7 @@ def test_gradients_of_the_parameters_are_those_of_the_reference(kind: str, inter
     (run(model, circuit, PAIRS, intervention) * along).sum().backward()
 
     weights = literal.w = {name: weight.clone().requires_grad_() for name, weight in literal.w.items()}
-    logits = edges.circuit_logits(literal, prompts_of(PAIRS), dict.fromkeys(circuit.edges, 1.0), intervention)
+    logits = edges.circuit_logits(literal, prompts_of(PAIRS), dict.fromkeys(circuit.edges, True), intervention)
     slow = dict(zip(weights, torch.autograd.grad((logits * along).sum(), list(weights.values()), materialize_grads=True)))
     if kind in ("gpt2", "gemma2"):  # the unembedding is the embedding
         embedding = "transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight"

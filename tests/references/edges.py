@@ -120,21 +120,23 @@ def edge_attribution(
 def circuit_logits(
     model: Literal,
     prompts: Sequence[Prompt],
-    kept: Mapping[str, float | Tensor],
+    kept: Mapping[str, bool | Tensor],
     intervention: str = "patching",
     grouped: bool = False,
 ) -> Tensor:
     """Logits at the answer positions [pair d_vocab] of a circuit.
 
     Args:
-        kept: how much of each edge is kept; an edge that is not named is cut.
+        kept: whether an edge is kept, or how much of it (a tensor); an edge that is not named is cut.
     """
     out = []
     for prompt, cut in zip(prompts, cut_values(model, prompts, intervention)):
 
         def read(source: str, value: Tensor, destination: str) -> Tensor:
-            share = kept.get(f"{source}->{destination}", 0.0)
-            return share * value + (1 - share) * cut[source]
+            share = kept.get(f"{source}->{destination}", False)
+            if isinstance(share, Tensor):
+                return share * value + (1 - share) * cut[source]
+            return value if share else cut[source]
 
         out.append(forward(model, prompt.clean, read, grouped)[1][prompt.position])
     return torch.stack(out)

@@ -96,7 +96,7 @@ class Neox:
             weight, bias = self.w[f"{name}.query_key_value.weight"][rows], self.w[f"{name}.query_key_value.bias"][rows]
             parts.append(self.norm(f"layers.{layer}.input_layernorm", x) @ weight.T + bias)
         q, k, v = parts
-        first, second = list(range(self.n_pairs)), list(range(self.n_pairs, 2 * self.n_pairs))
+        first, second = slice(0, self.n_pairs), slice(self.n_pairs, 2 * self.n_pairs)
         q, k = rotate(q, first, second, self.theta), rotate(k, first, second, self.theta)
         columns = slice(head * self.d_head, (head + 1) * self.d_head)
         return attend(q, k, v, Scores(self.d_head**-0.5)) @ self.w[f"{name}.dense.weight"][:, columns].T
@@ -151,7 +151,7 @@ class Llama:
         if part == "v":
             return out
         half = self.d_head // 2
-        return rotate(out, list(range(half)), list(range(half, self.d_head)), self.theta)
+        return rotate(out, slice(0, half), slice(half, self.d_head), self.theta)
 
     def head(self, layer: int, head: int, q_input: Tensor, k_input: Tensor, v_input: Tensor) -> Tensor:
         shared = head // (self.n_heads // self.n_kv_heads)

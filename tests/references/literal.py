@@ -79,12 +79,15 @@ def rms_norm(x: Tensor, eps: float, weight: Tensor | float = 1.0) -> Tensor:
     return x / torch.sqrt((x**2).mean(1, keepdim=True) + eps) * weight
 
 
-def rotate(x: Tensor, first: list[int], second: list[int], theta: float) -> Tensor:
+def rotate(x: Tensor, first: slice, second: slice, theta: float) -> Tensor:
     """Rotary embedding (Su et al. 2021): dimension pair n of position p turns by p * theta ** (-n / n_pairs).
 
     Angles are taken in float32, as every model here keeps them.
+
+    Args:
+        first, second: the dimensions of the pairs' two halves.
     """
-    n_pairs = len(first)
+    n_pairs = x[:, first].shape[1]
     speed = 1.0 / theta ** (torch.arange(0, 2 * n_pairs, 2).float() / (2 * n_pairs))
     angle = torch.arange(len(x)).float()[:, None] * speed
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)

@@ -61,7 +61,7 @@ class Native:
             parts[part] = self.linear(f"layers.{layer}.attn.{part}", x, rows)
         if self.config.positional_embedding_type == "rotary":
             d_rotary = self.config.rotary_dim or self.d_head
-            even, odd = list(range(0, d_rotary, 2)), list(range(1, d_rotary, 2))  # neighbours turn together
+            even, odd = slice(0, d_rotary, 2), slice(1, d_rotary, 2)  # neighbours turn together
             for part in "qk":
                 parts[part] = rotate(parts[part], even, odd, self.config.rotary_base)
         scores = Scores(self.d_head**-0.5, _if_positive(self.config.attn_scores_soft_cap))
