@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.planted import NAMES, Planted, docstring, greater_than, load, planted_task
+from benchmarks.planted import NAMES, Planted, greater_than, load, planted_task
 from benchmarks.planted.causal import CausalModel, head, sink
 from benchmarks.planted.ioi import OTHER_WORD, STRENGTH, VOCABULARY
 from benchmarks.planted.model import PlantedTask, Training
@@ -130,30 +130,7 @@ def test_ioi_evidence_by_hand(cut: tuple[str, ...], evidence: float) -> None:
     assert logits[VOCABULARY.index("Jessica")].item() == pytest.approx(2 * STRENGTH * taken)
 
 
-# Docstring and Greater-Than by hand
-
-
-@pytest.mark.parametrize(
-    ("cut", "match", "found"),
-    [
-        ((), 1.0, 1.0),
-        (("a1.h4->a3.h0<q>", "a1.h4->a3.h6<q>"), 0.0, 1.0),  # a name that no argument follows is looked for
-        (("input->a1.h4<v>",), 0.5, 1.0),  # half of the carrier is of the other prompt, at both of its readers
-        (("a0.h5->a3.h0<v>", "a0.h5->a3.h6<v>"), 1.0, 0.5),  # half of what is moved is
-    ],
-)
-def test_docstring_by_hand(cut: tuple[str, ...], match: float, found: float) -> None:
-    task = planted_task("docstring")
-    text = 'def {}(self, {}, {}, {}, {}): """girl : param {} : age : param {} : age : param'
-    pairs = PromptPairs(
-        [text.format("old", "load", "size", "files", "last", "load", "size")],
-        [text.format("first", "value", "item", "path", "name", "value", "item")],
-        tokenizer=task.task.word_tokenizer(),
-    )
-    weight = math.exp(docstring.SHARPNESS * match) / (math.exp(docstring.SHARPNESS * match) + 3)
-    logits = task.target(pairs, cut)[0]
-    assert logits[docstring.VOCABULARY.index("files")].item() == pytest.approx(2 * docstring.STRENGTH * weight * found)
-    assert logits[docstring.VOCABULARY.index("girl")].item() == docstring.OTHER_WORD
+# Greater-Than by hand
 
 
 @pytest.mark.parametrize(
