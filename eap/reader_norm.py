@@ -149,8 +149,8 @@ class ReaderNormAttribution(Attribution):
         if norm is None:
             scores[: len(seen), columns] += seen.flatten(1) @ gradients.flatten(1).T
             return
-        inner = torch.cat((gradients, centred(norm, resid)[None]))
-        products = torch.bmm(seen.transpose(0, 1), inner.permute(1, 2, 0))  # [token visible reader + 1]
+        inner = torch.cat((gradients, centred(norm, resid)[None])).permute(1, 2, 0).contiguous()
+        products = torch.bmm(seen.transpose(0, 1), inner)  # [token visible reader + 1]
         ratio = scale_ratio(norm, resid, seen, products[..., -1].T)
         linear = torch.einsum("st,tsr->sr", ratio, products[..., :-1])
         overlap = torch.einsum("td,rtd->tr", resid, gradients)
@@ -168,7 +168,7 @@ def scale_ratio(
     Args:
         overlap: C(x) . change.
     """
-    size = changes.square().sum(-1)
+    size = torch.linalg.vector_norm(changes, dim=-1).square()
     if norm.centred:
         size = size - changes.sum(-1).square() / changes.shape[-1]
     inverse_square = norm.inverse_scale(resid)[:, 0].square()

@@ -18,7 +18,6 @@ from eap.head_importance import hisp
 from eap.information_flow import information_flow_routes
 from eap.integrated_gradients import eap_ig, eap_ig_activations
 from eap.job import Integration, Job, Method
-from eap.learned_mask import learned_mask
 from eap.random_scores import random
 from eap.relp import relp
 from eap.rules import RelPRules
@@ -38,16 +37,14 @@ METHODS: dict[str, Method] = {
     "clean-corrupted": clean_corrupted,
     "hisp": hisp,
     "information-flow-routes": information_flow_routes,
-    "learned-mask": learned_mask,
     "exact": exact,
     "random": random,
 }
 WITHOUT_GRADIENT = ("exact", "information-flow-routes", "random")
-STEPS = {"eap-ig": 5, "eap-ig-activations": 5, "learned-mask": 100}
+STEPS = {"eap-ig": 5, "eap-ig-activations": 5}
 SETTINGS = {
     "eap-ig": ("steps", "integration"),
     "eap-ig-activations": ("steps", "integration"),
-    "learned-mask": ("steps", "seed"),
     "random": ("seed",),
 }
 
@@ -87,14 +84,13 @@ def score(
             "clean-corrupted", gradients averaged over the two ends;
             "hisp", head importance, an edge as important as the lesser of its nodes;
             "information-flow-routes", each source's share of what is read, without metric or gradient;
-            "learned-mask", trained hard concrete gates, `steps` steps a batch;
             "exact", every edge cut alone and the metric measured;
             "random", the baseline.
         intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
-        steps: points of the line for "eap-ig" (default 5), training steps for "learned-mask" (default 100).
+        steps: points of the line for "eap-ig" (default 5).
         integration: "left" takes the points k / steps, k = 0 ... steps - 1, as published; "midpoint" those between.
         edges: for "exact", the edges to measure; others score zero. All by default.
-        seed: of "random" and "learned-mask".
+        seed: of "random".
         rules: of "relp"; by default RelP's own, see `eap.RelPRules`.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import eap
-from eap.learned_mask import BETA, GAMMA, ZETA, hard_concrete, open_probability
 from graphs import Circuit, Graph, PromptPairs, run
 from graphs.scores import ScoredGraph
 from models import RAGGED, curved, logit_difference, native, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
@@ -279,68 +278,6 @@ def broken_metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
     raise AssertionError("no metric is to be called")
 
 
-# Learned masks
-
-
-def test_gates_are_the_stretched_concrete_distribution() -> None:
-    """Equations 10 and 11 by hand for one u: u = 0.5 leaves sigmoid(a / beta)."""
-    assert (BETA, GAMMA, ZETA) == (2 / 3, -0.1, 1.1)
-    logits = torch.tensor([[0.0, 1.0, -4.0, 9.0]])
-    u = torch.rand(logits.shape, generator=torch.Generator().manual_seed(3))[0].tolist()
-    found = hard_concrete(logits, torch.Generator().manual_seed(3))[0].tolist()
-    for draw, gate, a in zip(u, found, (0.0, 1.0, -4.0, 9.0)):
-        soft = 1 / (1 + math.exp(-(math.log(draw) - math.log(1 - draw) + a) / (2 / 3)))
-        assert gate == pytest.approx(min(1.0, max(0.0, soft * 1.2 - 0.1)), abs=1e-5)
-
-
-def test_gates_are_open_as_often_as_they_say() -> None:
-    """Equation 12 against 200,000 draws; three standard errors are 0.0034."""
-    for a in (-2.0, 0.0, 1.5):
-        logits = torch.full((200_000, 1), a)
-        share = (hard_concrete(logits, torch.Generator().manual_seed(0)) > 0).double().mean().item()
-        assert share == pytest.approx(open_probability(logits[:1]).item(), abs=0.0035)
-
-
-def test_gates_reach_both_ends() -> None:
-    gates = hard_concrete(torch.zeros(100, 100), torch.Generator().manual_seed(0))
-    assert (gates == 0).any() and (gates == 1).any() and ((gates > 0) & (gates < 1)).any()
-
-
-def test_training_finds_the_one_path_that_matters() -> None:
-    """One head of two writes nothing, and no MLP is there: what passes is input->a0.h1<v>, a0.h1->logits and input->logits."""
-    model = native(n_layers=1, n_heads=2, d_model=16, d_head=8, attn_only=True, normalization_type=None, seed=0)
-    with torch.no_grad():
-        parameters = dict(model.original_model.named_parameters())
-        name = next(name for name in parameters if "attn.o" in name and name.endswith("weight"))
-        parameters[name][:, :8] = 0  # head 0
-        parameters[name][:, 8:] *= 4  # head 1
-    pairs = prompt_pairs([5] * 8)
-    found = eap.score(model, pairs, logit_difference, "learned-mask", steps=150, quiet=True)
-    dead = [edge for edge in found.graph.edges if "a0.h0" in edge]
-    needed = ["input->a0.h1<v>", "a0.h1->logits", "input->logits"]
-    assert min(map(found.score, needed)) > 0.9, {edge: found.score(edge) for edge in found.graph.edges}
-    assert max(map(found.score, dead)) < 0.2, {edge: found.score(edge) for edge in found.graph.edges}
-
-
-def test_training_starts_mostly_open_and_closes_gates() -> None:
-    few, many = (scored("attention-only", "learned-mask", metric=logit_difference, steps=steps) for steps in (1, 20))
-    assert few.values.min() > 0.9
-    assert many.values.mean() < few.values.mean() - 0.05
-
-
-def test_learned_masks_depend_on_the_seed_alone() -> None:
-    runs = [scored("attention-only", "learned-mask", steps=2, seed=seed) for seed in (1, 1, 2)]
-    assert torch.equal(runs[0].scores, runs[1].scores) and not torch.equal(runs[0].scores, runs[2].scores)
-
-
-def test_learning_leaves_the_model_as_it_was() -> None:
-    model = native(attn_only=True, normalization_type=None)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    eap.score(model, PAIRS, logit_difference, "learned-mask", steps=2, quiet=True)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
 # Random scores
 
 
@@ -405,7 +342,6 @@ def test_results_name_their_settings() -> None:
         ("eap-ig", {"integration": "right"}, "integration is 'left' or 'midpoint', got 'right'"),
         ("eap", {"intervention": "noise"}, "intervention is one of patching, zero, .*got 'noise'"),
         ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
-        ("learned-mask", {"steps": 2.5}, "steps must be a positive whole number, got 2.5"),
         ("exact", {"edges": torch.ones(2, 2, dtype=torch.bool)}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
     ],
 )
@@ -414,7 +350,7 @@ def test_bad_settings_are_refused(method: str, settings: dict, message: str, wit
         scored("attention-only", method, **settings)
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "hisp", "learned-mask"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "hisp"])
 def test_a_metric_without_gradient_at_clean_is_refused(method: str) -> None:
     def flat(logits: Tensor, pairs: PromptPairs) -> Tensor:
         return logits.sum(1)
