@@ -144,7 +144,7 @@ def test_ioi_evidence_by_hand(cut: tuple[str, ...], evidence: float) -> None:
     ],
 )
 def test_greater_than_by_hand(cut: tuple[str, ...], numbers: tuple[float, float]) -> None:
-    task = planted_task("greater_than")
+    task = greater_than.PLANTED
     text = "The {} lasted from the year {} to {}"
     pairs = PromptPairs(
         [text.format(WORD_NOUNS[0], 1750, 17)],
@@ -207,7 +207,7 @@ def test_training_lowers_the_loss_and_repeats_itself() -> None:
     (model, _), (again, _) = (train(tiny(), TINY, quiet=True) for _ in range(2))
     batch = next(batches(tiny(), TINY))
     before, after = (Losses(tiny(), TINY)(each, batch, squares=0.0)["whole"] for each in (tiny().new_model(TINY.seed), model))
-    assert after < 0.8 * before
+    assert after < before - 0.2  # nats, from 4.1
     assert all(torch.equal(*both) for both in zip(model.parameters(), again.parameters()))
 
 
