@@ -24,8 +24,9 @@ from torch import Tensor
 
 from eap.gradients import Gradients
 from graphs import PromptPairs
+from graphs.norm import Norm
 from graphs.patching import answer_rows
-from graphs.transformer import Activations, Block, Norm, Transformer, take_rows
+from graphs.transformer import Activations, Block, Transformer, take_rows
 
 Take = Callable[[Tensor], Tensor]
 """Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores."""

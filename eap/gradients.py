@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graphs import PromptPairs
+from graphs.operations import EXACT, Operations
 from graphs.patching import answer_rows
-from graphs.transformer import EXACT, Activations, Operations, Transformer
+from graphs.transformer import Activations, Transformer
 
 Metric = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from eap.gradients import Gradients
 from eap.job import Job
 from graphs import PromptPairs
-from graphs.transformer import Activations, Operations
+from graphs.operations import Operations
+from graphs.transformer import Activations
 
 HELD_POINTS = 4
 

@@ -14,8 +14,9 @@ from eap.attribution import Attribution
 from eap.gradients import Gradients, Metric, differentiate
 from eap.rules import RelPRules
 from graphs import PromptPairs
+from graphs.operations import EXACT, Operations
 from graphs.patching import CutValues, Intervention, trimmed
-from graphs.transformer import EXACT, Activations, Operations, Transformer
+from graphs.transformer import Activations, Transformer
 
 Integration = Literal["left", "midpoint"]
 

@@ -24,9 +24,10 @@ from eap.gradients import Metric, check_values
 from eap.rules import GRADIENT, RelPRules, check_rules, cut_heads
 from graphs import PromptPairs
 from graphs.adapter import adapt
+from graphs.operations import EXACT, Operations
 from graphs.pairs import in_order
 from graphs.patching import answer_rows, trimmed
-from graphs.transformer import EXACT, Activations, Operations, Transformer
+from graphs.transformer import Activations, Transformer
 
 Direction = Literal["noising", "denoising"]
 NodeMethod = Literal["eap", "relp"]

@@ -29,7 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eap.attribution import Attribution, Take
-from graphs.transformer import Norm, Operations, Transformer, apply_norm
+from graphs.norm import Norm, apply_norm
+from graphs.operations import Operations
+from graphs.transformer import Transformer
 
 
 @dataclass(frozen=True)

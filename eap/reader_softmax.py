@@ -24,8 +24,11 @@ from torch import Tensor
 
 from eap.reader_norm import ReaderNormAttribution
 from graphs import PromptPairs
+from graphs.attention import project
+from graphs.norm import apply_norm
+from graphs.operations import AttentionScores, Operations
 from graphs.patching import answer_rows
-from graphs.transformer import AttentionScores, Operations, apply_norm, project, take_rows
+from graphs.transformer import take_rows
 
 
 def watching_mixed_values(operations: Operations, gradients: dict[int, Tensor]) -> Operations:

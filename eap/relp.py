@@ -19,8 +19,8 @@ from eap.reader_norm import ReaderNormAttribution, watching_readers
 from eap.reader_softmax import ReaderSoftmaxAttribution, watching_mixed_values
 from eap.rules import RelPRules, check_rules, cut_heads
 from graphs import PromptPairs
+from graphs.operations import Operations
 from graphs.patching import answer_rows
-from graphs.transformer import Operations
 
 
 def relp(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:

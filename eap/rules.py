@@ -32,16 +32,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graphs.transformer import (
-    Activations,
-    AttentionScores,
-    Operations,
-    Transformer,
-    exact_activation,
-    exact_attention,
-    project,
-    take_rows,
-)
+from graphs.attention import project
+from graphs.operations import AttentionScores, Operations, exact_activation, exact_attention
+from graphs.transformer import Activations, Transformer, take_rows
 
 NormRule = Literal["ln", "exact"]
 ActivationRule = Literal["identity", "exact"]

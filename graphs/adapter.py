@@ -18,8 +18,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from graphs.attention import Attention, Rotary
 from graphs.graph import Graph
-from graphs.transformer import ACTIVATIONS, Attention, Block, Mlp, Norm, Rotary, Transformer
+from graphs.norm import Norm
+from graphs.operations import ACTIVATIONS
+from graphs.transformer import Block, Mlp, Transformer
 
 ARCHITECTURES = (
     "GPT2LMHeadModel",

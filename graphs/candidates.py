@@ -17,10 +17,11 @@ from torch import Tensor
 
 from graphs.execution import Execution, started
 from graphs.graph import Graph
+from graphs.norm import apply_norm
 from graphs.pairs import PromptPairs
 from graphs.plan import Heads, Mixture, Plan, make_mixture, make_plan
 from graphs.stream import repeated
-from graphs.transformer import Activations, Transformer, apply_norm
+from graphs.transformer import Activations, Transformer
 
 
 class Below:

@@ -13,7 +13,7 @@ from html import escape
 from typing import Literal
 
 from graphs.picture import EDGE_COLOURS, EDGE_LABELS, FAINT_INK, INK, NODE_COLOURS, DrawnEdge, DrawnNode, Picture
-from graphs.row_layout import NODE_SIZE, Curve, RowLayout, row_layout
+from graphs.row_layout import NODE_SIZE, Curve, row_layout
 
 Layout = Literal["dot", "rows"]
 

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graphs.adapter import adapt
+from graphs.attention import project, write
 from graphs.circuit import Circuit
+from graphs.norm import apply_norm
 from graphs.pairs import PromptPairs, in_order
 from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from graphs.plan import Heads, Mixture, Plan, make_plan
 from graphs.stream import Stream, Written
-from graphs.transformer import Activations, Transformer, apply_norm, project, write
+from graphs.transformer import Activations, Transformer
 
 MAX_TOKENS = 4096
 

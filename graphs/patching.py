@@ -22,8 +22,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from graphs.attention import write
+from graphs.operations import EXACT
 from graphs.pairs import PromptPairs
-from graphs.transformer import EXACT, Activations, Transformer, take_rows, write
+from graphs.transformer import Activations, Transformer, take_rows
 
 Intervention = Literal["patching", "zero", "mean", "mean-positional"]
 CutValues = Callable[[PromptPairs], Activations]

@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from graphs.attention import write
 from graphs.downstream import members, readers_of
+from graphs.norm import apply_norm
 from graphs.standing import Changes, Standing, Where
-from graphs.transformer import apply_norm, take_rows, write
+from graphs.transformer import take_rows
 
 
 @torch.no_grad()

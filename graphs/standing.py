@@ -15,12 +15,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from graphs.attention import project
 from graphs.downstream import Downstream, bit_columns, bits, downstream
 from graphs.execution import started
+from graphs.norm import Norm, apply_norm
+from graphs.operations import linear
 from graphs.pairs import PromptPairs
 from graphs.plan import make_plan
 from graphs.stream import Stream
-from graphs.transformer import Activations, Norm, Transformer, apply_norm, linear, project
+from graphs.transformer import Activations, Transformer
 
 CACHED_BYTES = 2**28
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graphs.norm import Norm, apply_norm
 from graphs.plan import Mixture
-from graphs.transformer import Norm, apply_norm, take_rows
+from graphs.transformer import take_rows
 
 
 @dataclass(frozen=True)

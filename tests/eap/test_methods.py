@@ -12,8 +12,8 @@ from torch import Tensor
 import eap
 from graphs import Circuit, Graph, PromptPairs, run
 from graphs.scores import ScoredGraph
-from models import RAGGED, curved, logit_difference, native, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
-from references.edges import circuit_logits, cut_values, edge_attribution, forward, logits, source_values
+from models import RAGGED, curved, logit_difference, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
+from references.edges import circuit_logits, cut_values, edge_attribution, forward, source_values
 from references.literal import Literal
 
 SHAPES = ("gpt2", "llama", "gemma2", "attention-only")

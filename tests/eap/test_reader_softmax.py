@@ -13,7 +13,6 @@ from eap.relp import relp
 from eap.rules import GRADIENT, RelPRules
 from graphs.adapter import adapt
 from graphs.graph import Graph
-from graphs.pairs import PromptPairs
 from graphs.patching import cut_values
 from models import curved, logit_difference, one_by_one, prompt_pairs, prompts_of, tiny
 from references.exact_reader import exact_reader_scores, single_edge_effects

@@ -23,7 +23,8 @@ from eap.rules import (
     shared_attention,
 )
 from graphs.adapter import adapt
-from graphs.transformer import ACTIVATIONS, EXACT, AttentionScores, Operations, Transformer, exact_attention
+from graphs.operations import ACTIVATIONS, EXACT, AttentionScores, Operations, exact_attention
+from graphs.transformer import Transformer
 from models import RAGGED, build, tiny
 from references import literal
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from graphs.adapter import adapt
+from graphs.attention import Attention
 from graphs.graph import Graph
 from graphs.pairs import PromptPairs
 from graphs.patching import answer_rows, check_intervention, cut_values, trimmed
-from graphs.transformer import Attention, Block, Mlp, Transformer
+from graphs.transformer import Block, Mlp, Transformer
 from models import KINDS, RAGGED, prompts_of, tiny
 from references import edges
 

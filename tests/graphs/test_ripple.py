@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphs import standing as standing_file
 from graphs.adapter import adapt
 from graphs.circuit import Circuit
 from graphs.downstream import bit_columns, leading_to_logits, nodes_of
 from graphs.execution import run
 from graphs.patching import cut_values
 from graphs.ripple import ask, settle
-from graphs import standing as standing_file
 from graphs.standing import Standing
 from models import KINDS, prompt_pairs, tiny
 

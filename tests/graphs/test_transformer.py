@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from graphs.adapter import adapt
-from graphs.transformer import (
-    ACTIVATIONS,
-    Attention,
-    AttentionScores,
-    Mlp,
-    Norm,
-    Operations,
-    Rotary,
-    apply_norm,
-    exact_attention,
-    take_rows,
-)
+from graphs.attention import Attention, Rotary
+from graphs.norm import Norm, apply_norm
+from graphs.operations import ACTIVATIONS, AttentionScores, Operations, exact_attention
+from graphs.transformer import Mlp, take_rows
 from models import D_VOCAB, KINDS, RAGGED, WINDOW, relative_error, tiny
 from references import literal
 
