@@ -1,0 +1,28 @@
+"""ACDC: circuits found by cutting, one after the other, the edges that an objective can do without.
+
+    circuit = acdc.discover(model, pairs, "kl", threshold=0.01)              # from the whole graph
+    circuit = acdc.refine(model, circuit, pairs, metric, threshold=0.01)     # from a pruned one
+    sweep = acdc.sweep(model, pairs, metric, thresholds=[0.003, 0.01, 0.03])
+    circuit.trace.decisions                                                  # edge, objective before and after, kept
+
+`order` says in which order edges are tried, `descent` holds the sweep, `trace` what it decided.
+"""
+
+from acdc.discovery import discover
+from acdc.order import by_score, published, senders_by_score
+from acdc.refinement import refine
+from acdc.sweep import ThresholdSweep, sweep
+from acdc.trace import Decision, Trace, TracedCircuit
+
+__all__ = [
+    "Decision",
+    "ThresholdSweep",
+    "Trace",
+    "TracedCircuit",
+    "by_score",
+    "discover",
+    "published",
+    "refine",
+    "senders_by_score",
+    "sweep",
+]

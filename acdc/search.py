@@ -1,0 +1,170 @@
+"""What ACDC sweeps with different thresholds share: model, prompts, objective, order, and how a candidate is valued."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from acdc import order as orders
+from acdc.objective import Metric, Objective
+from acdc.order import Edge
+from acdc.trace import Change, Trace
+from graphs import Circuit, PromptPairs
+from graphs.adapter import adapt
+from graphs.execution import run_batch
+from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
+from graphs.plan import make_plan
+from graphs.ripple import ask
+from graphs.standing import Standing
+
+MAX_TOKENS = 2048
+STACKED_TOKENS = 1024
+
+
+class Search:
+    """A model, prompts, an objective and an order: all that sweeps with different thresholds share."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: nn.Module,
+        pairs: PromptPairs,
+        metric: Metric | str,
+        *,
+        start: Circuit | None = None,
+        intervention: Intervention = "patching",
+        change: Change = "signed",
+        order: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        stacked_tokens: int = STACKED_TOKENS,
+        kv_destinations: str = "query-head",
+    ) -> None:
+        """See `acdc.discover` for the arguments.
+
+        Args:
+            start: the circuit at the start; None: all edges.
+        """
+        check_intervention(intervention)
+        _check(change, stacked_tokens)
+        if start is not None:
+            kv_destinations = "query-head" if start.graph.n_kv_heads is None else "kv-head"
+        self.transformer = adapt(model, kv_destinations=kv_destinations)
+        self.graph = self.transformer.graph
+        self.start = Circuit.full(self.graph) if start is None else start
+        if self.start.graph != self.graph:
+            raise ValueError(f"the circuit is of {self.start.graph}, the model's graph is {self.graph}.")
+        self.order = orders.checked(self.graph, order, self.start.mask)
+        self.patching, self.change = intervention == "patching", change
+        batches = pairs.batches(batch_size, None if batch_size else MAX_TOKENS)
+        self.batches = [batch.to(self.transformer.device) for batch in batches]
+        make_cut = cut_values(self.transformer, self.batches, intervention)
+        self.cuts = [make_cut(batch) for batch in self.batches]
+        clean = [self._clean_logits(batch) for batch in self.batches]
+        self.objective = Objective(metric, self.batches, clean)
+        self.stacked_tokens = stacked_tokens
+        self.start_value = self._start_value()
+        self.settings = self._settings(pairs, intervention, clean)
+
+    def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
+        transformer = self.transformer
+        kept = transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch))
+        return transformer.unembed(kept.final[:, 0])
+
+    def _start_value(self) -> float:
+        plan = make_plan(self.graph, self.start.mask, self.patching)
+        runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
+        return self.check_finite(self.value(runs), "the circuit at the start")
+
+    def _settings(self, pairs: PromptPairs, intervention: str, clean: Sequence[Tensor]) -> dict[str, Any]:
+        """What a trace says of its origin, enough to recognise it."""
+        columns = [pairs.clean, pairs.corrupted, pairs.positions, pairs.answers, pairs.wrong_answers]
+        prompts = repr([None if column is None else column.tolist() for column in columns])
+        return {
+            "model": self.transformer.name,
+            "metric": self.objective.name,
+            "intervention": intervention,
+            "n_prompts": len(pairs),
+            "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+            "order": hashlib.sha256(repr(self.order).encode()).hexdigest()[:16],
+            "batches": [list(trimmed(batch.clean, batch).shape) for batch in self.batches],
+            "stacked_tokens": self.stacked_tokens,
+            "clean_logits": f"{sum(logits.double().square().sum().item() for logits in clean):.4e}",
+        }
+
+    def standings(self, mask: Bool[Tensor, "source destination"]) -> list[Standing]:
+        """The runs of a circuit, batch by batch."""
+        rows = zip(self.batches, self.cuts)
+        return [Standing(self.transformer, mask, batch, cut, self.patching) for batch, cut in rows]
+
+    def price(self, standings: Sequence[Standing], destination: int) -> tuple[int, int]:
+        """How many nodes a candidate runs, and how many candidates fit in a call."""
+        moved = standings[0].downstream(destination).moved
+        at_answer = destination == self.graph.n_destinations - 1
+        n_tokens = max(len(batch) if at_answer else trimmed(batch.clean, batch).numel() for batch in self.batches)
+        return moved.bit_count(), max(1, self.stacked_tokens // n_tokens)
+
+    def value(self, logits: Sequence[Float[Tensor, "_ d_vocab"]]) -> float:
+        """The objective of a circuit from its logits on every batch."""
+        return sum(self.objective.total(i, each[None]).item() for i, each in enumerate(logits)) / self.objective.n_prompts
+
+    def values(
+        self, standings: Sequence[Standing], destination: int, candidates: Bool[Tensor, "candidate source"]
+    ) -> list[float]:
+        """The objective when a destination keeps, in turn, each of these sets of sources."""
+        totals = [self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)]
+        return (torch.stack(totals).sum(0) / self.objective.n_prompts).tolist()
+
+    def check_finite(self, value: float, what: str) -> float:
+        """The value, if it is a finite number.
+
+        Raises:
+            ValueError: it is not; the message says with what.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"metric {self.objective.name} is {value} with {what}; it must be finite.")
+        return value
+
+    def name(self, edge: Edge) -> str:
+        """An edge's name."""
+        return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
+
+    def own(self, trace: Trace, threshold: float, path: str | os.PathLike[str]) -> Trace:
+        """A trace that was read from a file, if it is of this search and threshold.
+
+        Raises:
+            ValueError: it is of another one; the message says in what.
+        """
+        mine = {"start": self.start, "threshold": threshold, "change": self.change, **self.settings}
+        its = {"start": trace.start, "threshold": trace.threshold, "change": trace.change, **trace.settings}
+        for name, value in mine.items():
+            if its.get(name) != value:
+                raise ValueError(
+                    f"{path} is of another sweep: its {name} is {its.get(name)}, here it is {value}; "
+                    "give another file, or delete it to begin anew."
+                )
+        return trace
+
+
+def _check(change: str, stacked_tokens: int) -> None:
+    if change not in get_args(Change):
+        raise ValueError(f"change is 'signed' or 'absolute', got {change!r}.")
+    if not isinstance(stacked_tokens, int) or isinstance(stacked_tokens, bool) or stacked_tokens < 1:
+        raise ValueError(f"stacked_tokens must be a positive whole number, got {stacked_tokens!r}.")
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse what is no threshold.
+
+    Raises:
+        ValueError: NaN, negative, or no number.
+    """
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
+        raise ValueError(f"threshold must be a number from 0 to infinity, got {threshold!r}.")

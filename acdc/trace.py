@@ -1,0 +1,224 @@
+"""What a sweep decided, edge by edge.
+
+A trace holds every decision in the order in which it was made, and what is needed to judge or continue it. As a file it
+is JSON lines: a header, then one line a decision, `[edge, value before, value after, kept]`. Files appear whole or not
+at all, and a torn one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from graphs import Circuit, Graph
+from graphs.files import write_whole
+
+FORMAT = "edge-circuits-trace"
+VERSION = 1
+SAFETY = 16.0  # near ties lie within this many times the noise of the threshold
+
+Change = Literal["signed", "absolute"]
+
+
+class Decision(NamedTuple):
+    """What became of an edge.
+
+    Attributes:
+        edge: its name.
+        value_before: the objective when it was tried; lower is better.
+        value_after: the objective with the edge cut; None where it was cut untried, since nothing that its destination
+            computes reached `logits` any more.
+        kept: it stays; otherwise it is cut for good.
+        near_tie: the change is so near the threshold that rounding may have decided.
+    """
+
+    edge: str
+    value_before: float
+    value_after: float | None
+    kept: bool
+    near_tie: bool
+
+
+def is_kept(value_before: float, value_after: float, threshold: float, change: Change) -> bool:
+    """Whether an edge stays: cutting it does not change the objective by less than the threshold."""
+    result = value_after - value_before
+    return not (abs(result) if change == "absolute" else result) < threshold
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All decisions of a sweep with one threshold.
+
+    Attributes:
+        start: the circuit at the start; each of its edges is decided once.
+        threshold: an edge is cut when the objective changes by less.
+        change: "signed": rises by less; "absolute": moves by less either way.
+        start_value: the objective of `start`.
+        edges: names, in the order tried.
+        values: the objective with the edge cut; None where it was not tried.
+        kept: whether it stays.
+        noise: the largest difference seen between two computations of the same circuit's objective.
+        complete: every edge is decided.
+        settings: what else the sweep was made with.
+    """
+
+    start: Circuit
+    threshold: float
+    change: Change
+    start_value: float
+    edges: tuple[str, ...]
+    values: tuple[float | None, ...]
+    kept: tuple[bool, ...]
+    noise: float
+    complete: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        """The topology."""
+        return self.start.graph
+
+    @cached_property
+    def values_before(self) -> tuple[float, ...]:
+        """The objective at each decision."""
+        before, value = [], self.start_value
+        for after, stays in zip(self.values, self.kept):
+            before.append(value)
+            value = value if stays or after is None else after
+        return tuple(before)
+
+    @property
+    def value(self) -> float:
+        """The objective after the last decision."""
+        tried = [after for after, stays in zip(self.values, self.kept) if after is not None and not stays]
+        return tried[-1] if tried else self.start_value
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """All decisions, in the order in which they were made."""
+        columns = zip(self.edges, self.values_before, self.values, self.kept)
+        return tuple(Decision(*column, self._is_near_tie(*column[1:3])) for column in columns)
+
+    def _is_near_tie(self, before: float, after: float | None) -> bool:
+        if after is None:
+            return False
+        result = abs(after - before) if self.change == "absolute" else after - before
+        return abs(result - self.threshold) <= SAFETY * self.noise
+
+    @property
+    def near_ties(self) -> tuple[Decision, ...]:
+        """Decisions that rounding may have made: with other sums of the same numbers they might be otherwise."""
+        return tuple(decision for decision in self.decisions if decision.near_tie)
+
+    @property
+    def n_tried(self) -> int:
+        """How many edges were tried; the others were cut with their destination."""
+        return sum(after is not None for after in self.values)
+
+    @property
+    def n_kept(self) -> int:
+        """How many edges stay, of those decided."""
+        return sum(self.kept)
+
+    @cached_property
+    def circuit(self) -> TracedCircuit:
+        """The edges that stay, those not yet decided among them."""
+        gone = Circuit.from_edges(self.graph, [edge for edge, stays in zip(self.edges, self.kept) if not stays])
+        metadata = {"method": "acdc", **self.settings, "threshold": _number(self.threshold), "change": self.change}
+        metadata |= {"n_tried": self.n_tried, "n_near_ties": len(self.near_ties), "objective": self.value}
+        circuit = TracedCircuit(self.graph, self.start.mask & ~gone.mask, self.start.scores, metadata)
+        circuit.__dict__["trace"] = self
+        return circuit
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a file, whole or not at all.
+
+        Raises:
+            ValueError: the folder does not exist, or the settings do not fit JSON.
+        """
+        is_full = self.start == Circuit.full(self.graph)
+        header = {"format": FORMAT, "version": VERSION, "graph": asdict(self.graph), "complete": self.complete}
+        header |= {"threshold": _number(self.threshold), "change": self.change, "start_value": self.start_value}
+        header |= {"noise": self.noise, "settings": dict(self.settings), "n_decisions": len(self.edges)}
+        header |= {"start": None if is_full else list(self.start.edges)}
+        rows = zip(self.edges, self.values_before, self.values, self.kept)
+        lines = [json.dumps(line, allow_nan=False) for line in (header, *rows)]
+        write_whole(path, ("\n".join(lines) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is torn, foreign or newer; the message says what to do.
+            FileNotFoundError: there is no such file.
+        """
+        content = Path(path).read_bytes()
+        try:
+            return _parsed(cls, content)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"cannot read {path} as a trace: {error}; delete it to begin anew.") from error
+
+
+class TracedCircuit(Circuit):
+    """A circuit that carries the decisions by which it was found. Its set algebra and `live()` give plain circuits.
+
+    Attributes:
+        trace: the decisions.
+    """
+
+    trace: Trace
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the circuit to a JSON file, without the trace, which is saved by `trace.save`."""
+        Circuit(self.graph, self.mask, self.scores, self.metadata, self.n_requested).save(path)
+
+
+def agreed(trace: Trace, threshold: float) -> int:
+    """How many decisions of a trace hold for another threshold too, before the first that does not."""
+    rows = zip(trace.values_before, trace.values, trace.kept)
+    for place, (before, after, stays) in enumerate(rows):
+        if after is not None and is_kept(before, after, threshold, trace.change) != stays:
+            return place
+    return len(trace.edges)
+
+
+def _number(threshold: float) -> float | str:
+    return threshold if threshold < float("inf") else "inf"
+
+
+def _parsed(cls: type[Trace], content: bytes) -> Trace:
+    lines = content.decode("utf-8").splitlines()
+    try:
+        header, *rows = [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is torn or no JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError("it is of another format")
+    if header["version"] > VERSION:
+        raise ValueError(f"it has version {header['version']}, known here is up to {VERSION}")
+    if len(rows) != header["n_decisions"] or not content.endswith(b"\n"):
+        raise ValueError(f"it is torn: {len(rows)} decisions of {header['n_decisions']}")
+    graph = Graph(**header["graph"])
+    start = Circuit.full(graph) if header["start"] is None else Circuit.from_edges(graph, header["start"])
+    edges, before, values, kept = zip(*rows) if rows else ((),) * 4
+    _check_edges(start, edges, header["complete"])
+    names = ("change", "start_value", "noise", "complete", "settings")
+    trace = cls(start, float(header["threshold"]), edges=edges, values=values, kept=kept, **{name: header[name] for name in names})
+    if trace.values_before != before:
+        raise ValueError("its values do not follow from one another")
+    return trace
+
+
+def _check_edges(start: Circuit, edges: Sequence[str], complete: bool) -> None:
+    """Every decision is about another edge of the start circuit; a complete trace decides them all."""
+    decided = Circuit.from_edges(start.graph, edges)
+    if decided.n_edges < len(edges) or (decided - start).n_edges:
+        raise ValueError("it decides an edge twice, or one that was not there")
+    if complete and decided != start:
+        raise ValueError("it calls itself complete and is not")
