@@ -44,9 +44,9 @@ from eap.score import METHODS as SCORING
 from graphs import PromptPairs, ScoredGraph
 
 RANDOM = "random"
-SLOW = ("exact",)  # not among the defaults on large graphs
+SLOW = ("exact", "learned-mask")  # not among the defaults on large graphs
 WITHOUT_METRIC = ("information-flow-routes",)
-OF_ALL_PROMPTS = ("hisp",)  # an absolute value of a sum over prompts
+OF_ALL_PROMPTS = ("hisp", "learned-mask")  # an absolute value of a sum over prompts; one training
 LARGE = 5000  # edges
 INTERVAL = 0.95
 _EXPECTED = torch.cat((torch.zeros(1), torch.logspace(-6, 0, 61)))  # rates of random scores: equal, at any threshold

@@ -21,6 +21,11 @@ from graphs.transformer import Activations, Transformer
 Metric = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
 
 
+def metric_name(metric: Metric) -> str:
+    """What results call it."""
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
 @dataclass(frozen=True)
 class Gradients:
     """The values of a forward pass and the gradient of the summed metric at its readers, an entry a layer.

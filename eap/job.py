@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -38,7 +39,10 @@ class Job:
     integration: Integration
     edges: Bool[Tensor, "source destination"] | None
     seed: int
+    penalty: float = 2.0
     rules: RelPRules = RelPRules()
+    checkpoint: Path | None = None
+    quiet: bool = True
 
     def clean_embed(self, batch: PromptPairs) -> Float[Tensor, "batch pos d_model"]:
         """The embedded clean prompts, up to the last answer position."""
@@ -72,3 +76,7 @@ class Job:
 
 
 Method = Callable[[Job, PromptPairs], Float[Tensor, "source destination"]]
+"""A method that takes the batches one by one; its scores are sums over their prompts."""
+
+MethodOfAll = Callable[[Job, Sequence[PromptPairs]], Float[Tensor, "source destination"]]
+"""A method that needs all batches at once."""

@@ -124,8 +124,8 @@ def _drawn(text: str, layout: dot.Layout, ending: Ending) -> bytes | None:
         return graphviz.Source(text, engine=engine).pipe(format=ending, neato_no_op=no_op, quiet=True)
     except graphviz.ExecutableNotFound:
         return None
-    except graphviz.CalledProcessError as error:
-        reason = (error.stderr or b"").decode(errors="replace").strip()
+    except (graphviz.CalledProcessError, BrokenPipeError) as error:  # the latter: it ended before it read the text
+        reason = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
         raise RuntimeError(f"Graphviz's {engine} could not draw {ending}: {reason or error}") from error
 
 

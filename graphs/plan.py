@@ -88,19 +88,15 @@ def make_plan(
     graph: Graph,
     mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"],
     patching: bool,
-    also_computed: Bool[Tensor, " source"] | None = None,
 ) -> Plan:
     """The plan of a circuit.
 
     Args:
         mask: kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably.
         patching: cut edges read the same run's corrupted values, so that a node without a live input needs no run.
-        also_computed: sources that count as computed because an earlier run of a larger circuit did.
     """
     kept = (mask != 0).cpu() & graph.edge_mask
     computed, everywhere = _computed(graph, kept, patching)
-    if also_computed is not None:
-        computed = computed | also_computed
     mixer = _Mixer(graph, mask, kept, computed)
     layers = tuple(_layer_plan(graph, layer, computed, everywhere, mixer) for layer in range(graph.n_layers))
     logits = mixer.mixture(graph.n_destinations - 1)

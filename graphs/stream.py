@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -59,16 +58,6 @@ class Stream:
                 x = x + _share(written, mixture, places)
         return x
 
-    def copy(self) -> Stream:
-        """A stream that can be written to without changing this one."""
-        return Stream(self.rows, list(self.written), self.change)
-
-    def stacked(self, n: int, named: Collection[int]) -> Stream:
-        """The stream of n runs, one after the other along the batch; only changes of `named` sources are kept."""
-        rows = None if self.rows is None else self.rows.repeat(n, 1)
-        written = [stacked_written(each, n) for each in self.written if not set(named).isdisjoint(each.sources)]
-        return Stream(rows, written, repeated(self.change, n) if isinstance(self.change, Tensor) else self.change)
-
 
 def _share(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
     """What a mixture takes of the changes at `places`."""
@@ -96,14 +85,3 @@ def _total(written: Written, mixture: Mixture, places: list[int]) -> Float[Tenso
         return changes.sum(0)
     weights = mixture.weights[[mixture.places[written.sources[place]] for place in places]]
     return torch.einsum("s,sbrm->brm", weights.to(changes.device, changes.dtype), changes)
-
-
-def repeated(x: Float[Tensor, "batch *rest"], n: int) -> Tensor:
-    """The batch n times over."""
-    return x.repeat(n, *[1] * (x.dim() - 1))
-
-
-def stacked_written(written: Written, n: int) -> Written:
-    """The same changes for n runs along the batch."""
-    sums = (None if x is None else repeated(x, n) for x in (written.cut_sum, written.current_sum))
-    return Written(written.sources, written.changes.repeat(1, n, 1, 1), written.post_norm, *sums)

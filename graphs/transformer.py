@@ -10,7 +10,7 @@ positions, or the answer position alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -60,10 +60,6 @@ class Block:
     parallel: bool = False
 
 
-Layers = list[Tensor] | Sequence[Tensor]
-"""An entry a layer; a sequence may make its entries when they are asked for (`graphs.candidates`)."""
-
-
 @dataclass
 class Activations:
     """What one forward pass leaves behind; lists have an entry a layer.
@@ -74,14 +70,14 @@ class Activations:
     """
 
     embed: Float[Tensor, "batch pos d_model"]
-    attention_in: Layers = field(default_factory=list)  # residual stream read by q, k, v
-    q: Layers = field(default_factory=list)
-    k: Layers = field(default_factory=list)
-    v: Layers = field(default_factory=list)
-    z: Layers = field(default_factory=list)
-    attention_sum: Layers = field(default_factory=list)
-    mlp_in: Layers = field(default_factory=list)  # residual stream read by the MLP
-    mlp_out: Layers = field(default_factory=list)
+    attention_in: list[Tensor] = field(default_factory=list)  # residual stream read by q, k, v
+    q: list[Tensor] = field(default_factory=list)
+    k: list[Tensor] = field(default_factory=list)
+    v: list[Tensor] = field(default_factory=list)
+    z: list[Tensor] = field(default_factory=list)
+    attention_sum: list[Tensor] = field(default_factory=list)
+    mlp_in: list[Tensor] = field(default_factory=list)  # residual stream read by the MLP
+    mlp_out: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None  # residual stream read by logits
 
 
