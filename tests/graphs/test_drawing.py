@@ -91,7 +91,7 @@ def test_without_dot_other_files_are_an_error_that_says_what_was_written(
 
 def test_a_failing_program_is_an_error_with_its_words(tmp_path: Path, without_dot: None) -> None:
     program = tmp_path / "programs" / "dot"
-    program.write_text("#!/bin/sh\ncat >/dev/null\necho 'Format: png not recognized' >&2\nexit 1\n")
+    program.write_text("#!/bin/sh\nwhile read -r line; do :; done\necho 'Format: png not recognized' >&2\nexit 1\n")
     program.chmod(0o755)
     with pytest.raises(RuntimeError, match="Graphviz's dot could not draw png: Format: png not recognized"):
         render(random_circuit(SMALL, 20), tmp_path / "circuit.png")
