@@ -41,8 +41,8 @@ RULES = {
     "relp+softmax": RelPRules(reader="softmax"),
 }
 """RelP with one choice that is not its own; "relp" is RelP's own."""
-WITHOUT_SIGN = ("hisp", "information-flow-routes")
-ALL_AT_ONCE = ("hisp",)
+WITHOUT_SIGN = ("hisp", "information-flow-routes", "learned-mask")
+ALL_AT_ONCE = ("hisp", "learned-mask")
 
 
 @dataclass(frozen=True)
