@@ -104,9 +104,11 @@ def _draw_curve(axes: Axes, finding: Finding, shown: Sequence[Finding]) -> None:
     label, look = finding.method, {"linestyle": ":", "linewidth": 1.2}
     if finding.metric in metrics:
         label += f", {finding.metric}" if len(metrics) > 1 else ""
-    if finding.interval == "prompts":
+    if finding.interval != "draws":
         at = metrics.index(finding.metric) if finding.metric in metrics else 0
         look = {"linestyle": LINE_STYLES[at % len(LINE_STYLES)]}
+    if finding.stairs_auc is not None:
+        look |= {"marker": "o", "markersize": 3.5}
     axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.auc:.3f}", **look)
 
 

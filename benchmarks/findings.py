@@ -112,7 +112,8 @@ class Finding:
         auc: Area under the ROC curve.
         low: Lower end of its interval; None if there is none.
         high: Upper end of its interval.
-        interval: What the interval is over: "prompts" or "draws".
+        interval: What the interval is over: "prompts" or "draws"; "thresholds" where the AUC is that of a front of points,
+            which has no interval.
         average_precision: Mean precision over the circuit's candidates.
         rates_at: False positive rate -> largest true positive rate at no more than it.
         youden: Largest Youden's J.
@@ -122,6 +123,7 @@ class Finding:
         seconds: Time for all prompts, on this machine; None if nothing was run.
         curve: The ROC curve.
         scored: The scores, mean over prompts; None if the figures are not those of one set of scores.
+        stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
     """
 
     search: Search
@@ -141,6 +143,7 @@ class Finding:
     seconds: float | None
     curve: Curve
     scored: ScoredGraph | None
+    stairs_auc: float | None = None
 
     def row(self) -> dict[str, Any]:
         """All figures under flat names, in types that JSON has."""
@@ -160,6 +163,7 @@ class Finding:
             "auc": self.auc,
             "auc_low": self.low,
             "auc_high": self.high,
+            "stairs_auc": self.stairs_auc,
             "interval_over": self.interval,
             "average_precision": self.average_precision,
             **{f"tpr_at_fpr_{rate:g}": tpr for rate, tpr in self.rates_at.items()},

@@ -6,11 +6,11 @@
   means over prompts, so the groups' means, weighted by their sizes, add up to the scores over all prompts, exactly;
   and the groups are what the bootstrap draws from. Those in `OF_ALL_PROMPTS` are no such means: they are called once
   on all prompts, and have no interval.
+- ACDC gives circuits instead of scores (`benchmarks.sweeps`).
 - "random" is the baseline: normal scores, drawn many times. Its figures are means over the draws, its interval holds 95 %
   of them: what a method without any knowledge reaches by luck.
 
-Another kind of method, such as one that gives circuits instead of scores, is another class with the members of
-`Method`, and a name in `names` and `method`.
+Another kind of method is another class with the members of `Method`, and a name in `names` and `method`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import eap
+from benchmarks import sweeps
 from benchmarks.findings import (
     FALSE_POSITIVE_RATES,
     NO_METRIC,
@@ -44,7 +45,7 @@ from eap.score import METHODS as SCORING
 from graphs import PromptPairs, ScoredGraph
 
 RANDOM = "random"
-SLOW = ("exact", "learned-mask")  # not among the defaults on large graphs
+SLOW = ("exact", "learned-mask", *sweeps.NAMES)  # not among the defaults on large graphs
 WITHOUT_METRIC = ("information-flow-routes",)
 OF_ALL_PROMPTS = ("hisp", "learned-mask")  # an absolute value of a sum over prompts; one training
 LARGE = 5000  # edges
@@ -168,7 +169,7 @@ class Random:
 
 def names() -> tuple[str, ...]:
     """All methods, the baseline last."""
-    return (*(name for name in SCORING if name != RANDOM), RANDOM)
+    return (*(name for name in SCORING if name != RANDOM), *sweeps.NAMES, RANDOM)
 
 
 def default_names(problem: Problem) -> tuple[str, ...]:
@@ -185,6 +186,8 @@ def method(name: str) -> Method:
     """
     if name not in names():
         raise ValueError(f"method: expected one of {', '.join(names())}, came {name!r}")
+    if name in sweeps.NAMES:
+        return sweeps.Sweep(name)
     return Random() if name == RANDOM else Scoring(name)
 
 

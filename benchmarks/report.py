@@ -32,7 +32,8 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
     parts = []
     for problem, group in groupby(findings, key=lambda finding: finding.search.problem):
         found = list(group)
-        parts += [_heading(found[0]), table(_columns(found[0]), [_cells(finding) for finding in found])]
+        with_stairs = any(finding.stairs_auc is not None for finding in found)
+        parts += [_heading(found[0]), table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found])]
         parts += [*_left_out([entry for entry in skipped if entry.search.problem is problem]), ""]
     return "\n".join([*parts, _legend(findings)])
 
@@ -120,19 +121,22 @@ def _left_out(skipped: Sequence[Skipped]) -> list[str]:
     return [f"{metric} without {', '.join(names)}: {reason}" for (metric, reason), names in methods.items()]
 
 
-def _columns(finding: Finding) -> list[str]:
+def _columns(finding: Finding, with_stairs: bool) -> list[str]:
     rates = [f"TPR@{rate:.0%}" for rate in FALSE_POSITIVE_RATES]
     at_k = [name for k in finding.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
-    return ["method", "metric", "AUC", "95 % interval", "AP", *rates, "best J", "at k", *at_k, "node AUC", "seconds"]
+    stairs = ["stairs"] if with_stairs else []
+    return ["method", "metric", "AUC", "95 % interval", *stairs, "AP", *rates, "best J", "at k", *at_k, "node AUC", "seconds"]
 
 
-def _cells(finding: Finding) -> list[str]:
+def _cells(finding: Finding, with_stairs: bool) -> list[str]:
+    stairs = "-" if finding.stairs_auc is None else f"{finding.stairs_auc:.3f}"
     interval = "-" if finding.low is None else f"{finding.low:.3f} - {finding.high:.3f}"
     return [
         finding.method,
         finding.metric if finding.metric != NO_METRIC else "-",
         f"{finding.auc:.3f}",
         interval,
+        *([stairs] if with_stairs else []),
         f"{finding.average_precision:.3f}",
         *(f"{rate:.3f}" for rate in finding.rates_at.values()),
         f"{finding.youden:.3f}",
@@ -150,6 +154,9 @@ def _legend(findings: Sequence[Finding]) -> str:
         "Interval: bootstrap over groups of prompts. Scores are means over prompts, so the groups add up to all exactly;",
         "where a method's scores are not, there is no interval.",
     ]
+    if any(finding.stairs_auc is not None for finding in findings):
+        lines.append("acdc: a circuit a threshold. AUC: trapezoids under the front of these points; stairs: the pessimistic stairs under them.")
+        lines.append("Neither is to be compared with the AUC of scores, which has a point for every edge.")
     drawn = [finding for finding in findings if finding.interval == "draws"]
     if drawn:
         lines.append(f"random: mean of {drawn[0].search.settings.n_random} draws of random scores, and the interval that holds 95 % of them.")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from graphs import PromptPairs, ScoredGraph
 
-CODE = ("graphs", "eap", "benchmarks.metrics")
+CODE = ("graphs", "eap", "acdc", "benchmarks.metrics")
 
 
 class SavedParts:
@@ -50,7 +50,7 @@ class SavedParts:
         except OSError as error:
             raise ValueError(f"cannot make the folder {folder}: {error}") from error
         if fresh:
-            for path in folder.glob("*.json"):
+            for path in folder.glob("**/*.json*"):
                 path.unlink()
 
     def get(self, label: str, key: Mapping[str, Any], compute: Callable[[], ScoredGraph]) -> ScoredGraph:

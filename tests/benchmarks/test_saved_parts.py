@@ -98,5 +98,5 @@ def test_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_code_digest_covers_what_makes_scores() -> None:
-    assert set(saved_parts.CODE) == {"graphs", "eap", "benchmarks.metrics"}
+    assert set(saved_parts.CODE) == {"graphs", "eap", "acdc", "benchmarks.metrics"}
     assert code_digest() == code_digest()

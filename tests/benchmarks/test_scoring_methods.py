@@ -9,7 +9,7 @@ import torch
 from toy import toy_problem, toy_search
 
 import eap
-from benchmarks import methods
+from benchmarks import methods, sweeps
 from benchmarks.metrics import log_probability, logit_difference
 from benchmarks.reference import load_reference
 from benchmarks.roc_curve import area_under_roc
@@ -22,9 +22,9 @@ def find(name: str, tmp_path: Path, **settings: object) -> methods.Finding:
 
 
 def test_every_scoring_method_is_there_and_the_baseline_is_last() -> None:
-    assert set(methods.names()) == {*SCORING, "random"}
+    assert set(methods.names()) == {*SCORING, *sweeps.NAMES, "random"}
     assert methods.names()[-1] == "random"
-    assert {type(methods.method(name)) for name in methods.names()} == {methods.Scoring, methods.Random}
+    assert {type(methods.method(name)) for name in methods.names()} == {methods.Scoring, methods.Random, sweeps.Sweep}
 
 
 def test_an_unknown_method_is_refused() -> None:
