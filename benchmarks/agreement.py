@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agreement", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--model", default=PLANTED, help="planted (the default), a hub name such as gpt2, or a directory")
+    add("--model", default=PLANTED, help="planted (the default), a hub name such as gpt2, or a directory; random:gpt2 for random weights")
     add("--tasks", nargs="+", help="ioi, docstring, greater_than, sort, text; by default all planted ones, else text, without tokenizer sort")
     add("--methods", nargs="+", help=f"of {', '.join(method_names())}; by default all")
     add("--metric", help="name in benchmarks.metrics; by default each task's own")

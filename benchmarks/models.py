@@ -7,6 +7,9 @@
 2. A name is looked for in the local cache of the hub.
 3. Then the hub is asked once whether it answers, and only then is the model downloaded from it.
 
+"random:" before a name or directory takes its configuration and tokenizer alone, and random weights: what a size of model
+costs, or how estimates fare without training, at the sizes that RelP studied (`STUDIED`) or any other.
+
 The transformers library reads the model, and TransformerLens wraps it. Models that TransformerLens published itself
 (`LEGACY`) have a format of their own, which TransformerLens reads.
 """
@@ -24,6 +27,17 @@ import torch
 from torch import nn
 
 LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
+STUDIED = (
+    "gpt2",
+    "gpt2-medium",
+    "gpt2-large",
+    "EleutherAI/pythia-70m",
+    "EleutherAI/pythia-410m",
+    "Qwen/Qwen2-0.5B",
+    "Qwen/Qwen2-7B",
+    "google/gemma-2-2b",
+)
+RANDOM = "random:"
 ANSWER_WITHIN = 10  # seconds
 
 
@@ -38,7 +52,8 @@ def open_model(name: str, device: str | None = None, quiet: bool = False) -> Ope
     """The model of a directory or of a hub name, in float32.
 
     Args:
-        name: A directory with config.json, weights and tokenizer, or a name such as "gpt2" or "attn-only-4l".
+        name: A directory with config.json, weights and tokenizer, or a name such as "gpt2" or "attn-only-4l"; with
+            "random:" before it, the weights are random (and a directory need not have any).
         device: Where it goes; None: to a CUDA device if there is one.
         quiet: No progress bar.
 
@@ -46,14 +61,15 @@ def open_model(name: str, device: str | None = None, quiet: bool = False) -> Ope
         ValueError: There is no such directory or model, or the hub does not answer.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    is_random, name = name.startswith(RANDOM), name.removeprefix(RANDOM)
     path = Path(name).expanduser()
     with _told_elsewhere(quiet):
         if path.is_dir() or _is_written_as_path(name):
-            opened = _from_directory(path)
+            opened = _from_directory(path, is_random)
         elif name in LEGACY or name in LEGACY.values():
             opened = _from_hub_as_legacy(LEGACY.get(name, name))
         else:
-            opened = _from_hub(name)
+            opened = _from_hub(name, is_random)
         return OpenedModel(opened.model.to(device).eval().requires_grad_(False), opened.tokenizer)
 
 
@@ -81,7 +97,7 @@ def _is_written_as_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or name.count("/") > 1
 
 
-def _from_directory(path: Path) -> OpenedModel:
+def _from_directory(path: Path, is_random: bool) -> OpenedModel:
     if not path.is_dir():
         raise ValueError(f"model: expected a directory or a hub name, came {str(path)!r}, which does not exist")
     if not (path / "config.json").is_file():
@@ -90,18 +106,18 @@ def _from_directory(path: Path) -> OpenedModel:
             "write one with model.save_pretrained(directory) and tokenizer.save_pretrained(directory)"
         )
     try:
-        return _read(str(path), local_files_only=True)
+        return _read(str(path), is_random, local_files_only=True)
     except OSError as error:
         raise ValueError(f"model: cannot read the directory {str(path)!r}: {error}") from error
 
 
-def _from_hub(name: str) -> OpenedModel:
+def _from_hub(name: str, is_random: bool) -> OpenedModel:
     try:
-        return _read(name, local_files_only=True)
+        return _read(name, is_random, local_files_only=True)
     except OSError:  # not in the cache
         _check_hub(name)
     try:
-        return _read(name, local_files_only=False)
+        return _read(name, is_random, local_files_only=False)
     except OSError as error:
         raise ValueError(f"model: the Hugging Face hub gave no model named {name!r}: {error}") from error
 
@@ -124,15 +140,20 @@ def _check_hub(name: str) -> None:
         )
 
 
-def _read(name: str, local_files_only: bool) -> OpenedModel:
+def _read(name: str, is_random: bool, local_files_only: bool) -> OpenedModel:
     """A model and tokenizer by the transformers library, wrapped.
 
     Raises:
         OSError: As transformers says that there are none.
     """
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only, dtype=torch.float32)
+    if is_random:
+        config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only, dtype=torch.float32)
     return OpenedModel(TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer), tokenizer)

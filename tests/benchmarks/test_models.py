@@ -32,6 +32,14 @@ def test_a_directory_is_opened_frozen_and_without_the_hub(tmp_path: Path, capsys
     assert opened.tokenizer.convert_ids_to_tokens(opened.tokenizer.encode("John Mary")) == ["John", "Mary"]
 
 
+def test_random_weights_need_a_configuration_and_a_tokenizer_alone(tmp_path: Path) -> None:
+    hugging_face("gpt2").config.save_pretrained(tmp_path)
+    word_level_tokenizer(["Mary", "John"]).save_pretrained(tmp_path)
+    first, second = (open_model(f"random:{tmp_path}", device="cpu", quiet=True).model.state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any(value.is_floating_point() and value.std() > 0 for value in first.values())
+
+
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="directory with config.json, .* without config.json; write one with model.save_pretrained"):
         open_model(str(tmp_path))
@@ -60,7 +68,7 @@ def test_without_the_hub_the_embedded_models_and_directories_are_named(name: str
 def test_a_name_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def read(name: str, local_files_only: bool) -> None:
+    def read(name: str, is_random: bool, local_files_only: bool) -> None:
         asked.append(local_files_only)
         raise OSError("no such repository")
 
