@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eap.gradients import Metric, check_values
+from eap.gradients import Metric, check_values, metric_name
 from eap.rules import GRADIENT, RelPRules, check_rules, cut_heads
 from graphs import PromptPairs
 from graphs.adapter import adapt
@@ -106,7 +106,7 @@ def score_nodes(
         "model": transformer.name,
         "method": method,
         "rules": rules.as_dict(),
-        "metric": getattr(metric, "__name__", type(metric).__name__),
+        "metric": metric_name(metric),
         "direction": direction,
         "n_prompts": len(pairs),
     }

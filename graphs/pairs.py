@@ -209,6 +209,10 @@ class PromptPairs:
         """Clean and corrupted exchanged; answers and positions stay as they are."""
         return self._replaced(clean=self.corrupted, corrupted=self.clean)
 
+    def identical(self) -> PromptPairs:
+        """The clean prompt in the corrupted one's place, so that cutting changes nothing."""
+        return self._replaced(corrupted=self.clean)
+
     def to(self, device: torch.device | str) -> PromptPairs:
         """The same pairs on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

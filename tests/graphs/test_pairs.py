@@ -490,3 +490,10 @@ def test_in_order_refuses_what_does_not_cover_the_set() -> None:
         in_order(batches[1:], [batch.lengths for batch in batches[1:]])
     with pytest.raises(ValueError, match=r"batches of \[1, 3, 3\], came|batches of \[3, .*came"):
         in_order(batches, [batch.lengths[:1] for batch in batches])
+
+
+def test_identical_pairs_have_the_clean_prompt_twice() -> None:
+    pairs = PromptPairs([[1, 2, 3], [4, 5]], [[6, 2, 3], [7, 5]], [8, 9], positions=[-1, 0])
+    same = pairs.identical()
+    assert torch.equal(same.corrupted, pairs.clean) and torch.equal(same.clean, pairs.clean)
+    assert torch.equal(same.positions, pairs.positions) and torch.equal(same.answers, pairs.answers)
