@@ -10,6 +10,21 @@
 
 A task's file (`ioi`, ...) states its causal model, whose edges are the circuit (`causal`); `train` ties model and
 circuit to it, `verify` checks that they are tied. The weights are shipped (`weights`).
+
+Difficulty. What is outside the circuit begins to learn with random output weights and has the next words to tell, so that its
+edges carry much that differs between the prompts of a pair; only its joint effect on the answer is trained away. The movers
+and comparisons are saturated: an edge that is backed up by another changes little at first and much when it is cut. So a
+score must see past gradients at the clean prompt. Area under the ROC curve and average precision on `pairs(64, seed=3)`:
+
+    |              | random      | EAP         | RelP        | EAP-IG, 5 steps | exact       |
+    | ------------ | ----------- | ----------- | ----------- | --------------- | ----------- |
+    | ioi          | 0.54        | 0.993 0.704 | 0.999 0.946 | 1.000 1.000     | 1.000 1.000 |
+    | greater_than | 0.49        | 0.999 0.962 | 1.000 1.000 | 1.000 1.000     | 1.000 1.000 |
+    | docstring    | 0.50        | 0.993 0.741 | 1.000 0.997 | 0.992 0.837     | 1.000 1.000 |
+
+Random scores give about 0.5 (the mean of twenty draws). Exact patching gives 1 because each edge of the circuit is trained, and
+checked, to matter, and the joint effect of all others to vanish. All areas are large, since most edges outside score close to
+nothing: compare methods by average precision too. Greater-Than tells none of the better methods apart.
 """
 
 from __future__ import annotations
@@ -24,7 +39,7 @@ if TYPE_CHECKING:
     from benchmarks.planted.model import PlantedTask
     from graphs import Circuit
 
-NAMES = ("ioi", "greater_than")
+NAMES = ("ioi", "greater_than", "docstring")
 
 
 class Planted(NamedTuple):

@@ -22,9 +22,10 @@ carry the year, attention brings it to the end, and late MLPs compute "greater t
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from benchmarks.planted.attention import at_answer
 from benchmarks.planted.causal import CausalModel, head, sink
 from benchmarks.planted.model import PlantedTask, Training
 from benchmarks.tasks.greater_than import ALL_YEARS, TASK
@@ -42,8 +43,18 @@ FIRST_YEAR = VOCABULARY.index(ALL_YEARS[0])
 
 def start_year(tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
     """The two digits of the start year, as a number."""
-    is_year = (tokens >= FIRST_YEAR) & (tokens < FIRST_YEAR + len(ALL_YEARS))
-    return (tokens[is_year] - FIRST_YEAR).float()
+    return (tokens[_is_year(tokens)] - FIRST_YEAR).float()
+
+
+def attends(
+    tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch"]
+) -> dict[str, Bool[Tensor, "batch pos pos"]]:
+    """From the last position to the start year."""
+    return dict.fromkeys((EARLY_READER, *READERS), at_answer(positions, _is_year(tokens)))
+
+
+def _is_year(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    return (tokens >= FIRST_YEAR) & (tokens < FIRST_YEAR + len(ALL_YEARS))
 
 
 def carried(v: list[Tensor]) -> Float[Tensor, "batch"]:
@@ -89,10 +100,11 @@ PLANTED = PlantedTask(
         )
     ),
     read=start_year,
+    attends=attends,
     roles={
         "early MLP": (EARLY_MLP,),
         "year reader": (EARLY_READER, *READERS),
         "comparison": COMPARISONS,
     },
-    training=Training(steps=1200, batch_size=64),
+    training=Training(steps=1000, alone=250),
 )

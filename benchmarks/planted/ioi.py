@@ -21,16 +21,17 @@ heads carry a position signal, from duplicate-token heads, and a token signal; h
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from benchmarks.planted.attention import at_answer
 from benchmarks.planted.causal import CausalModel, head, sink
 from benchmarks.planted.model import PlantedTask, Training
 from benchmarks.tasks.ioi import TASK, WORD_LISTS
 
 INHIBITORS = ("a1.h0", "a1.h3")
 MOVERS = ("a2.h2", "a2.h5")
-SHARPNESS = 1.0
+SHARPNESS = 2.0
 STRENGTH = 3.5  # logits that one name mover gives a name it takes with weight 1
 OTHER_WORD = -3.0  # logit of a word that is no name
 
@@ -41,6 +42,19 @@ NAMES = torch.tensor([VOCABULARY.index(name) for name in WORD_LISTS.names])
 def names(tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch 3"]:
     """The three names of each prompt, as token ids in the order of the text."""
     return tokens[torch.isin(tokens, NAMES.to(tokens.device))].view(len(tokens), 3)
+
+
+def attends(
+    tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch"]
+) -> dict[str, Bool[Tensor, "batch pos pos"]]:
+    """From the last position to the third name, and to the name that is not S."""
+    is_name = torch.isin(tokens, NAMES)
+    third = is_name & (is_name.cumsum(1) == 3)
+    subject = names(tokens)[:, 2:]
+    return {
+        **dict.fromkeys(INHIBITORS, at_answer(positions, third)),
+        **dict.fromkeys(MOVERS, at_answer(positions, is_name & (tokens != subject))),
+    }
 
 
 def token_signal(v: list[Tensor]) -> Int[Tensor, "batch"]:
@@ -78,6 +92,7 @@ PLANTED = PlantedTask(
         )
     ),
     read=names,
+    attends=attends,
     roles={"S-inhibition": INHIBITORS, "name mover": MOVERS},
-    training=Training(steps=1200, batch_size=64),
+    training=Training(steps=1000, alone=250, rest=0.03),
 )

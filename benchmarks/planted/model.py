@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from benchmarks.planted.causal import CausalModel
@@ -23,16 +23,20 @@ class Training:
 
     Attributes:
         steps: Number of steps.
+        alone: How many of them, at the start, plant the circuit alone.
+        rest: Standard deviation of the output weights with which the rest of the model then begins.
         batch_size: Prompt pairs in a step.
         learning_rate: Peak of AdamW's rate, after a short rise and before a cosine's fall to zero.
         next_word: Weight of the next-word loss of the whole model at all positions before the answer.
         seed: Of weights, prompts and cuts.
     """
 
-    steps: int = 4000
+    steps: int = 1200
+    alone: int = 300
+    rest: float = 0.1
     batch_size: int = 64
     learning_rate: float = 3e-3
-    next_word: float = 0.1
+    next_word: float = 0.2
     seed: int = 0
 
 
@@ -46,6 +50,8 @@ class PlantedTask:
         settings: What `TransformerBridgeConfig` is given, beside the size of the vocabulary.
         causal: What each node of the circuit computes; its edges are the circuit.
         read: Prompts to the value of `input` in the causal model.
+        attends: Prompts and answer positions to, for each head of the circuit, the keys that each query is to look at; queries
+            without keys are free.
         roles: Name of a class of nodes -> its nodes.
         training: How the weights shipped were trained.
     """
@@ -55,6 +61,7 @@ class PlantedTask:
     settings: Mapping[str, Any]
     causal: CausalModel
     read: Callable[[Int[Tensor, "batch pos"]], Tensor]
+    attends: Callable[[Int[Tensor, "batch pos"], Int[Tensor, "batch"]], Mapping[str, Bool[Tensor, "batch pos pos"]]]
     roles: Mapping[str, tuple[str, ...]]
     training: Training = field(default_factory=Training)
 

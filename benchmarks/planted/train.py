@@ -1,16 +1,20 @@
 """Train a planted model: `python -m benchmarks.planted.train ioi [--out DIR] [--steps N] [--seed S]`.
 
-The loss of a step, on one batch of clean and corrupted prompts, is the sum of
+First the circuit is planted alone: heads and MLPs outside it write nothing, and the loss of a step is
 
-1. whole model: distance from the causal model's answer at the answer position (see `distance`);
-2. circuit: the same with all edges outside the circuit cut;
-3. interchange in the circuit: some edges of the circuit are cut as well, and the causal model has the same edges cut;
-4. interchange in the whole model: those edges alone are cut;
-5. next word: the whole model's cross-entropy at all positions before the answer, lightly weighted, so that what is outside
-   the circuit has work of its own.
+1. interchange in the circuit: all edges outside the circuit are cut and some of its own as well; the distance from the answer
+   of the causal model that has the same edges cut (see `distance`);
+2. attention: where the circuit's heads look in the corrupted prompts, with a weight that falls to zero (`attention`).
 
-The edges of 3 and 4 are one edge, all out-edges of one node, or a random half of the circuit. As 1 and 2 have one target, the
-whole model and the circuit agree.
+Then the rest of the model is given random output weights, and the loss is the sum of 1 and
+
+3. whole model: the distance from the causal model's answer;
+4. in turn, by lot, interchange in the whole model, where the edges drawn for 1 are cut and they alone, or the circuit as it
+   is, with nothing cut but what is outside it;
+5. next word: the whole model's cross-entropy at all positions before the answer, so that what is outside the circuit has
+   work of its own.
+
+The edges drawn are none, one edge, all out-edges of one node, or a random half of the circuit.
 
 Reference: Geiger et al. 2022, Inducing Causal Structure for Interpretable Neural Networks; Gupta et al. 2024, InterpBench.
 """
@@ -31,6 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.planted import NAMES, planted_task
+from benchmarks.planted.attention import attention_loss
 from benchmarks.planted.model import PlantedTask, Training
 from benchmarks.planted.weights import SHIPPED, save
 from graphs import Circuit, PromptPairs
@@ -41,7 +46,7 @@ from graphs.plan import Plan, make_plan
 from graphs.transformer import Transformer
 
 POOL = 12_800  # prompt pairs drawn at a time
-SQUARES = 2.0  # weight of squared differences against KL at the end of training; it grows from zero
+SQUARES = 2.0  # weight of squared differences against KL at the end of training; it grows from zero once the circuit is planted
 EMBEDDING_SPREAD = 0.3  # standard deviation
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
@@ -54,18 +59,22 @@ def train(task: PlantedTask, training: Training, quiet: bool = False) -> tuple[n
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.steps + 1, pct_start=WARM_UP
     )
-    losses = Losses(task, training)
+    losses, rest = Losses(task, training), Rest(model, task.circuit)
+    rest.silence()
     history = []
     bar = tqdm(batches(task, training), total=training.steps, desc=f"planting {task.name}", unit="step", disable=quiet)
-    for batch in bar:
-        parts = losses(model, batch, squares=SQUARES * len(history) / training.steps)
-        loss = sum(parts.values())
+    for step, batch in enumerate(bar):
+        if step == training.alone:
+            rest.wake(training.rest, training.seed)
+        parts = losses(model, batch, step)
         optimizer.zero_grad()
-        loss.backward()
+        sum(parts.values()).backward()
+        if step < training.alone:
+            rest.hold()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        history.append(loss.item())
+        history.append(sum(parts.values()).item())
         if len(history) % 50 == 0:
             bar.set_postfix_str(" ".join(f"{name} {value.item():.3f}" for name, value in parts.items()))
     return model, history
@@ -77,6 +86,43 @@ def spread_embeddings(model: nn.Module, seed: int) -> None:
     for module in model.original_model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_SPREAD, generator=generator)
+
+
+class Rest:
+    """What the heads and MLPs outside the circuit write with: silent while the circuit is planted."""
+
+    def __init__(self, model: nn.Module, circuit: Circuit) -> None:
+        self.weights: list[Tensor] = []  # output weights of each layer's heads, and of each layer's MLP
+        self.outside: list[Tensor] = []  # which of their columns are outside the circuit
+        graph, nodes = circuit.graph, set(circuit.nodes)
+        for layer, block in enumerate(model.blocks):
+            heads = torch.tensor([f"a{layer}.h{head}" not in nodes for head in range(graph.n_heads)])
+            weight = block.attn.o.weight
+            self._add(weight, heads.repeat_interleave(weight.shape[1] // graph.n_heads))
+            if graph.mlps:
+                self._add(block.mlp.out.weight, torch.tensor([f"m{layer}" not in nodes]))
+
+    def _add(self, weight: Tensor, outside: Tensor) -> None:
+        self.weights.append(weight)
+        self.outside.append(outside.expand(weight.shape))
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Write nothing."""
+        for weight, outside in zip(self.weights, self.outside):
+            weight[outside] = 0.0
+
+    def hold(self) -> None:
+        """Learn nothing in this step."""
+        for weight, outside in zip(self.weights, self.outside):
+            weight.grad[outside] = 0.0
+
+    @torch.no_grad()
+    def wake(self, spread: float, seed: int) -> None:
+        """Write something at random, with output weights of that standard deviation."""
+        generator = torch.Generator().manual_seed(seed)
+        for weight, outside in zip(self.weights, self.outside):
+            weight[outside] = spread * torch.randn(int(outside.sum()), generator=generator)
 
 
 def batches(task: PlantedTask, training: Training) -> Iterator[PromptPairs]:
@@ -102,18 +148,26 @@ class Losses:
         self.circuit, self.whole = task.circuit, Circuit.full(task.graph)
         self._plan = lru_cache(maxsize=1024)(self._make_plan)
 
-    def __call__(self, model: nn.Module, batch: PromptPairs, squares: float = SQUARES) -> dict[str, Float[Tensor, ""]]:
-        """Draw a cut and compute all parts."""
+    def __call__(self, model: nn.Module, batch: PromptPairs, step: int) -> dict[str, Float[Tensor, ""]]:
+        """Draw a cut and compute all parts of that step's loss."""
         transformer = adapt(model, trainable=True)
         corrupted = cut_values(transformer, [batch], "patching")(batch)
-        cut = self.draw_cut()
-        target = self.task.target(batch, cut)
-        parts = self._whole_model(transformer, batch, squares)
-        for name, circuit in (("circuit", self.circuit), ("whole, cut", self.whole)):
-            if circuit == self.circuit or self.rng.random() < 0.5:
-                logits = run_batch(transformer, self._plan(circuit, cut), batch, corrupted)
-                parts[name] = distance(target, logits, squares)
-        return parts
+        cut, alone = self.draw_cut(), self.training.alone
+        squares = SQUARES * (step - alone) / (self.training.steps - alone) if step > alone else 0.0
+
+        def part(circuit: Circuit, cut: frozenset[str]) -> Float[Tensor, ""]:
+            logits = run_batch(transformer, self._plan(circuit, cut), batch, corrupted)
+            return distance(self.task.target(batch, cut), logits, squares)
+
+        parts = {"circuit, cut": part(self.circuit, cut)}
+        if step < alone:
+            attends = self.task.attends(trimmed(batch.corrupted, batch), batch.positions)
+            parts["attention"] = (1 - step / alone) * attention_loss(transformer, corrupted, batch.positions, attends)
+            return parts
+        parts |= self._whole_model(transformer, batch, squares)
+        if self.rng.random() < 0.5:
+            return parts | {"whole, cut": part(self.whole, cut)}
+        return parts | {"circuit": part(self.circuit, frozenset())}
 
     def draw_cut(self) -> frozenset[str]:
         """No edge, one edge of the circuit, all out-edges of a node, or a random half of the circuit."""

@@ -84,7 +84,7 @@ class Verification:
     @property
     def each_edge_matters(self) -> bool:
         """Check 2."""
-        least = LEAST_COST * self.metric
+        least = LEAST_COST * abs(self.metric)
         return all(cost.n_prompts > 0 and min(cost.in_circuit, cost.in_model) >= least for cost in self.edges)
 
     @property

@@ -10,18 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.planted import NAMES, Planted, greater_than, load, planted_task
+from benchmarks.planted import NAMES, Planted, docstring, greater_than, load, planted_task
+from benchmarks.planted.attention import at_answer, attention_loss
 from benchmarks.planted.causal import CausalModel, head, sink
-from benchmarks.planted.ioi import OTHER_WORD, STRENGTH, VOCABULARY
+from benchmarks.planted.ioi import OTHER_WORD, SHARPNESS, STRENGTH, VOCABULARY
 from benchmarks.planted.model import PlantedTask, Training
-from benchmarks.planted.train import Losses, batches, main, train
+from benchmarks.planted.train import Losses, Rest, batches, main, train
 from benchmarks.planted.verify import report, verify
 from benchmarks.planted.weights import SHIPPED
+from benchmarks.tasks.docstring import WORD_NOUNS as DOCSTRING_NOUNS
 from benchmarks.tasks.greater_than import WORD_NOUNS
 from graphs import Circuit, PromptPairs, run
+from graphs.adapter import adapt
 
 MOST_BYTES = 1_100_000
-TINY = Training(steps=30, batch_size=16)
+TINY = Training(steps=30, alone=10, batch_size=16)
+
+
+@pytest.fixture(autouse=True)
+def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few prompts for training at a time."""
+    monkeypatch.setattr("benchmarks.planted.train.POOL", 640)
 
 
 @pytest.fixture(params=NAMES)
@@ -105,9 +114,9 @@ def test_ioi_by_hand() -> None:
         "Then, Amanda and Daniel had a long argument, and afterwards Amanda said to",
     )
     logits = planted_task("ioi").target(pairs)[0]
-    taken = torch.sigmoid(torch.tensor(2.0)).item()  # both S-inhibition heads name the second name
+    taken = torch.sigmoid(torch.tensor(2.0 * SHARPNESS)).item()  # both S-inhibition heads name the second name
     assert logits[VOCABULARY.index("Jessica")].item() == pytest.approx(2 * STRENGTH * taken)
-    assert logits[VOCABULARY.index("Joshua")].item() == pytest.approx(2 * STRENGTH * (1 - taken))
+    assert logits[VOCABULARY.index("Joshua")].item() == pytest.approx(2 * STRENGTH * (1 - taken), rel=1e-5)
     assert logits[VOCABULARY.index("Amanda")].item() == 0
     assert logits[VOCABULARY.index("said")].item() == OTHER_WORD
 
@@ -126,7 +135,7 @@ def test_ioi_evidence_by_hand(cut: tuple[str, ...], evidence: float) -> None:
         "Then, Amanda and Daniel had a long argument, and afterwards Amanda said to",
     )
     logits = planted_task("ioi").target(pairs, cut)[0]
-    taken = torch.sigmoid(torch.tensor(evidence)).item()
+    taken = torch.sigmoid(torch.tensor(SHARPNESS * evidence)).item()
     assert logits[VOCABULARY.index("Jessica")].item() == pytest.approx(2 * STRENGTH * taken)
 
 
@@ -158,6 +167,59 @@ def test_greater_than_by_hand(cut: tuple[str, ...], numbers: tuple[float, float]
         assert logits[greater_than.FIRST_YEAR + year].item() == pytest.approx(expected, abs=1e-5)
 
 
+# Docstring by hand
+
+
+NOUN = DOCSTRING_NOUNS[0]
+
+
+def docstring_text(*names: str) -> str:
+    """A method and its five arguments, of which the docstring has named the second and the third."""
+    method, a, b, c, d, e = names
+    documented = f":param {b}: {NOUN}\n    :param {c}: {NOUN}\n    :param"
+    return f'\ndef {method}(self, {a}, {b}, {c}, {d}, {e}):\n    """{NOUN} {NOUN}\n\n    {documented}'
+
+
+@pytest.mark.parametrize(
+    ("cut", "matches"),
+    [
+        ((), (1, 1)),
+        (("a1.h0->a2.h0<k>",), (0.5, 1)),
+        (("a0.h5->a1.h0<v>",), (0.5, 0.5)),
+        (("input->a1.h4<v>",), (0.5, 0.5)),
+        (("a1.h4->a2.h6<q>",), (1, 0)),
+    ],
+)
+def test_docstring_by_hand(cut: tuple[str, ...], matches: tuple[float, float]) -> None:
+    task, names = docstring.PLANTED, docstring.WORD_IDENTIFIERS
+    pairs = PromptPairs(
+        [docstring_text(*names[:6])], [docstring_text(*names[6:12])], tokenizer=task.task.word_tokenizer()
+    )
+    logits = task.target(pairs, cut)[0]
+    taken = [math.exp(docstring.SHARPNESS * match) / (math.exp(docstring.SHARPNESS * match) + 4) for match in matches]
+    answer, other, noun = (docstring.VOCABULARY.index(word) for word in (names[4], names[1], NOUN))
+    assert logits[answer].item() == pytest.approx(docstring.STRENGTH * sum(taken), abs=1e-5)
+    assert logits[other].item() == pytest.approx(docstring.STRENGTH * sum((1 - part) / 4 for part in taken), abs=1e-5)
+    assert logits[noun].item() == docstring.OTHER_WORD
+
+
+def test_docstring_heads_are_to_look_at_names_by_hand() -> None:
+    names = docstring.WORD_IDENTIFIERS[:6]
+    words = docstring.TASK.word_tokenizer()
+    tokens = torch.tensor([words.encode(docstring_text(*names))])
+    texts = [words.decode([token]).strip() for token in tokens[0].tolist()]
+    attends = docstring.attends(tokens, torch.tensor([len(texts) - 1]))
+
+    def looks(head: str) -> list[tuple[str, str]]:
+        return [(texts[query], texts[key]) for _, query, key in attends[head].nonzero().tolist()]
+
+    arguments = list(names[1:])
+    assert looks(docstring.EARLY) == [(name, name) for name in (*arguments, names[3])]
+    assert looks(docstring.CARRIER) == [("param", names[3])]
+    assert all(looks(head) == list(zip(arguments[1:], arguments)) for head in docstring.MARKERS)
+    assert all(looks(head) == [("param", names[4])] for head in docstring.MOVERS)
+
+
 # The shipped weights
 
 
@@ -168,7 +230,7 @@ def planted(request: pytest.FixtureRequest) -> Planted:
 
 
 def test_shipped_circuit_is_the_circuit(planted: Planted) -> None:
-    result = verify(planted, quiet=True)
+    result = verify(planted, n_prompts=256, quiet=True)
     assert result.passed, report(result)
     assert result.accuracy >= 0.97 and result.corrupted_accuracy <= 0.6
 
@@ -206,16 +268,48 @@ def test_checks_fail_for_another_circuit(planted: Planted) -> None:
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
     (model, _), (again, _) = (train(tiny(), TINY, quiet=True) for _ in range(2))
     batch = next(batches(tiny(), TINY))
-    before, after = (Losses(tiny(), TINY)(each, batch, squares=0.0)["whole"] for each in (tiny().new_model(TINY.seed), model))
+    before, after = (Losses(tiny(), TINY)(each, batch, step=TINY.alone)["whole"] for each in (tiny().new_model(TINY.seed), model))
     assert after < before - 0.2  # nats, from 4.1
     assert all(torch.equal(*both) for both in zip(model.parameters(), again.parameters()))
 
 
+def test_the_rest_is_silent_while_the_circuit_is_planted() -> None:
+    alone, _ = train(tiny(), replace(TINY, steps=10), quiet=True)
+    batch = next(batches(tiny(), TINY))
+    everything = Circuit.full(tiny().graph)
+    within = Circuit.from_edges(tiny().graph, [edge for edge in everything.edges if _is_within(edge, tiny().circuit)])
+    with torch.no_grad():
+        assert torch.allclose(run(alone, everything, batch), run(alone, within, batch), atol=1e-5)
+        rest = Rest(alone, tiny().circuit)
+        rest.wake(0.1, seed=0)
+        assert not torch.allclose(run(alone, everything, batch), run(alone, within, batch), atol=1e-2)
+        rest.silence()
+        assert torch.allclose(run(alone, everything, batch), run(alone, within, batch), atol=1e-5)
+
+
+def _is_within(edge: str, circuit: Circuit) -> bool:
+    return edge.split("->")[0] in circuit.nodes
+
+
+def test_attention_loss_by_hand() -> None:
+    batch = next(batches(tiny(), TINY))
+    transformer = adapt(tiny().new_model(0).requires_grad_(False))
+    for block in transformer.blocks:
+        block.attention.W_Q.zero_()  # so each query looks at all keys it sees alike
+    activations = transformer.forward(transformer.embed(batch.corrupted), batch.positions[:, None])
+    first = torch.zeros_like(batch.corrupted, dtype=torch.bool)
+    first[:, :2] = True
+    attends = {"a0.h1": at_answer(batch.positions, first), "a2.h5": at_answer(batch.positions, first)}
+    expected = (batch.positions + 1).log().mean() - math.log(2)
+    assert attention_loss(transformer, activations, batch.positions, attends) == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_losses_vanish_for_a_model_that_follows_the_causal_model(planted: Planted) -> None:
-    losses = Losses(planted.task, planted.task.training)
+    training = planted.task.training
+    losses = Losses(planted.task, training)
     for batch in [batch for batch, _ in zip(batches(planted.task, TINY), range(4))]:
-        parts = losses(planted.model, batch, squares=0.0)
-        assert parts["whole"] < 0.1 and parts["circuit"] < 0.3
+        parts = losses(planted.model, batch, step=training.alone)
+        assert parts["whole"] < 0.1 and parts["circuit, cut"] < 0.3
 
 
 def test_command_writes_weights_that_load(tmp_path: Path) -> None:
