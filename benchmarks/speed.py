@@ -105,7 +105,7 @@ def circuit_run(setup: Setup) -> Callable[[], object]:
 
 def small_circuit(setup: Setup) -> Circuit:
     """The circuit that `circuit_run` runs."""
-    return prune(eap.score(setup.model, setup.pairs, logit_difference, quiet=True), N_EDGES)
+    return prune(eap.score(setup.model, setup.pairs, logit_difference, "eap", quiet=True), N_EDGES)
 
 
 ROWS: dict[str, Callable[[Setup], Callable[[], object]]] = {

@@ -61,7 +61,7 @@ class Sweep:
         problem = search.problem
         if self.name != "eap+acdc":
             return Circuit.full(problem.graph)
-        return prune(eap.score(problem.model, problem.pairs, search.metric, quiet=True), round(SHARE * problem.graph.n_edges))
+        return prune(eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True), round(SHARE * problem.graph.n_edges))
 
     def _digest(self, search: Search, start: Circuit) -> str:
         """Of all that decides the sweeps."""

@@ -63,9 +63,9 @@ def test_model_is_handed_back(kind: str, metric: Callable) -> None:
     before = state_of(model)
     if metric is fails:
         with pytest.raises(RuntimeError, match="the metric's own trouble"):
-            eap.score(model, RAGGED, metric, quiet=True)
+            eap.score(model, RAGGED, metric, "eap", quiet=True)
     else:
-        eap.score(model, RAGGED, metric, quiet=True)
+        eap.score(model, RAGGED, metric, "eap", quiet=True)
         run(model, Circuit.full(graph_of(model)), RAGGED)
     assert state_of(model) == before
     assert not frozen.requires_grad

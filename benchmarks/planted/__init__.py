@@ -22,9 +22,9 @@ score must see past gradients at the clean prompt. Area under the ROC curve and 
     | greater_than | 0.49        | 0.999 0.962 | 1.000 1.000 | 1.000 1.000     | 1.000 1.000 |
     | docstring    | 0.50        | 0.993 0.741 | 1.000 0.997 | 0.992 0.837     | 1.000 1.000 |
 
-Random scores give about 0.5 (the mean of twenty draws). Exact patching gives 1 because each edge of the circuit is trained, and
-checked, to matter, and the joint effect of all others to vanish. All areas are large, since most edges outside score close to
-nothing: compare methods by average precision too. Greater-Than tells none of the better methods apart.
+Random scores give about 0.5 (the mean of twenty draws). Exact patching is near 1 because each edge of the circuit is trained,
+and checked, to matter, and the joint effect of all others to vanish. The areas are all large, since most edges outside score
+close to nothing: compare methods by average precision too. Greater-Than is too easy to tell the better methods apart.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def rows(tmp_path: Path) -> list[dict[str, str]]:
 
 
 def test_every_cell_is_the_pruned_graph_after_acdc(problem: Problem, tmp_path: Path) -> None:
-    scored = eap.score(problem.model, problem.pairs, logit_difference, quiet=True)
+    scored = eap.score(problem.model, problem.pairs, logit_difference, "eap", quiet=True)
     found = {(int(row["k"]), row["threshold"]): row for row in rows(tmp_path)}
     assert len(found) == 2 * 3
     for k in (10, 20):

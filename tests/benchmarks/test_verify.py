@@ -18,7 +18,7 @@ MODEL_CHECK, CUT_CHECK, PADDING_CHECK = "logits against the model's own", "all e
 
 
 def checked(model: torch.nn.Module, graph: ScoredGraph | None = None, **settings) -> Verification:
-    scored = graph or eap.score(model, PAIRS, logit_difference, quiet=True)
+    scored = graph or eap.score(model, PAIRS, logit_difference, "eap", quiet=True)
     return verify(model, scored, PAIRS, logit_difference, n_edges=20, bf16=False, **settings)
 
 
@@ -44,7 +44,7 @@ def test_exact_scores_agree_with_exact_patching_entirely() -> None:
 
 def test_bfloat16_keeps_ranks() -> None:
     model = native(normalization_type="LN", act_fn="gelu", d_model=16, d_head=8, d_mlp=16)
-    scored = eap.score(model, PAIRS, logit_difference, quiet=True)
+    scored = eap.score(model, PAIRS, logit_difference, "eap", quiet=True)
     dtype = next(model.parameters()).dtype
     check = named(verify(model, scored, PAIRS, logit_difference, n_edges=4), "Spearman of scores in bfloat16")
     assert 0.7 < check.value < 1.0 and next(model.parameters()).dtype is dtype
@@ -93,7 +93,7 @@ def test_a_padding_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stale_hook() -> None:
     model = bridged(hugging_face("gpt2").double())
-    scored = eap.score(model, PAIRS, logit_difference, quiet=True)
+    scored = eap.score(model, PAIRS, logit_difference, "eap", quiet=True)
     handle = model.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: output * 0.5)
     result = checked(model, scored)
     handle.remove()
@@ -112,7 +112,7 @@ def test_a_wrong_sign() -> None:
 
 def test_bad_input_is_refused() -> None:
     model = tiny("gpt2").model
-    scored = eap.score(model, PAIRS, logit_difference, quiet=True)
+    scored = eap.score(model, PAIRS, logit_difference, "eap", quiet=True)
     with pytest.raises(ValueError, match="n_edges: expected 1 or more, came 0"):
         verify(model, scored, PAIRS, n_edges=0)
     with pytest.raises(ValueError, match="graph: expected finite scores"):

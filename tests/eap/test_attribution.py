@@ -47,7 +47,7 @@ def expected(kind: str, intervention: str = "patching", grouped: bool = False) -
 def ours(kind: str, dtype: torch.dtype, intervention: str = "patching", grouped: bool = False) -> ScoredGraph:
     pairs, kv_destinations = RAGGED if intervention == "patching" else PAIRS, "kv-head" if grouped else "query-head"
     model = tiny(kind, dtype).model
-    return eap.score(model, pairs, curved, intervention=intervention, kv_destinations=kv_destinations, quiet=True)
+    return eap.score(model, pairs, curved, "eap", intervention=intervention, kv_destinations=kv_destinations, quiet=True)
 
 
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 1e-5)]  # the largest errors seen are 4e-15 and 2e-6
@@ -101,13 +101,13 @@ def test_key_value_heads_are_sums_over_their_group(kind: str) -> None:
 def test_small_and_odd_shapes(settings: dict[str, int], lengths: list[int]) -> None:
     module, pairs = hugging_face("llama", **settings), prompt_pairs(lengths)
     literal = literal_of("LlamaForCausalLM", module.state_dict(), module.config)
-    scored = eap.score(bridged(module.double()), pairs, logit_difference, quiet=True)
+    scored = eap.score(bridged(module.double()), pairs, logit_difference, "eap", quiet=True)
     slow = edges.edge_attribution(literal, prompts_of(pairs), one_by_one(logit_difference, pairs))
     assert relative_error(scored.values, in_order(scored.graph, slow)) < 1e-12
 
 
 def test_a_sequence_of_one_token_has_no_query_and_key_scores() -> None:
-    scored = eap.score(tiny("gpt2").model, prompt_pairs([1, 1]), logit_difference, quiet=True)
+    scored = eap.score(tiny("gpt2").model, prompt_pairs([1, 1]), logit_difference, "eap", quiet=True)
     for layer in range(3):
         for part in "qk":  # the only key gets all attention, whatever the scores
             assert scored.scores[:, scored.graph.part_destinations(layer, part)].abs().max() < 1e-15

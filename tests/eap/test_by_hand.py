@@ -83,7 +83,7 @@ def metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
 
 @pytest.mark.parametrize("intervention", BY_HAND)
 def test_scores_by_hand(intervention: str) -> None:
-    scored = eap.score(model(), PAIRS, metric, intervention=intervention, quiet=True)
+    scored = eap.score(model(), PAIRS, metric, "eap", intervention=intervention, quiet=True)
     assert set(scored.graph.edges) == BY_HAND[intervention].keys()
     for edge, value in BY_HAND[intervention].items():
         assert scored.score(edge) == pytest.approx(value, rel=1e-12), edge
@@ -91,7 +91,7 @@ def test_scores_by_hand(intervention: str) -> None:
 
 def test_exact_cuts_by_hand() -> None:
     bridge = model()
-    full = Circuit.full(eap.score(bridge, PAIRS, metric, quiet=True).graph)
+    full = Circuit.full(eap.score(bridge, PAIRS, metric, "eap", quiet=True).graph)
     clean = metric(run(bridge, full, PAIRS), PAIRS).item()
     assert clean == pytest.approx(3 * (2 + 7 / 2))
     for edge in EXACT:

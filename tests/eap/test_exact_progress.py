@@ -80,4 +80,4 @@ def test_a_torn_file_is_refused(tmp_path: Path) -> None:
 def test_other_methods_have_no_place_for_it(tmp_path: Path, name: str) -> None:
     value = tmp_path if name == "checkpoint" else graph_of(tiny("gpt2").model).edge_mask
     with pytest.raises(ValueError, match=f"{name} has no place in method 'eap'; it belongs to exact"):
-        eap.score(tiny("gpt2").model, PAIRS, logit_difference, **{name: value})
+        eap.score(tiny("gpt2").model, PAIRS, logit_difference, "eap", **{name: value})

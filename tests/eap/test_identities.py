@@ -20,7 +20,7 @@ PAIRS = prompt_pairs([6, 4], positions=[-1, 1], seed=2)
 
 
 def score(model: nn.Module, pairs: PromptPairs, metric: object = logit_difference, **settings: object) -> ScoredGraph:
-    return eap.score(model, pairs, metric, quiet=True, **settings)
+    return eap.score(model, pairs, metric, **{"method": "eap", "quiet": True, **settings})
 
 
 def linear_model() -> nn.Module:

@@ -85,4 +85,4 @@ def test_a_penalty_is_a_number_from_0_up(penalty: float) -> None:
 
 def test_other_methods_have_no_penalty() -> None:
     with pytest.raises(ValueError, match="penalty has no place in method 'eap'; it belongs to learned-mask"):
-        eap.score(tiny("gpt2").model, PAIRS, logit_difference, penalty=1.0)
+        eap.score(tiny("gpt2").model, PAIRS, logit_difference, "eap", penalty=1.0)

@@ -16,7 +16,7 @@ INTERVENTIONS = ("patching", "zero", "mean", "mean-positional")
 
 
 def score(kind: str = "gpt2", pairs: PromptPairs = RAGGED, metric: Callable = curved, **settings: object) -> ScoredGraph:
-    return eap.score(tiny(kind).model, pairs, metric, quiet=True, **settings)
+    return eap.score(tiny(kind).model, pairs, metric, **{"method": "eap", "quiet": True, **settings})
 
 
 def same(one: ScoredGraph, other: ScoredGraph) -> bool:
@@ -91,7 +91,7 @@ def test_result_says_where_it_comes_from() -> None:
     ("dtype", "expected"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
 )
 def test_result_is_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
-    scored = eap.score(tiny("llama", dtype).model, RAGGED, curved, quiet=True)
+    scored = eap.score(tiny("llama", dtype).model, RAGGED, curved, "eap", quiet=True)
     assert scored.scores.dtype == expected
     assert scored.scores.device.type == "cpu"
     assert (scored.scores[~scored.graph.edge_mask] == 0).all()
@@ -100,7 +100,7 @@ def test_result_is_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.97), (torch.float16, 0.999)])
 def test_half_types_rank_edges_alike(kind: str, dtype: torch.dtype, bound: float) -> None:
-    half = eap.score(tiny(kind, dtype).model, RAGGED, logit_difference, quiet=True)
+    half = eap.score(tiny(kind, dtype).model, RAGGED, logit_difference, "eap", quiet=True)
     assert spearman(half.values.double(), score(kind, metric=logit_difference).values) > bound
 
 
@@ -113,7 +113,7 @@ def spearman(one: Tensor, other: Tensor) -> float:
 def test_progress_is_shown_unless_quiet(capsys: pytest.CaptureFixture) -> None:
     score()
     assert capsys.readouterr().err == ""
-    eap.score(tiny("gpt2").model, RAGGED, curved)
+    eap.score(tiny("gpt2").model, RAGGED, curved, "eap")
     assert f"{len(RAGGED)}/{len(RAGGED)}" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_frozen_parameters_are_no_obstacle() -> None:
     model = build("gpt2", torch.float64).model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert torch.equal(eap.score(model, RAGGED, curved, quiet=True).scores, score().scores)
+    assert torch.equal(eap.score(model, RAGGED, curved, "eap", quiet=True).scores, score().scores)
 
 
 # What is refused
@@ -223,3 +223,8 @@ def test_metrics_that_are_objects_are_named_by_their_class() -> None:
 def test_refuses_a_setting(settings: dict[str, object], message: str, without_type_checks: None) -> None:
     with pytest.raises(ValueError, match=message):
         score(**settings)
+
+
+def test_the_default_method_is_relp() -> None:
+    found = eap.score(tiny("gpt2").model, RAGGED, curved, quiet=True)
+    assert found.metadata["method"] == "relp" and same(found, score(method="relp"))

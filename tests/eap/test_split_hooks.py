@@ -73,10 +73,10 @@ def test_scores_are_those_of_split_inputs(kind: str, dtype: torch.dtype, toleran
         clean, corrupted = (source_values(model, tokens, graph.n_layers) for tokens in (pair.clean, pair.corrupted))
         gradients = destination_gradients(model, pair, graph.n_layers)
         total += torch.einsum("spm,dpm->sd", (corrupted - clean).double(), gradients.double())
-    scored = eap.score(tiny(kind, dtype).model, RAGGED, curved, kv_destinations="kv-head", quiet=True)
+    scored = eap.score(tiny(kind, dtype).model, RAGGED, curved, "eap", kv_destinations="kv-head", quiet=True)
     assert relative_error(scored.scores, total / len(RAGGED) * graph.edge_mask) < tolerance
 
 
 def test_a_split_model_is_scored_all_the_same() -> None:
-    scored = eap.score(split(build("gpt2", torch.float64).model), RAGGED, curved, quiet=True)
-    assert torch.equal(scored.scores, eap.score(tiny("gpt2").model, RAGGED, curved, quiet=True).scores)
+    scored = eap.score(split(build("gpt2", torch.float64).model), RAGGED, curved, "eap", quiet=True)
+    assert torch.equal(scored.scores, eap.score(tiny("gpt2").model, RAGGED, curved, "eap", quiet=True).scores)

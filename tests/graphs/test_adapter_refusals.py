@@ -94,11 +94,11 @@ def test_refuses_a_setting_that_it_does_not_read() -> None:
 def test_refuses_prompts_longer_than_the_positions(kind: str) -> None:
     pairs = prompt_pairs([3, N_CTX + 1])
     with pytest.raises(ValueError, match=f"a prompt has {N_CTX + 1} tokens, the model reads at most {N_CTX}"):
-        eap.score(tiny(kind).model, pairs, logit_difference, quiet=True)
+        eap.score(tiny(kind).model, pairs, logit_difference, "eap", quiet=True)
 
 
 def test_rotary_reads_past_the_trained_length() -> None:
-    eap.score(tiny("llama").model, prompt_pairs([N_CTX + 1]), logit_difference, quiet=True)
+    eap.score(tiny("llama").model, prompt_pairs([N_CTX + 1]), logit_difference, "eap", quiet=True)
 
 
 @pytest.mark.parametrize("token", [-1, D_VOCAB])
