@@ -32,7 +32,7 @@ def test_files_that_it_names_exist() -> None:
 
 def test_commands_that_it_names_exist() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", README))
-    targets = set(re.findall(r"\bmake (\w+)", README))
+    targets = set(re.findall(r"(?:^|`)make (\w+)", README, flags=re.M))
     makefile = (ROOT / "Makefile").read_text()
     assert modules and targets
     assert not [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
