@@ -1,8 +1,9 @@
-"""Reads a TransformerLens model into a `Transformer`: the one file that knows TransformerLens names.
+"""Reads a TransformerLens model into a `Transformer`: with `graphs.hooked_transformer` the only file that knows its names.
 
 `adapt(model)` takes a `TransformerBridge` (TransformerLens 4) around a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2,
-Qwen3, Gemma or Gemma 2 model of Hugging Face, or a native one. Weights are views of the model's own, never
-copies to be edited; the model is not hooked or changed. On first sight of a model, and again whenever its hooks are
+Qwen3, Gemma or Gemma 2 model of Hugging Face, or a native one; or a `HookedTransformer` (TransformerLens 2 and 3), which
+`graphs.hooked_transformer` reads. Weights are views of the model's own, never copies to be edited; the model is
+not hooked or changed. On first sight of a model, and again whenever its hooks are
 others, its logits are compared with the adapted ones on a few tokens, so a setting this file does not know is
 refused instead of silently wrong.
 """
@@ -11,17 +12,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from graphs import hooked_transformer
 from graphs.attention import Attention, Rotary
 from graphs.graph import Graph
 from graphs.norm import Norm
-from graphs.operations import ACTIVATIONS
+from graphs.reading import Read, activation_of, check_tokens, positive, reader
 from graphs.transformer import Block, Mlp, Transformer
 
 ARCHITECTURES = (
@@ -38,46 +39,34 @@ ARCHITECTURES = (
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 _checked: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
 
-Read = Callable[[Tensor | None], Tensor | None]
-
 
 def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "query-head") -> Transformer:
     """A model as plain tensors.
 
     Args:
-        model: a `TransformerBridge`; it is only read.
+        model: a `TransformerBridge` or a `HookedTransformer`; it is only read.
         trainable: keep the weights' gradients, so that results can be differentiated with respect to them.
         kv_destinations: "query-head" gives each query head its own <k> and <v> destination, "kv-head" one for
             each key-value head.
 
     Raises:
-        ValueError: not a bridge, an architecture or setting that is not supported, or logits that differ from
-            the model's own.
+        ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported, or
+            logits that differ from the model's own.
     """
-    architecture = _architecture(model)
-    read: Read = (lambda tensor: tensor) if trainable else (lambda tensor: None if tensor is None else tensor.detach())
-    config = model.cfg
-    rotary = _rotary(model)
-    transformer = Transformer(
-        graph=graph_of(model, kv_destinations),
-        embed=_embedding(model, trainable),
-        blocks=tuple(_block(block, layer, config, model, rotary, read) for layer, block in enumerate(model.blocks)),
-        final_norm=_norm(model.ln_final, config, read),
-        W_U=read(model.unembed.original_component.weight).T,
-        b_U=read(getattr(model.unembed.original_component, "bias", None)),
-        logit_softcap=_positive(getattr(config, "output_logits_soft_cap", None)),
-        n_ctx=_longest_prompt(model),
-        name=f"{getattr(config, 'model_name', None) or 'model'} ({architecture})",
-    )
+    graph, hooked = graph_of(model, kv_destinations), hooked_transformer.is_hooked_transformer(model)
+    if hooked:
+        transformer = hooked_transformer.transformer_of(model, graph, reader(trainable))
+    else:
+        transformer = _bridged(model, graph, trainable)
     if _checked.get(model) != _hooks(model):
-        _check_logits(model, transformer)
+        _check_logits(model, transformer, hooked_transformer.logits_of if hooked else nn.Module.__call__)
         _checked[model] = _hooks(model)  # a model may set hooks of its own on its first pass
     return transformer
 
 
 def graph_of(model: nn.Module, kv_destinations: str = "query-head") -> Graph:
     """The graph of a model's edges; see `adapt` for the arguments."""
-    _architecture(model)
+    _check_model(model)
     if kv_destinations not in ("query-head", "kv-head"):
         raise ValueError(f"kv_destinations is 'query-head' or 'kv-head', not {kv_destinations!r}.")
     config = model.cfg
@@ -90,26 +79,40 @@ def graph_of(model: nn.Module, kv_destinations: str = "query-head") -> Graph:
     )
 
 
-def _architecture(model: nn.Module) -> str:
+def _check_model(model: nn.Module) -> None:
+    """Refuse what is not read, before anything is read of it."""
+    if hooked_transformer.is_hooked_transformer(model):
+        return hooked_transformer.check_settings(model)
     if not (hasattr(model, "blocks") and hasattr(model, "cfg") and hasattr(model, "original_model")):
         raise ValueError(
             f"expected a TransformerBridge of TransformerLens 4, got {type(model).__name__}. For a Hugging Face model: "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)."
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
+            "A HookedTransformer of TransformerLens 2 or 3 is read too."
         )
-    architecture = model.cfg.architecture
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {architecture} is not supported; supported: {', '.join(ARCHITECTURES)}.")
+    if model.cfg.architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}.")
     if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
-    return architecture
+
+
+def _bridged(model: nn.Module, graph: Graph, trainable: bool) -> Transformer:
+    """A checked `TransformerBridge` as plain tensors."""
+    config, rotary, read = model.cfg, _rotary(model), reader(trainable)
+    return Transformer(
+        graph=graph,
+        embed=_embedding(model, trainable),
+        blocks=tuple(_block(block, layer, config, model, rotary, read) for layer, block in enumerate(model.blocks)),
+        final_norm=_norm(model.ln_final, config, read),
+        W_U=read(model.unembed.original_component.weight).T,
+        b_U=read(getattr(model.unembed.original_component, "bias", None)),
+        logit_softcap=positive(getattr(config, "output_logits_soft_cap", None)),
+        n_ctx=_longest_prompt(model),
+        name=f"{getattr(config, 'model_name', None) or 'model'} ({config.architecture})",
+    )
 
 
 def _n_kv_heads(config: Any) -> int:
     return getattr(config, "n_key_value_heads", None) or config.n_heads
-
-
-def _positive(value: float | None) -> float | None:
-    return float(value) if value is not None and value > 0 else None
 
 
 def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
@@ -118,7 +121,7 @@ def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batc
     d_vocab, longest = len(tokens_to_resid.weight), _longest_prompt(model)
 
     def embed(tokens: Int[Tensor, "batch pos"]) -> Tensor:
-        _check_tokens(tokens, d_vocab, longest)
+        check_tokens(tokens, d_vocab, longest)
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
             resid = tokens_to_resid(tokens)
             return resid if positions is None else resid + positions.weight[: tokens.shape[1]]
@@ -130,14 +133,6 @@ def _longest_prompt(model: nn.Module) -> int | None:
     """The length at which a table of positions ends; None where positions are computed."""
     learned = "pos_embed" in dict(model.named_children())
     return model.cfg.n_ctx if learned or model.cfg.architecture == "TransformerLensNative" else None
-
-
-def _check_tokens(tokens: Int[Tensor, "batch pos"], d_vocab: int, longest: int | None) -> None:
-    if longest is not None and tokens.shape[1] > longest:
-        raise ValueError(f"a prompt has {tokens.shape[1]} tokens, the model reads at most {longest}.")
-    if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
-        bad = tokens[(tokens < 0) | (tokens >= d_vocab)][0].item()
-        raise ValueError(f"a prompt has the token id {bad}, the model's ids are 0 to {d_vocab - 1}.")
 
 
 def _norm(module: nn.Module, config: Any, read: Read) -> Norm | None:
@@ -178,7 +173,7 @@ def _attention(module: nn.Module, layer: int, config: Any, model: nn.Module, rot
     return Attention(
         **{name: read(getattr(module, name)) for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")},
         scale=1 / inner.scale if native else inner.scaling,
-        softcap=_positive(inner.attn_scores_soft_cap if native else getattr(inner, "attn_logit_softcapping", None)),
+        softcap=positive(inner.attn_scores_soft_cap if native else getattr(inner, "attn_logit_softcapping", None)),
         window=None if native else _window(model.original_model.config, layer),
         rotary=rotary,
         q_norm=_norm(module.q_norm, config, read) if "q_norm" in parts else None,
@@ -203,26 +198,11 @@ def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
         W_out=read(module.W_out),
         b_in=read(module.b_in),
         b_out=read(module.b_out),
-        activation=_activation(inner, config),
+        activation=activation_of(inner.act_fn if hasattr(inner, "act_fn") else inner.act, config.act_fn),
         W_gate=read(module.W_gate) if gated else None,
         b_gate=read(module.b_gate) if gated else None,
         mid_norm=None if mid_norm is None else _norm(mid_norm, config, read),
     )
-
-
-def _activation(mlp: nn.Module, config: Any) -> str:
-    """The name of an MLP's activation function."""
-    name = _activation_name(mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act)
-    if name is None:
-        raise ValueError(f"activation {config.act_fn!r} is not supported; supported: {', '.join(ACTIVATIONS)}.")
-    return name
-
-
-@lru_cache(maxsize=256)
-def _activation_name(function: Callable[[Tensor], Tensor]) -> str | None:
-    """An activation function known by its values: settings name it in several places and spellings."""
-    x = torch.linspace(-4, 4, 33)
-    return next((name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None)
 
 
 def _rotary(model: nn.Module) -> Rotary | None:
@@ -247,12 +227,12 @@ def _hooks(model: nn.Module) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _check_logits(model: nn.Module, transformer: Transformer) -> None:
+def _check_logits(model: nn.Module, transformer: Transformer, logits_of: Callable[[nn.Module, Tensor], Tensor]) -> None:
     """Refuse a model whose own logits the adapted one does not give, on a few tokens."""
     n_tokens = min(12, transformer.n_ctx or 12)
-    d_vocab = transformer.W_U.shape[1]
+    d_vocab = min(model.cfg.d_vocab, transformer.W_U.shape[1])
     tokens = (torch.arange(2 * n_tokens, device=transformer.device).view(2, -1) * 7919 + 1) % d_vocab
-    expected = model(tokens)
+    expected = logits_of(model, tokens)
     kept = transformer.forward(transformer.embed(tokens))
     ours = transformer.unembed(kept.final)
     spread = (expected - expected.mean(-1, keepdim=True)).abs().max().item()
