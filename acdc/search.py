@@ -70,6 +70,7 @@ class Search:
         clean = [self._clean_logits(batch) for batch in self.batches]
         self.objective = Objective(metric, self.batches, clean)
         self.stacked_tokens = stacked_tokens
+        self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.start_value = self._start_value()
         self.settings = self._settings(pairs, intervention, clean)
 
@@ -119,6 +120,7 @@ class Search:
         self, standings: Sequence[Standing], destination: int, candidates: Bool[Tensor, "candidate source"]
     ) -> list[float]:
         """The objective when a destination keeps, in turn, each of these sets of sources."""
+        self.n_evaluated += len(candidates)
         totals = [self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)]
         return (torch.stack(totals).sum(0) / self.objective.n_prompts).tolist()
 

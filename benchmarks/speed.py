@@ -5,7 +5,8 @@ parameters, the gradient taken down to the embeddings), the least that attributi
 times plain and every row once; the ratio is taken within the round and its median over rounds is printed. Peak memory
 is that of a process of its own that does nothing else, weights included.
 
-The model has the size of GPT-2 small and random weights, so nothing is downloaded.
+The model has the size of GPT-2 small and random weights, so nothing is downloaded. What single edges cost, in exact patching
+and ACDC, is measured by `exact`, `acdc` and `planted` (`benchmarks.speed_edges`).
 """
 
 from __future__ import annotations
@@ -158,8 +159,11 @@ def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", default="passes", choices=("passes", "exact", "acdc", "planted"), help="see benchmarks.speed_edges")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="prompts x tokens")
+    parser.add_argument("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
+    parser.add_argument("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -174,6 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.peak:
         print(_own_peak(options.peak, options.shapes[0], options.device, dtype))
         return
+    if options.what != "passes":
+        _report_edges(options)
+        return
     figures = {}
     for shape in options.shapes:
         setup = make_setup(shape, options.device, dtype)
@@ -182,6 +189,18 @@ def main(arguments: list[str] | None = None) -> None:
         from graphs.files import write_whole
 
         write_whole(options.json, json.dumps(figures, indent=1).encode())
+
+
+def _report_edges(options: argparse.Namespace) -> None:
+    """What single edges cost."""
+    from benchmarks import speed_edges
+
+    if options.what == "planted":
+        speed_edges.report_planted()
+    for shape in options.shapes if options.what == "exact" else ():
+        speed_edges.report_exact(shape)
+    if options.what == "acdc":
+        speed_edges.report_acdc(options.shapes[0], options.threshold, options.minutes)
 
 
 def _table(shape: str, setup: Setup, options: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -1,8 +1,8 @@
 """What single edges cost: exact patching and ACDC on a model of GPT-2 small's size, as ratios to the bare passes.
 
-    python -m benchmarks.speed_edges exact                       # a sample of destinations, extrapolated to all edges
-    python -m benchmarks.speed_edges acdc --threshold 1e-3       # a whole sweep, layer by layer
-    python -m benchmarks.speed_edges planted                     # whole sweeps of the planted models
+    python -m benchmarks.speed exact                       # a sample of destinations, extrapolated to all edges
+    python -m benchmarks.speed acdc --threshold 1e-3       # a whole sweep, layer by layer
+    python -m benchmarks.speed planted                     # whole sweeps of the planted models
 
 "Plain" is two forward passes and one backward pass of the Hugging Face model (`benchmarks.speed`), measured before and
 after. The weights are random, so nothing is downloaded; the threshold then says how many edges stay.
@@ -13,7 +13,6 @@ split inputs); a whole ACDC sweep took its original 39 hours and AutoCircuit 20,
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
@@ -132,6 +131,7 @@ def _tell_sweep(descent: Descent, spent: dict[str, list[float]], plain: float, s
         print(f"  layer {layer:>6}: {int(n_tried):6,} tried, {taken:7.1f} s, {each}")
     n_edges = len(descent.search.order)
     end = "" if trace.complete else f" (stopped; {len(trace.edges):,} of {n_edges:,} edges decided)"
+    print(f"  {descent.search.n_evaluated:,} candidates evaluated, {trace.n_tried / descent.search.n_evaluated:.0%} of them decisions")
     print(f"  {trace.n_tried:,} edges tried, {trace.n_kept:,} kept, {len(trace.near_ties)} near ties{end}")
     print(f"  {seconds / 60:.1f} minutes = {seconds / plain:,.0f} times plain; peak memory {_peak_gigabytes():.1f} GB")
     if trace.complete:
@@ -156,25 +156,3 @@ def report_planted(n_prompts: int = 64, threshold: float = 0.01) -> None:
                 f"{name}, {called}, threshold {threshold:g}, {n_prompts} prompts: {trace.n_tried} of {len(trace.edges)} edges tried, "
                 f"{live.n_edges} live edges left ({len(live & circuit)} of the circuit's {circuit.n_edges}), {seconds:.1f} s"
             )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_edges", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("exact", "acdc", "planted"))
-    parser.add_argument("--shape", default="8x16", help="prompts x tokens (8x16)")
-    parser.add_argument("--threshold", type=float, default=1e-3, help="of ACDC, in nats (0.001)")
-    parser.add_argument("--minutes", type=float, default=120.0, help="after which a sweep stops (120)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    if given.what == "exact":
-        report_exact(given.shape)
-    elif given.what == "acdc":
-        report_acdc(given.shape, given.threshold, given.minutes)
-    else:
-        report_planted()
-
-
-if __name__ == "__main__":
-    main()
