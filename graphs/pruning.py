@@ -2,7 +2,8 @@
 
 1. Every edge gets a rank value: its absolute score, its score, or its score with the sign turned (`by`).
 2. Edges are chosen by it: the k best, all that reach a threshold, or greedily from `logits` backwards (`strategy`).
-3. Dead ends are removed: edges on no path of chosen edges from `input` to `logits`.
+3. With `stable`, those are dropped that other samples of prompts would not have chosen.
+4. Dead ends are removed: edges on no path of chosen edges from `input` to `logits`.
 
 The greedy strategy is that of EAP-IG (Hanna, Pezzelle and Belinkov 2024, "Have Faith in Faithfulness"): the circuit
 begins with the node `logits`; each step adds the best edge not yet added whose destination belongs to a node of the
@@ -25,6 +26,7 @@ from torch import Tensor
 from graphs import liveness
 from graphs.circuit import Circuit
 from graphs.graph import Graph
+from graphs.resampling import N_RESAMPLES, resampled
 from graphs.scores import ScoredGraph
 
 By = Literal["absolute", "signed", "negative"]
@@ -38,6 +40,7 @@ def prune(
     threshold: float | None = None,
     by: By = "absolute",
     strategy: Strategy = "top",
+    stable: float | None = None,
 ) -> Circuit:
     """Choose a circuit by score and remove its dead ends.
 
@@ -54,12 +57,16 @@ def prune(
         by: Rank value: "absolute" |score|; "signed" score, so that the largest come first (cutting them raises the
             metric most); "negative" -score, so that the most negative come first (cutting them lowers it most).
         strategy: "top": the best edges wherever they are; "greedy": a connected circuit grown from `logits`.
+        stable: Of the k best keep only those that are among the k best in at least this share of other samples of prompts
+            (`selection_frequency`), before dead ends are removed. Needs k, the strategy "top", and scores kept group by group.
+            `metadata["pruning"]` then has `stable` and `n_stable`, how many were left.
 
     Raises:
-        ValueError: k or threshold is out of range, both or neither is given, a word is unknown, or a score is NaN or
+        ValueError: k, threshold or stable is out of range, both or neither is given, a word is unknown, or a score is NaN or
             infinite.
     """
     _check_arguments(graph, k, threshold, by, strategy)
+    _check_stable(stable, k, strategy)
     graph.check_finite()
     values = _rank_values(graph, by)
     if threshold is not None:
@@ -68,7 +75,8 @@ def prune(
         chosen = _top(values, int(k))
     else:
         chosen = _greedy(graph.graph, values, int(k))
-    mask = liveness.live_edges(graph.graph, _as_mask(graph.graph, chosen))
+    certain = chosen if stable is None else chosen & (_frequency(graph, int(k), by) >= stable)
+    mask = liveness.live_edges(graph.graph, _as_mask(graph.graph, certain))
     settings = {
         "k": None if k is None else int(k),
         "threshold": None if threshold is None else float(threshold),
@@ -76,8 +84,62 @@ def prune(
         "strategy": strategy,
         "n_requested": int(chosen.sum()),
         "n_edges": int(mask.sum()),
+        **({} if stable is None else {"stable": float(stable), "n_stable": int(certain.sum())}),
     }
     return Circuit(graph.graph, mask, graph.scores, {**graph.metadata, "pruning": settings}, settings["n_requested"])
+
+
+def selection_frequency(
+    graph: ScoredGraph, k: int, *, by: By = "absolute", n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Float[Tensor, "source destination"]:
+    """How surely each edge is among the k best: the share of samples of prompts in which it is, 0 where there is no edge.
+
+    Samples are draws of groups of prompts with replacement (`graphs.resampling`).
+
+    Args:
+        graph: Scores kept group by group.
+        k: How many edges are chosen.
+        by: As for `prune`.
+        n_resamples: Number of draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: k or n_resamples is out of range, `by` is unknown, the scores are not finite or came without groups.
+    """
+    _check_arguments(graph, k, None, by, "top")
+    graph.check_finite()
+    frequency = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=torch.float64)
+    frequency[graph.graph.edge_mask.T] = _frequency(graph, int(k), by, n_resamples, seed)
+    return frequency.T.contiguous()
+
+
+def _frequency(
+    graph: ScoredGraph, k: int, by: By, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Float[Tensor, "edge"]:
+    """`selection_frequency` in edge order; ties are broken as everywhere."""
+    times = torch.zeros(graph.graph.n_edges, dtype=torch.float64)
+    for scores in resampled(graph, n_resamples, seed):
+        times += _top_of_each(_ranked_by(scores, by), k).sum(0)
+    return times / n_resamples
+
+
+def _top_of_each(values: Float[Tensor, "draw edge"], k: int) -> Bool[Tensor, "draw edge"]:
+    """`_top` of each row, without sorting it."""
+    if k == 0:
+        return torch.zeros(values.shape, dtype=torch.bool)
+    least = values.kthvalue(values.shape[1] - k + 1, dim=1, keepdim=True).values
+    above, equal = values > least, values == least
+    return above | equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True))
+
+
+def _check_stable(stable: float | None, k: int | None, strategy: str) -> None:
+    if stable is None:
+        return
+    if not isinstance(stable, Real) or isinstance(stable, bool) or not 0 < stable <= 1:
+        raise ValueError(f"stable must be a share above 0 and up to 1, got {stable!r}")
+    if k is None or strategy != "top":
+        came = "a threshold" if k is None else f"strategy={strategy!r}"
+        raise ValueError(f"stable goes with k and strategy='top', got {came}: how often an edge is chosen is counted among the k best")
 
 
 def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None, by: str, strategy: str) -> None:
@@ -113,7 +175,10 @@ def _check_threshold(threshold: float, by: str) -> None:
 
 
 def _rank_values(graph: ScoredGraph, by: By) -> Float[Tensor, "edge"]:
-    values = graph.values
+    return _ranked_by(graph.values, by)
+
+
+def _ranked_by(values: Float[Tensor, "*draw edge"], by: By) -> Float[Tensor, "*draw edge"]:
     return values.abs() if by == "absolute" else values if by == "signed" else -values
 
 

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from graphs.graph import Graph
 
+GROUPS_TOLERANCE = 1e-4  # of the largest score: float32 sums over groups
+
 
 @dataclass(frozen=True, eq=False)
 class ScoredGraph:
     """Scores of the edges of a graph; positive: cutting the edge raises the metric.
 
     Scores and metadata are copied on the way in; do not edit them afterwards. Two are equal when graph, scores (with
-    their dtype) and metadata are.
+    their dtype), metadata and what the groups add are.
 
     Attributes:
         graph: The topology.
@@ -28,24 +30,34 @@ class ScoredGraph:
             precision becomes float32). [source destination]
         metadata: What is worth knowing of their origin (model, method, task, settings, versions), in types that JSON
             has.
+        per_group: What each group of prompts adds to the scores, which are their sum; or None. From them follow intervals
+            and how surely an edge is chosen, see `graphs.resampling`. [group source destination]
 
     Raises:
-        ValueError: Shape or dtype do not fit, or an entry that is no edge has a score.
+        ValueError: Shape or dtype do not fit, an entry that is no edge has a score, or the groups do not add up.
     """
 
     graph: Graph
     scores: Float[Tensor, "source destination"]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    per_group: Float[Tensor, "group source destination"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", checked_scores(self.graph, self.scores))
         object.__setattr__(self, "metadata", copy.deepcopy(dict(self.metadata)))
+        if self.per_group is not None:
+            object.__setattr__(self, "per_group", _checked_groups(self.graph, self.scores, self.per_group))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScoredGraph):
             return NotImplemented
         same_scores = self.scores.dtype == other.scores.dtype and torch.equal(self.scores, other.scores)
-        return same_scores and self.graph == other.graph and self.metadata == other.metadata
+        return same_scores and self.graph == other.graph and self.metadata == other.metadata and self._same_groups(other)
+
+    def _same_groups(self, other: ScoredGraph) -> bool:
+        if self.per_group is None or other.per_group is None:
+            return self.per_group is other.per_group
+        return self.per_group.dtype == other.per_group.dtype and torch.equal(self.per_group, other.per_group)
 
     __hash__ = None
 
@@ -135,6 +147,26 @@ def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) ->
             "multiply by graph.edge_mask, or check the order of sources and destinations"
         )
     return scores
+
+
+def _checked_groups(
+    graph: Graph, scores: Float[Tensor, "source destination"], per_group: Float[Tensor, "group source destination"]
+) -> Float[Tensor, "group source destination"]:
+    """A copy of what groups add to scores, as `checked_scores` gives it.
+
+    Raises:
+        ValueError: Shape or dtype do not fit, there are no groups, or their sum is not the scores.
+    """
+    if not isinstance(per_group, Tensor) or per_group.ndim != 3 or not len(per_group):
+        raise ValueError(f"per_group must be a tensor [group source destination] of one group or more, got {_describe(per_group)}")
+    groups = torch.stack([checked_scores(graph, each) for each in per_group])
+    gap = (groups.double().sum(0) - scores).abs().max()
+    if gap > GROUPS_TOLERANCE * scores.abs().max():
+        raise ValueError(
+            f"per_group must add up to the scores, their sum differs by up to {gap.item():.3g} (largest score "
+            f"{scores.abs().max().item():.3g}): give each group's mean times its share of the prompts"
+        )
+    return groups
 
 
 def _describe(value: object) -> str:

@@ -10,7 +10,8 @@
       "n_requested": 200, "edges": ["input->m0", ...]
     }
 
-`n_requested` and `edges` belong to a circuit, whose `scores` may be null. `n_edges` counts the edges of a scored graph,
+`n_requested` and `edges` belong to a circuit, whose `scores` may be null. Scores that are kept group by group have a list
+`per_group` as well, one entry like `scores` for each group of prompts. `n_edges` counts the edges of a scored graph,
 or those that a circuit keeps. The scores of all edges, in the order of `Graph.edges`, are little-endian bytes in base64:
 exact without thought for decimals, 173 kB for GPT-2 small in float32 (decimals: about 700 kB), and read in
 milliseconds. All else is readable: a person sees what a file is and which edges a circuit has.
@@ -109,7 +110,10 @@ def load_as(kind: type[Value], path: str | os.PathLike[str]) -> Value:
 
 
 def _scores_content(scored: ScoredGraph) -> dict[str, Any]:
-    return {"n_edges": scored.graph.n_edges, "scores": _packed(scored.graph, scored.scores)}
+    content = {"n_edges": scored.graph.n_edges, "scores": _packed(scored.graph, scored.scores)}
+    if scored.per_group is not None:
+        content["per_group"] = [_packed(scored.graph, each) for each in scored.per_group]
+    return content
 
 
 def _circuit_content(circuit: Circuit) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def _parse(content: bytes) -> ScoredGraph | Circuit:
     if header["kind"] == "scores":
         scores = _unpacked(graph, _entry(header, "scores", dict))
         _check_count(header, graph.n_edges)
-        return ScoredGraph(graph, scores, metadata)
+        return ScoredGraph(graph, scores, metadata, _groups(header, graph))
     packed = _entry(header, "scores", (dict, type(None)))
     return Circuit.from_edges(
         graph,
@@ -234,6 +238,20 @@ def _graph(settings: dict[str, Any]) -> Graph:
     if set(settings) != set(_GRAPH_FIELDS):
         raise ValueError(f'its "graph" must have {", ".join(_GRAPH_FIELDS)}, got {", ".join(settings) or "nothing"}')
     return Graph(**settings)
+
+
+def _groups(header: dict[str, Any], graph: Graph) -> Float[Tensor, "group source destination"] | None:
+    """What each group of prompts adds to the scores, where the file has it.
+
+    Raises:
+        ValueError: It is not one set of scores for each group.
+    """
+    if "per_group" not in header:
+        return None
+    packed = _entry(header, "per_group", list)
+    if not packed or not all(isinstance(each, dict) for each in packed):
+        raise ValueError('its "per_group" must be one set of scores or more')
+    return torch.stack([_unpacked(graph, each) for each in packed])
 
 
 def _edges(header: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from graphs.circuit import Circuit
 from graphs.graph import Graph
-from graphs.pruning import prune
+from graphs.pruning import prune, selection_frequency
 from graphs.scores import ScoredGraph
 
 RANK = {"absolute": abs, "signed": lambda score: score, "negative": lambda score: -score}
@@ -199,3 +199,69 @@ def test_a_graph_without_scores_is_refused(without_type_checks: None) -> None:
 def test_scores_that_cannot_be_ranked_are_refused(settings: dict, bad: float) -> None:
     with pytest.raises(ValueError, match="the score of input->m0 is (nan|-?inf)"):
         prune(by_hand({**CHAIN, "input->m0": bad, "m0->logits": math.nan}), **settings)
+
+
+def grouped(graph: Graph, n_groups: int = 6, noise: float = 1.5, seed: int = 0, with_ties: bool = False) -> ScoredGraph:
+    """Scores of which groups of prompts tell different things."""
+    generator = torch.Generator().manual_seed(seed)
+    common, own = (torch.randn(n, *graph.edge_mask.shape, generator=generator, dtype=torch.float64) for n in (1, n_groups))
+    groups = (common + noise * own) * graph.edge_mask
+    groups = groups.round() if with_ties else groups
+    return ScoredGraph(graph, groups.sum(0), {"method": "random"}, groups)
+
+
+@pytest.mark.parametrize("by", RANK)
+@pytest.mark.parametrize("with_ties", [False, True], ids=["distinct", "ties"])
+def test_selection_frequency_counts_prunings_of_draws(graph: Graph, by: str, with_ties: bool) -> None:
+    scored, k = grouped(graph, with_ties=with_ties), graph.n_edges // 3
+    times = dict.fromkeys(graph.edges, 0)
+    for row in torch.randint(6, (70, 6), generator=torch.Generator().manual_seed(2)).tolist():
+        drawn = ScoredGraph(graph, sum(scored.per_group[group] for group in row))
+        for name in slow_top(graph, rank_values(drawn, by))[:k]:
+            times[name] += 1
+    frequency = selection_frequency(scored, k, by=by, n_resamples=70, seed=2)
+    assert {name: frequency[graph.edge_index(name)].item() for name in graph.edges} == pytest.approx({name: n / 70 for name, n in times.items()})
+    assert not frequency[~graph.edge_mask].any()
+
+
+def test_stable_keeps_of_the_best_those_that_are_mostly_chosen(graph: Graph) -> None:
+    scored, k = grouped(graph), graph.n_edges // 2
+    frequency = selection_frequency(scored, k)
+    for stable in (0.5, 0.8, 1.0):
+        chosen = [name for name in slow_top(graph, rank_values(scored, "absolute"))[:k] if frequency[graph.edge_index(name)] >= stable]
+        circuit = prune(scored, k, stable=stable)
+        assert circuit == Circuit.from_edges(graph, chosen).live() and circuit.n_requested == k
+        about = circuit.metadata["pruning"]
+        assert (about["stable"], about["n_stable"], about["n_edges"]) == (stable, len(chosen), circuit.n_edges)
+    assert (prune(scored, k).mask & ~circuit.mask).any() or graph.n_edges < 10
+
+
+def test_equal_groups_make_every_choice_stable(graph: Graph) -> None:
+    scored = grouped(graph, noise=0.0)
+    assert prune(scored, graph.n_edges // 2, stable=1.0) == prune(scored, graph.n_edges // 2)
+    assert prune(scored, 0, stable=0.95) == Circuit.empty(graph)
+
+
+def test_stable_pruning_of_gpt2_small_takes_moments() -> None:
+    graph = Graph(12, 12)
+    circuit = prune(grouped(graph, noise=0.3), 8000, stable=0.95)
+    assert 0 < circuit.n_edges < 8000 and circuit.is_live
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 3, "stable": 0}, "stable must be a share above 0 and up to 1, got 0"),
+        ({"k": 3, "stable": 95}, "stable must be a share above 0 and up to 1, got 95"),
+        ({"k": 3, "stable": True}, "stable must be a share above 0 and up to 1, got True"),
+        ({"k": 3, "stable": math.nan}, "stable must be a share above 0 and up to 1, got nan"),
+        ({"threshold": 1.0, "stable": 0.9}, "stable goes with k and strategy='top', got a threshold"),
+        ({"k": 3, "strategy": "greedy", "stable": 0.9}, "stable goes with k and strategy='top', got strategy='greedy'"),
+        ({"k": 3, "stable": 0.9}, "graph: expected scores kept group by group, .* came none; score with eap.error_bars.score_groups"),
+    ],
+)
+def test_wrong_settings_of_stable_are_refused(settings: dict, message: str, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune(by_hand(CHAIN), **settings)
+    with pytest.raises(ValueError, match="k=24 is more than the 23 edges"):
+        selection_frequency(by_hand(CHAIN), 24)
