@@ -1,18 +1,22 @@
 # make roc    set everything up and run the ROC benchmark on the embedded models
 # make test   set everything up and run all tests
 # make speed  set everything up and print running times as ratios to the bare passes
+# make test-tl2, make test-tl3   test HookedTransformer in an environment of its own with TransformerLens 2.16 or 3.9
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: roc test speed setup clean
+.PHONY: roc test test-tl2 test-tl3 speed setup clean
 
 roc: setup
 	$(BIN)/python -m benchmarks.roc --methods eap relp random --out results
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-tl2 test-tl3: test-%: $(VENV)/%/installed
+	$(VENV)/$*/bin/python -m pytest tests/hooked
 
 speed: setup
 	$(BIN)/python -m benchmarks.speed
@@ -24,6 +28,13 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,plots]'
+	touch $@
+
+# exactly the versions of the list: TransformerLens 2.16 asks for a beartype too old for the tests
+$(VENV)/tl%/installed: constraints-tl%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet "$$(grep '^torch==' $<)"
+	$(@D)/bin/pip install --quiet --no-deps --requirement $<
 	touch $@
 
 clean:

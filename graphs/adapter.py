@@ -2,10 +2,9 @@
 
 `adapt(model)` takes a `TransformerBridge` (TransformerLens 4) around a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2,
 Qwen3, Gemma or Gemma 2 model of Hugging Face, or a native one; or a `HookedTransformer` (TransformerLens 2 and 3), which
-`graphs.hooked_transformer` reads. Weights are views of the model's own, never copies to be edited; the model is
-not hooked or changed. On first sight of a model, and again whenever its hooks are
-others, its logits are compared with the adapted ones on a few tokens, so a setting this file does not know is
-refused instead of silently wrong.
+`graphs.hooked_transformer` reads. Weights are views of the model's own, never copies to be edited; the model is not
+hooked or changed. On first sight of a model, and again whenever its hooks are others, its logits are compared with
+the adapted ones on a few tokens, so a setting that is not known is refused instead of silently wrong.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ def _norm(module: nn.Module, config: Any, read: Read) -> Norm | None:
     if not centred and "RMSNorm" not in kind:
         raise ValueError(f"norm {kind} is not supported; LayerNorm and RMSNorm are.")
     weight = read(getattr(inner, "weight", None))
-    if getattr(module, "uses_weight_offset", False):
+    if getattr(module, "uses_weight_offset", getattr(config, "rmsnorm_uses_offset", False)):  # the latter before version 4
         weight = 1 + weight
     eps = next((getattr(inner, name) for name in ("eps", "variance_epsilon") if hasattr(inner, name)), config.eps)
     return Norm(centred, eps, weight, read(getattr(inner, "bias", None)))

@@ -81,6 +81,7 @@ NATIVE_SETTINGS = [
     dict(use_attn_scale=False),
     dict(n_heads=2, d_head=5),
     dict(d_vocab_out=7),
+    dict(d_vocab_out=D_VOCAB + 9),
     dict(normalization_type=None, final_rms=True),
     dict(gated_mlp=True, act_fn=None),
     dict(act_fn="solu"),
