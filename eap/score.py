@@ -120,28 +120,34 @@ def score(
     _check(method, metric, intervention, integration)
     steps = STEPS.get(method, 1) if steps is None else steps
     _check_counts(method, steps, token_chunk)
-    owned = {"rules": ("relp", rules), "checkpoint": ("exact", checkpoint), "edges": ("exact", edges), "penalty": ("learned-mask", penalty)}
-    _check_owned(method, owned)
+    _check_owned(
+        method,
+        {
+            "rules": ("relp", rules),
+            "checkpoint": ("exact", checkpoint),
+            "edges": ("exact", edges),
+            "penalty": ("learned-mask", penalty),
+        },
+    )
     transformer = adapt(model, kv_destinations=kv_destinations)
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
     batches = pairs.batches(batch_size, max_tokens=None if batch_size else MAX_TOKENS)
     batches = [batch.to(transformer.device) for batch in batches]
-    cuts = cut_values(transformer, batches, intervention)
     job = Job(
         transformer,
         metric,
-        cuts,
+        cut_values(transformer, batches, intervention),
         intervention,
-        token_chunk,
-        steps,
-        integration,
-        edges,
-        seed,
-        Job.penalty if penalty is None else penalty,
-        rules or RelPRules(),
-        None if checkpoint is None else Path(checkpoint),
-        quiet,
+        token_chunk=token_chunk,
+        steps=steps,
+        integration=integration,
+        edges=edges,
+        seed=seed,
+        penalty=Job.penalty if penalty is None else penalty,
+        rules=rules or RelPRules(),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        quiet=quiet,
     )
     if method in OF_ALL:
         scores = METHODS[method](job, batches)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from copy import deepcopy
 
 import families
-import hooked
 import numpy
 import pytest
 import torch
 from make_bridge_scores import FILE
 
 import eap
+import hooked
 from graphs.adapter import adapt
 from graphs.graph import Graph
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import families
-import hooked
 import pytest
 import torch
 from torch import Tensor
 
+import hooked
 from graphs import hooked_transformer
 from graphs.adapter import adapt
 from graphs.transformer import Transformer

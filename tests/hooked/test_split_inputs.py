@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import families
-import hooked
 import pytest
 import torch
 from torch import Tensor, nn
 
 import eap
+import hooked
 from graphs import Graph, PromptPairs
 from graphs.adapter import adapt
 
