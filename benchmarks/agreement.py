@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 from tqdm import tqdm
@@ -43,11 +41,10 @@ from benchmarks.agreement_report import Result
 from benchmarks.agreement_tasks import Subject, subjects
 from benchmarks.correlation import N_RESAMPLES
 from benchmarks.problems import PLANTED
-from benchmarks.saved_parts import SavedParts
+from benchmarks.saved_parts import SavedParts, parts_in
 from graphs import ScoredGraph
 from graphs.files import write_whole
 
-PARTIAL = ".partial"
 SHARES = tuple(step / 10 for step in range(11))  # of an edge that is cut
 STOPPED, REFUSED = 130, 2  # exit statuses
 
@@ -101,7 +98,7 @@ def _results(given: argparse.Namespace) -> list[Result]:
         for edge in given.edges or ():
             subject.graph.edge_index(edge)  # refuses an unknown one before any work
     results, pictures = [], []
-    with _parts(given) as parts:
+    with parts_in(given.out, given.fresh) as parts:
         for subject in found:
             result, exact_nodes = _result(subject, settings, methods, parts, given)
             results.append(result)
@@ -149,16 +146,6 @@ def _result(
         exact_nodes[direction], found = compare_nodes(subject, direction, settings)
         nodes += found
     return Result(subject, settings, exact, compared, left_out, nodes), exact_nodes
-
-
-@contextmanager
-def _parts(given: argparse.Namespace) -> Iterator[SavedParts]:
-    """The parts scored so far; without `--out` they are kept for this run only."""
-    if given.out is not None:
-        yield SavedParts(given.out / PARTIAL, given.fresh)
-        return
-    with TemporaryDirectory() as folder:
-        yield SavedParts(Path(folder))
 
 
 def _write(results: Sequence[Result], exact_nodes: Sequence[dict[str, dict[str, Tensor]]], given: argparse.Namespace) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from benchmarks.agreement_edges import Compared, Scores, Settings
 from benchmarks.agreement_nodes import NodeAgreement
 from benchmarks.agreement_tasks import Subject
 from benchmarks.correlation import Agreement, Measured
-from benchmarks.report import commit, table, versions
+from benchmarks.report import commit, csv_text, table, versions
 
 LEGEND = """\
 Each cell: the correlation over all edges (or nodes) of the kind, and the interval that holds 95 % of the bootstrap's samples of
@@ -66,11 +64,7 @@ def as_csv(results: Sequence[Result]) -> str:
     """All rows, with the commit and the versions in each."""
     now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
     lines = [{name: "" if value is None else value for name, value in (row | now).items()} for result in results for row in rows(result)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return csv_text(lines)
 
 
 def as_json(results: Sequence[Result], settings: dict[str, Any]) -> str:

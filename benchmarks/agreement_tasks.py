@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import benchmarks.tasks
 from benchmarks import metrics
 from benchmarks.models import open_model
-from benchmarks.problems import PLANTED, planted_problems
+from benchmarks.problems import PLANTED, Named, planted_problems
 from graphs import Circuit, Graph, PromptPairs, run
 from graphs.adapter import adapt
 
@@ -40,7 +40,7 @@ TEMPERATURE = 1.0  # of text that the model writes
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Subject(Named):
     """A model and prompts.
 
     Attributes:
@@ -58,16 +58,6 @@ class Subject:
     pairs: PromptPairs
     prompts: str
     metric_name: str
-
-    @property
-    def name(self) -> str:
-        """Model and task in words, e.g. "gpt2 ioi"."""
-        return f"{Path(self.model_name).name or self.model_name} {self.task}"
-
-    @property
-    def stem(self) -> str:
-        """The name as the beginning of a file name."""
-        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
 
     @property
     def graph(self) -> Graph:

@@ -23,7 +23,7 @@ from benchmarks.agreement_edges import WITHOUT_SIGN
 from benchmarks.agreement_tasks import subjects
 from benchmarks.measures import Measures, measure
 from benchmarks.measures_curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
-from benchmarks.problems import PLANTED
+from benchmarks.problems import PLANTED, Named
 from benchmarks.reference import TASKS, load_reference
 from graphs import Circuit, Graph, PromptPairs, prune
 from graphs.adapter import graph_of
@@ -42,7 +42,7 @@ FIGURES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Case(Named):
     """A model and a task.
 
     Attributes:
@@ -62,16 +62,6 @@ class Case:
     test: PromptPairs
     metric_name: str
     known: Circuit | None
-
-    @property
-    def name(self) -> str:
-        """Model and task in words."""
-        return f"{Path(self.model_name).name or self.model_name} {self.task}"
-
-    @property
-    def stem(self) -> str:
-        """The name as the beginning of a file name."""
-        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
 
     @property
     def graph(self) -> Graph:

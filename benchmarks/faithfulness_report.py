@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 from benchmarks.faithfulness_cases import FIGURES, N_RANDOM, Case, Row
 from benchmarks.measures import Measures
 from benchmarks.measures_curves import Interval
-from benchmarks.report import commit, table, versions
+from benchmarks.report import commit, csv_text, table, versions
 
 LEGEND = f"""\
 Scores are made on training prompts, circuits measured on held-out ones. CPR: area under faithfulness over the share of edges kept,
@@ -57,11 +55,7 @@ def as_csv(results: Sequence[Result]) -> str:
     """All rows, with the commit and the versions in each; curves as JSON in a cell."""
     now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
     lines = [{name: _cell_of(value) for name, value in (row | now).items()} for result in results for row in rows(result)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return csv_text(lines)
 
 
 def as_json(results: Sequence[Result], settings: dict[str, Any]) -> str:

@@ -26,8 +26,25 @@ PLANTED = "planted"
 KL = "kl"
 
 
+class Named:
+    """What a model with a task is called."""
+
+    model_name: str
+    task: str
+
+    @property
+    def name(self) -> str:
+        """Model and task in words, e.g. "gpt2 ioi"."""
+        return f"{Path(self.model_name).name or self.model_name} {self.task}"
+
+    @property
+    def stem(self) -> str:
+        """The name as the beginning of a file name."""
+        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
+
+
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Named):
     """A known circuit to be found.
 
     Attributes:
@@ -53,16 +70,6 @@ class Problem:
     origin: str
     roles: Mapping[str, str]
     metric: str
-
-    @property
-    def name(self) -> str:
-        """Model and task in words, e.g. "gpt2 ioi"."""
-        return f"{Path(self.model_name).name or self.model_name} {self.task}"
-
-    @property
-    def stem(self) -> str:
-        """The name as the beginning of a file name."""
-        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
 
     @property
     def circuit(self) -> Circuit:

@@ -17,9 +17,7 @@ and 9.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import sys
 import time
@@ -33,13 +31,13 @@ from tqdm import tqdm
 import acdc
 import eap
 from benchmarks.problems import KL, Problem, planted_problems
-from benchmarks.saved_parts import code_digest, model_digest, pairs_digest
+from benchmarks.report import csv_text
+from benchmarks.saved_parts import PARTIAL, code_digest, model_digest, pairs_digest
 from graphs import Circuit, prune
 from graphs.files import write_whole
 
 THRESHOLDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 SIZES = (0.5, 1, 2, 4, 8)  # of the pruned graph, in known circuits
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -186,11 +184,7 @@ def _write(rows: Sequence[Row], given: argparse.Namespace) -> None:
     """All files."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"}
     records = [asdict(row) | {"youden": row.youden} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, records[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_whole(given.out / "refine.csv", text.getvalue().encode())
+    write_whole(given.out / "refine.csv", csv_text(records).encode())
     write_whole(given.out / "refine.json", json.dumps({"settings": settings, "rows": records}, indent=1).encode())
     write_whole(given.out / "refine.txt", (table(rows) + "\n").encode())
     try:

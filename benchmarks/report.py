@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -41,9 +41,13 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
 def as_csv(findings: Sequence[Finding]) -> str:
     """One line a finding, all figures unrounded."""
     rows = [_flat(finding.row()) for finding in findings]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return csv_text(rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under all their columns, in the order in which these first come; empty where a row has none or no value."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

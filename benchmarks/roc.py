@@ -19,21 +19,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from benchmarks import drawings, methods, report
 from benchmarks.findings import Finding, Search, Settings
 from benchmarks.problems import PLANTED, Problem, planted_problems, reference_problems
-from benchmarks.saved_parts import SavedParts
+from benchmarks.saved_parts import SavedParts, parts_in
 from graphs.files import write_whole
 
 TASK_METRIC = "task"
-PARTIAL = ".partial"
 STOPPED, REFUSED = 130, 2  # exit statuses
 
 
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     parts = None
     try:
-        with _parts(given) as parts:
+        with parts_in(given.out, given.fresh) as parts:
             searches = [search for problem in _problems(given) for search in _searches(problem, given)]
             findings, skipped = _found(searches, given, parts)
     except ValueError as error:
@@ -149,16 +146,6 @@ def _method_names(problem: Problem, given: argparse.Namespace) -> tuple[str, ...
         n_edges = problem.graph.n_edges
         print(f"{problem.name}: without {', '.join(left_out)}, slow on {n_edges:,} edges; ask with --methods", file=sys.stderr)
     return chosen
-
-
-@contextmanager
-def _parts(given: argparse.Namespace) -> Iterator[SavedParts]:
-    """The parts scored so far; without `--out` they are kept for this run only."""
-    if given.out is not None:
-        yield SavedParts(given.out / PARTIAL, given.fresh)
-        return
-    with TemporaryDirectory() as folder:
-        yield SavedParts(Path(folder))
 
 
 def _stopped(given: argparse.Namespace, parts: SavedParts | None) -> str:

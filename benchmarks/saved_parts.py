@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from graphs import PromptPairs, ScoredGraph
 
+PARTIAL = ".partial"  # within the folder for results
 CODE = ("graphs", "eap", "acdc", "benchmarks.metrics")
 
 
@@ -70,6 +73,16 @@ class SavedParts:
         part.save(path)
         self.n_computed += 1
         return part
+
+
+@contextmanager
+def parts_in(folder: Path | None, fresh: bool = False) -> Iterator[SavedParts]:
+    """The parts kept in a folder for results; None: parts are kept for this run only."""
+    if folder is not None:
+        yield SavedParts(folder / PARTIAL, fresh)
+        return
+    with TemporaryDirectory() as temporary:
+        yield SavedParts(Path(temporary))
 
 
 def _read(path: Path) -> ScoredGraph | None:

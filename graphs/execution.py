@@ -62,7 +62,7 @@ def run(
 def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations) -> Float[Tensor, "batch d_vocab"]:
     """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
     execution = started(transformer, plan, batch, cut)
-    execution.run_layers(0)
+    execution.run_layers()
     return execution.logits()
 
 
@@ -82,19 +82,15 @@ class Execution:
         self.everywhere, self.at_answer = everywhere, at_answer
         self._inputs: dict[tuple[int, int, int], Tensor] = {}  # normalised mixtures of the layer at work
 
-    def run_layers(self, first: int, last: int | None = None) -> None:
-        """Run layers `first` up to, not including, `last`."""
-        for layer in range(first, len(self.transformer.blocks) if last is None else last):
-            self.run_heads_and_mlp(layer, *self.attend(layer))
-
-    def run_heads_and_mlp(self, layer: int, everywhere: Tensor, at_answer: Tensor) -> None:
-        """Write a layer's heads, given what their mixed values change by, and run its MLP."""
-        parallel = self.transformer.blocks[layer].parallel
-        mlp = self.run_mlp(layer) if parallel else None
-        self.add_heads(layer, everywhere, at_answer)
-        mlp = mlp if parallel else self.run_mlp(layer)
-        if mlp is not None:
-            self.add_mlp(layer, mlp)
+    def run_layers(self) -> None:
+        """Run all layers, from the first to the last."""
+        for layer, block in enumerate(self.transformer.blocks):
+            heads = self.attend(layer)
+            mlp = self.run_mlp(layer) if block.parallel else None
+            self.add_heads(layer, *heads)
+            mlp = mlp if block.parallel else self.run_mlp(layer)
+            if mlp is not None:
+                self.add_mlp(layer, mlp)
 
     def logits(self) -> Float[Tensor, "batch d_vocab"]:
         """Logits at the answer row."""
@@ -155,20 +151,13 @@ class Execution:
 
     def run_mlp(self, layer: int) -> Float[Tensor, "batch row d_model"] | None:
         """What the MLP of a layer changes by; None where it is not live."""
-        mixture = self.plan.layers[layer].mlp
-        if mixture is None:
+        plan, block = self.plan.layers[layer], self.transformer.blocks[layer]
+        if plan.mlp is None:
             return None
-        return self.mlp_change(layer, self.mlp_stream(layer).mixture(mixture, self.cut.mlp_in[layer]))
-
-    def mlp_stream(self, layer: int) -> Stream:
-        """The stream that the MLP of a layer reads."""
-        return self.everywhere if self.plan.layers[layer].mlp_everywhere else self.at_answer
-
-    def mlp_change(self, layer: int, x: Float[Tensor, "batch row d_model"]) -> Float[Tensor, "batch row d_model"]:
-        """What the MLP of a layer changes by when it reads `x`."""
-        block = self.transformer.blocks[layer]
+        stream = self.everywhere if plan.mlp_everywhere else self.at_answer
+        x = stream.mixture(plan.mlp, self.cut.mlp_in[layer])
         out = apply_norm(block.mlp_post_norm, block.mlp(apply_norm(block.mlp_norm, x)))
-        return out - self.mlp_stream(layer).at_rows(self.cut.mlp_out[layer])
+        return out - stream.at_rows(self.cut.mlp_out[layer])
 
     def add_mlp(self, layer: int, change: Float[Tensor, "batch row d_model"]) -> None:
         """Write what an MLP changes by."""

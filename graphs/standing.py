@@ -116,7 +116,7 @@ class Standing:
         graph = transformer.graph
         plan = make_plan(graph, mask, patching)
         execution = started(transformer, replace(plan, individual=frozenset(range(graph.n_sources))), batch, cut)
-        execution.run_layers(0)
+        execution.run_layers()
         self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, cut
         self.logits = execution.logits()
         self.changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}
