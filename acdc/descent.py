@@ -53,15 +53,17 @@ def descend(
     """
     check_threshold(threshold)
     descent = Descent(search, threshold)
-    if checkpoint is not None and Path(checkpoint).exists():
-        descent.take(search.own(Trace.load(checkpoint), threshold, checkpoint))
+    is_first = search.processes.is_first
+    found = Trace.load(checkpoint) if checkpoint is not None and is_first and Path(checkpoint).exists() else None
+    if (begun := search.processes.from_first(found)) is not None:
+        descent.take(search.own(begun, threshold, checkpoint))
     elif known:
         descent.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
     settings = {"total": len(search.order), "initial": len(descent.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
-    with tqdm(**settings, disable=quiet) as bar:
+    with tqdm(**settings, disable=quiet or not is_first) as bar:
         while not descent.complete:
             descent.advance(bar)
-            if checkpoint is not None:
+            if checkpoint is not None and is_first:
                 descent.trace.save(checkpoint)
     return descent.trace
 

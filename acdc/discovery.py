@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from acdc.descent import descend
 from acdc.objective import Metric
@@ -29,6 +30,7 @@ def discover(
     batch_size: int | None = None,
     stacked_tokens: int = STACKED_TOKENS,
     checkpoint: str | os.PathLike[str] | None = None,
+    process_group: ProcessGroup | None = None,
     quiet: bool = False,
 ) -> TracedCircuit:
     """The circuit that ACDC leaves of the whole graph.
@@ -59,6 +61,8 @@ def discover(
         stacked_tokens: most tokens to run at a time when several edges are tried in one call; bounds the memory.
         checkpoint: a file for the trace, written as the sweep goes on. A sweep that was interrupted continues from it
             and ends as if it had not been.
+        process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
+            makes the same call and has the same circuit (`graphs.processes`). None: this process alone.
         quiet: no progress bar.
 
     Returns:
@@ -81,6 +85,7 @@ def discover(
         order=order,
         batch_size=batch_size,
         stacked_tokens=stacked_tokens,
+        process_group=process_group,
         kv_destinations=kv_destinations,
     )
     return descend(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

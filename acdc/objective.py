@@ -38,7 +38,6 @@ class Objective:
         if metric != "kl" and not callable(metric):
             raise ValueError(f"metric is 'kl' or a function of logits and pairs, got {metric!r}.")
         self.metric, self.batches = metric, batches
-        self.n_prompts = sum(map(len, batches))
         wide = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in clean]
         self._clean = wide if metric == "kl" else []
         self._log_probabilities = [logits.log_softmax(-1) for logits in self._clean]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from acdc.descent import descend
 from acdc.objective import Metric
@@ -33,6 +34,7 @@ def refine(
     batch_size: int | None = None,
     stacked_tokens: int = STACKED_TOKENS,
     checkpoint: str | os.PathLike[str] | None = None,
+    process_group: ProcessGroup | None = None,
     quiet: bool = False,
 ) -> TracedCircuit:
     """The circuit that ACDC leaves of a given one; no edge is ever added.
@@ -63,5 +65,6 @@ def refine(
         order=order,
         batch_size=batch_size,
         stacked_tokens=stacked_tokens,
+        process_group=process_group,
     )
     return descend(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

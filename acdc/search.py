@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from acdc import order as orders
 from acdc.objective import Metric, Objective
@@ -20,8 +20,10 @@ from acdc.trace import Change, Trace
 from graphs import Circuit, PromptPairs
 from graphs.adapter import adapt
 from graphs.execution import run_batch
+from graphs.marks import digest, prompts_mark
 from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from graphs.plan import make_plan
+from graphs.processes import Processes
 from graphs.ripple import ask
 from graphs.standing import Standing
 
@@ -46,6 +48,7 @@ class Search:
         batch_size: int | None = None,
         stacked_tokens: int = STACKED_TOKENS,
         kv_destinations: str = "query-head",
+        process_group: ProcessGroup | None = None,
     ) -> None:
         """See `acdc.discover` for the arguments.
 
@@ -63,16 +66,23 @@ class Search:
             raise ValueError(f"the circuit is of {self.start.graph}, the model's graph is {self.graph}.")
         self.order = orders.checked(self.graph, order, self.start.mask)
         self.patching, self.change = intervention == "patching", change
-        batches = pairs.batches(batch_size, None if batch_size else MAX_TOKENS)
-        self.batches = [batch.to(self.transformer.device) for batch in batches]
-        make_cut = cut_values(self.transformer, self.batches, intervention)
+        self.processes = Processes(process_group, self.transformer.device)
+        batches = self.processes.batches(pairs, batch_size, MAX_TOKENS)
+        batches = [batch.to(self.transformer.device) for batch in batches]
+        self.batches, self.n_batches = self.processes.mine(batches), len(batches)
+        make_cut = cut_values(self.transformer, batches, intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
         clean = [self._clean_logits(batch) for batch in self.batches]
-        self.objective = Objective(metric, self.batches, clean)
+        self.objective, self.n_prompts = Objective(metric, self.batches, clean), len(pairs)
         self.stacked_tokens = stacked_tokens
+        self.most_tokens = {  # that a candidate runs on, in any batch
+            False: max(trimmed(batch.clean, batch).numel() for batch in batches),
+            True: max(map(len, batches)),
+        }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
+        self.settings = self._settings(pairs, batches, intervention, clean)
+        self.processes.check_same({"search": {**self.settings, "start": digest(repr(self.start.edges)), "change": change}})
         self.start_value = self._start_value()
-        self.settings = self._settings(pairs, intervention, clean)
 
     def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
         transformer = self.transformer
@@ -84,24 +94,25 @@ class Search:
         runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
         return self.check_finite(self.value(runs), "the circuit at the start")
 
-    def _settings(self, pairs: PromptPairs, intervention: str, clean: Sequence[Tensor]) -> dict[str, Any]:
+    def _settings(
+        self, pairs: PromptPairs, batches: Sequence[PromptPairs], intervention: str, clean: Sequence[Tensor]
+    ) -> dict[str, Any]:
         """What a trace says of its origin, enough to recognise it."""
-        columns = [pairs.clean, pairs.corrupted, pairs.positions, pairs.answers, pairs.wrong_answers]
-        prompts = repr([None if column is None else column.tolist() for column in columns])
+        sizes = torch.stack([logits.double().square().sum() for logits in clean]).cpu()
         return {
             "model": self.transformer.name,
             "metric": self.objective.name,
             "intervention": intervention,
             "n_prompts": len(pairs),
-            "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:16],
-            "order": hashlib.sha256(repr(self.order).encode()).hexdigest()[:16],
-            "batches": [list(trimmed(batch.clean, batch).shape) for batch in self.batches],
+            "prompts": prompts_mark(pairs),
+            "order": digest(repr(self.order)),
+            "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
             "stacked_tokens": self.stacked_tokens,
-            "clean_logits": f"{sum(logits.double().square().sum().item() for logits in clean):.4e}",
+            "clean_logits": f"{sum(self.processes.in_order(sizes, self.n_batches).tolist()):.4e}",
         }
 
     def standings(self, mask: Bool[Tensor, "source destination"]) -> list[Standing]:
-        """The runs of a circuit, batch by batch."""
+        """The runs of a circuit on this process' batches."""
         rows = zip(self.batches, self.cuts)
         return [Standing(self.transformer, mask, batch, cut, self.patching) for batch, cut in rows]
 
@@ -109,20 +120,20 @@ class Search:
         """How many nodes a candidate runs, and how many candidates fit in a call."""
         moved = standings[0].downstream(destination).moved
         at_answer = destination == self.graph.n_destinations - 1
-        n_tokens = max(len(batch) if at_answer else trimmed(batch.clean, batch).numel() for batch in self.batches)
-        return moved.bit_count(), max(1, self.stacked_tokens // n_tokens)
+        return moved.bit_count(), max(1, self.stacked_tokens // self.most_tokens[at_answer])
 
     def value(self, logits: Sequence[Float[Tensor, "_ d_vocab"]]) -> float:
-        """The objective of a circuit from its logits on every batch."""
-        return sum(self.objective.total(i, each[None]).item() for i, each in enumerate(logits)) / self.objective.n_prompts
+        """The objective of a circuit from its logits on this process' batches."""
+        totals = torch.cat([self.objective.total(i, each[None]) for i, each in enumerate(logits)])
+        return sum(self.processes.in_order(totals, self.n_batches).tolist()) / self.n_prompts
 
     def values(
         self, standings: Sequence[Standing], destination: int, candidates: Bool[Tensor, "candidate source"]
     ) -> list[float]:
         """The objective when a destination keeps, in turn, each of these sets of sources."""
         self.n_evaluated += len(candidates)
-        totals = [self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)]
-        return (torch.stack(totals).sum(0) / self.objective.n_prompts).tolist()
+        totals = torch.stack([self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)])
+        return (self.processes.in_order(totals, self.n_batches).sum(0) / self.n_prompts).tolist()
 
     def check_finite(self, value: float, what: str) -> float:
         """The value, if it is a finite number.

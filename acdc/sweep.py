@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from acdc.descent import descend
 from acdc.objective import Metric
@@ -76,6 +77,7 @@ def sweep(
     batch_size: int | None = None,
     stacked_tokens: int = STACKED_TOKENS,
     folder: str | os.PathLike[str] | None = None,
+    process_group: ProcessGroup | None = None,
     quiet: bool = False,
 ) -> ThresholdSweep:
     """ACDC's circuit for each of several thresholds, and for each edge the largest threshold it survives.
@@ -107,6 +109,7 @@ def sweep(
         order=order,
         batch_size=batch_size,
         stacked_tokens=stacked_tokens,
+        process_group=process_group,
         kv_destinations=kv_destinations,
     )
     if folder is not None:

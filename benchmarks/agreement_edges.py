@@ -24,7 +24,7 @@ from benchmarks.agreement_tasks import Subject
 from benchmarks.correlation import N_RESAMPLES, Agreement, agreement
 from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
 from eap.rules import RelPRules
-from eap.score import METHODS
+from eap.methods import METHODS
 from graphs import Graph, PromptPairs, ScoredGraph
 from graphs.adapter import adapt
 from graphs.execution import MAX_TOKENS, run_batch
@@ -61,8 +61,7 @@ class Settings:
 
     def groups(self, pairs: PromptPairs, method: str = EXACT) -> list[PromptPairs]:
         """The prompts in groups of nearly equal size, each a mixture; all together for a method that does not add up."""
-        n = 1 if method in ALL_AT_ONCE else min(self.n_groups, len(pairs))
-        return [pairs[start::n] for start in range(n)]
+        return pairs.groups(1 if method in ALL_AT_ONCE else self.n_groups)
 
 
 @dataclass(frozen=True, eq=False)

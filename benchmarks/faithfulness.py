@@ -7,7 +7,8 @@
 
 1. Every method scores the edges on training prompts, and circuits of ten sizes are cut from its scores.
 2. They run on held-out prompts: faithfulness over size, with the areas CPR and CMD (`benchmarks.measures_curves`).
-3. The figures and their intervals are told as a table; with `--out` as text, CSV, JSON and a picture a case.
+3. The figures and their intervals are told as a table; with `--out` as text, CSV, JSON and a picture a case. Then scores are
+   kept as they come, and a command that was stopped goes on when it is given again.
 
 The table goes to standard output, all else that is told to standard error. Files are written whole or not at all.
 """
@@ -27,11 +28,12 @@ from benchmarks.faithfulness_cases import Case, cases, find
 from benchmarks.faithfulness_report import Result
 from benchmarks.measures import measure
 from benchmarks.problems import PLANTED
-from eap.score import METHODS
+from eap.methods import METHODS
 from graphs.files import write_whole
 from graphs.patching import Intervention
 
 DEFAULT_METHODS = ("eap", "relp", "eap-ig", "exact", "random")
+SCORES = "scores"  # folder in --out for scores so far
 STOPPED, REFUSED = 130, 2  # exit statuses
 
 
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.faithfulness: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("\nstopped; nothing is kept", file=sys.stderr)
+        kept = "nothing is kept" if given.out is None else f"scores are kept in {given.out / SCORES}, and the same command goes on"
+        print(f"\nstopped; {kept}", file=sys.stderr)
         return STOPPED
     return 0
 
@@ -96,11 +99,12 @@ def _results(given: argparse.Namespace) -> list[Result]:
 def _result(case: Case, methods: Sequence[str], given: argparse.Namespace, bar: tqdm) -> Result:
     """All methods in one case; a method that cannot be asked is left out with its reason."""
     known = None if case.known is None else measure(case.model, case.known, case.test, case.metric, given.intervention)[0]
+    folder = None if given.out is None else given.out / SCORES
     rows, left_out = [], {}
     for method in methods:
         bar.set_description(f"{case.name}, {method}")
         try:
-            rows.append(find(case, method, given.intervention, given.seed))
+            rows.append(find(case, method, given.intervention, given.seed, folder=folder))
         except ValueError as error:
             left_out[method] = str(error)
         bar.update()

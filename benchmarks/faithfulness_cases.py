@@ -25,6 +25,7 @@ from benchmarks.measures import Measures, measure
 from benchmarks.measures_curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
 from benchmarks.problems import PLANTED, Named
 from benchmarks.reference import TASKS, load_reference
+from eap.methods import OF_ALL
 from graphs import Circuit, Graph, PromptPairs, prune
 from graphs.adapter import graph_of
 from graphs.patching import Intervention
@@ -84,7 +85,7 @@ class Row:
         faithfulness: The same -> faithfulness at each share, of "random" the mean over draws.
         figures: A name of `FIGURES` -> value and interval.
         at_known: Faithfulness with as many edges as the known circuit, largest first; None if none is known.
-        seconds: What scoring took.
+        seconds: What scoring took, without what an earlier run had done of it.
     """
 
     method: str
@@ -128,14 +129,19 @@ def cases(
     ]
 
 
-def find(case: Case, method: str, intervention: Intervention, seed: int, shares: Sequence[float] = SHARES) -> Row:
+def find(
+    case: Case, method: str, intervention: Intervention, seed: int, shares: Sequence[float] = SHARES, folder: Path | None = None
+) -> Row:
     """Score on the training prompts with a method, measure on the held-out ones.
+
+    Args:
+        folder: For scores so far, so that what was stopped goes on.
 
     Raises:
         ValueError: There is no such method, or it cannot be asked of the model or with the metric.
     """
     start, draws = time.perf_counter(), range(seed, seed + N_RANDOM) if method == RANDOM else (seed,)
-    settings = dict(intervention=intervention, quiet=True)
+    settings = dict(intervention=intervention, quiet=True, checkpoint=None if method in OF_ALL else folder)
     scored = [eap.score(case.model, case.train, case.metric, method, seed=draw, **settings) for draw in draws]
     seconds = time.perf_counter() - start
     ranked = {HELPFUL: "absolute" if method in (*WITHOUT_SIGN, RANDOM) else "negative", LARGEST: "absolute"}

@@ -41,7 +41,7 @@ from benchmarks.problems import Problem
 from benchmarks.reference import candidates
 from benchmarks.roc_curve import RocCurve, roc_curve
 from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
-from eap.score import METHODS as SCORING
+from eap.methods import METHODS as SCORING
 from graphs import PromptPairs, ScoredGraph
 
 RANDOM = "random"
@@ -107,7 +107,7 @@ class Scoring:
         return measured_scores(search, self.name, scores, [len(group) for group in groups], metric)
 
     def _groups(self, search: Search) -> list[PromptPairs]:
-        return search.problem.groups(1 if self.name in OF_ALL_PROMPTS else search.settings.n_groups)
+        return search.problem.pairs.groups(1 if self.name in OF_ALL_PROMPTS else search.settings.n_groups)
 
     def _score(self, search: Search, group: PromptPairs) -> ScoredGraph:
         """Scores of one group, with the seconds they took in the metadata."""

@@ -81,11 +81,6 @@ class Problem(Named):
         """Whether the circuit is true by construction."""
         return self.model_name == PLANTED
 
-    def groups(self, n_groups: int) -> list[PromptPairs]:
-        """The prompts in groups of nearly equal size, each a mixture; one prompt a group if there are fewer prompts."""
-        n_groups = min(n_groups, len(self.pairs))
-        return [self.pairs[start::n_groups] for start in range(n_groups)]
-
     def metric_named(self, name: str) -> metrics.Metric:
         """A metric by name: one of `benchmarks.metrics`, or "kl", the divergence from the model on the clean prompts.
 

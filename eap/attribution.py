@@ -29,7 +29,7 @@ from graphs.patching import answer_rows
 from graphs.transformer import Activations, Block, Transformer, take_rows
 
 Take = Callable[[Tensor], Tensor]
-"""Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores."""
+"""Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores and on their device."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Attribution:
         wide = torch.promote_types(embed.dtype, torch.float32)
         scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=wide, device=embed.device)
         for take in _token_chunks(pairs, token_chunk, embed.device):
-            self._add_every_token(scores, lambda x: take(x).to(wide))
+            self._add_every_token(scores, lambda x: take(x).to(scores))
         for take in _answer_chunks(pairs, token_chunk, embed.device):
-            self._add_answers(scores, lambda x: take(x).to(wide))
+            self._add_answers(scores, lambda x: take(x).to(scores))
         return scores * graph.edge_mask.to(scores.device)
 
     def _add_every_token(self, scores: Tensor, take: Take) -> None:
@@ -112,7 +112,7 @@ class Attribution:
         graph, block = self.transformer.graph, self.transformer.blocks[layer]
         change = take(self.cut.z[layer]) - take(self.clean.z[layer])
         heads = changes[graph.head_sources(layer)]
-        torch.bmm(change.transpose(0, 1), block.attention.W_O.to(change.dtype), out=heads)
+        torch.bmm(change.transpose(0, 1), block.attention.W_O.to(change), out=heads)
         if block.attention_post_norm is not None:
             written = take(self.clean.attention_sum[layer])
             heads.copy_(_through_post_norm(block.attention_post_norm, written, heads, self.constant_scale))
@@ -133,7 +133,7 @@ class Attribution:
         """
         block = self.transformer.blocks[layer]
         norm, n_parts = block.attention_norm, self.transformer.graph.n_parts
-        folded = {letter: _fold(block, letter, out.dtype) for letter in letters}
+        folded = {letter: _fold(block, letter, out) for letter in letters}
         for index, point in enumerate(self.points):
             resid = take(point.activations.attention_in[layer])
             scale = 1.0 if norm is None else norm.inverse_scale(resid)[:, None]
@@ -154,16 +154,16 @@ class Attribution:
                 out.addcmul_(norm.normalised(resid)[None], overlap[:, :, None], value=-1)
 
 
-def _fold(block: Block, letter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _fold(block: Block, letter: str, like: Tensor) -> tuple[Tensor, Tensor]:
     """A projection with the norm's weight and centring folded in, [projection d_model d_head], and its constants."""
     norm, attention = block.attention_norm, block.attention
-    weight, bias = getattr(attention, f"W_{letter.upper()}").to(dtype), getattr(attention, f"b_{letter.upper()}")
-    constant = weight.new_zeros(weight.shape[::2]) if bias is None else bias.to(dtype)
+    weight, bias = getattr(attention, f"W_{letter.upper()}").to(like), getattr(attention, f"b_{letter.upper()}")
+    constant = weight.new_zeros(weight.shape[::2]) if bias is None else bias.to(like)
     if norm is None:
         return weight, constant
     if norm.bias is not None:
-        constant = constant + norm.bias.to(dtype) @ weight
-    gain = weight.new_ones(weight.shape[1]) if norm.weight is None else norm.weight.to(dtype)
+        constant = constant + norm.bias.to(like) @ weight
+    gain = weight.new_ones(weight.shape[1]) if norm.weight is None else norm.weight.to(like)
     if norm.centred:
         mean = (gain / len(gain)) @ weight
         return torch.addcmul(-mean[:, None], gain[:, None], weight), constant
@@ -178,7 +178,7 @@ def _through_post_norm(norm: Norm, written: Tensor, change: Tensor, constant_sca
     if not constant_scale:
         normalised = norm.normalised(written)
         change = change - normalised * (change * normalised).mean(-1, keepdim=True)
-    return change if norm.weight is None else change * norm.weight.to(change.dtype)
+    return change if norm.weight is None else change * norm.weight.to(change)
 
 
 def _mean(tensors: Iterable[Tensor]) -> Tensor:
@@ -195,11 +195,11 @@ def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) ->
             yield lambda x, start=start: x.flatten(0, 1)[start : start + token_chunk]
         return
     for chunk in counted.nonzero().split(token_chunk):
-        yield lambda x, chunk=chunk: x[chunk[:, 0], chunk[:, 1]]
+        yield lambda x, chunk=chunk: x[tuple(chunk.to(x.device).T)]
 
 
 def _answer_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
     """Chunks of the answer rows; a value that holds nothing else is taken as it is."""
     rows = answer_rows(pairs).to(device)
     for chunk in torch.arange(len(pairs), device=device).split(token_chunk):
-        yield lambda x, chunk=chunk: (x if x.shape[1] == 1 else take_rows(x, rows))[chunk, 0]
+        yield lambda x, chunk=chunk: (x if x.shape[1] == 1 else take_rows(x, rows))[chunk.to(x.device), 0]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from eap.gradients import Metric
 from eap.score import score
 from graphs import PromptPairs, ScoredGraph
+from graphs.processes import Processes
 from graphs.resampling import N_RESAMPLES, check_resamples, drawn_counts, edge_groups
 
 NOT_A_MEAN = {
@@ -53,12 +54,12 @@ class ErrorBars:
 
 
 def score_groups(
-    model: nn.Module, pairs: PromptPairs, metric: Metric, method: str = "eap", *, n_groups: int = 20, quiet: bool = False, **settings: Any
+    model: nn.Module, pairs: PromptPairs, metric: Metric, method: str = "relp", *, n_groups: int = 20, quiet: bool = False, **settings: Any
 ) -> ScoredGraph:
     """Scores over all prompts, with what each group of prompts adds to them in `per_group`.
 
     Args:
-        model: As for `eap.score`, and so are the settings.
+        model: As for `eap.score`, and so are the settings; a `process_group` shares the prompts of each group.
         pairs: Prompts; group i takes every n_groups-th from the i-th on, so each is a mixture.
         metric: `metric(logits, pairs)`, one value a prompt.
         method: One of `eap.score` whose scores are means over prompts.
@@ -70,14 +71,13 @@ def score_groups(
             prompts.
     """
     _check(pairs, method, n_groups, settings)
-    n_groups = min(n_groups, len(pairs))
-    groups = [pairs[start::n_groups] for start in range(n_groups)]
-    parts = []
+    groups, parts = pairs.groups(n_groups), []
+    quiet = quiet or not Processes(settings.get("process_group")).is_first
     for group in tqdm(groups, desc=method, unit="group", disable=quiet):
         parts.append(score(model, group, metric, method, quiet=True, **settings))
     per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
     metadata = dict(parts[0].metadata)
-    metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": n_groups}
+    metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}
     total = per_group.double().sum(0).to(per_group.dtype)
     return ScoredGraph(parts[0].graph, total, metadata, per_group)
 
@@ -118,8 +118,6 @@ def _check(pairs: PromptPairs, method: str, n_groups: int, settings: dict[str, A
         raise ValueError(
             f"intervention {settings['intervention']!r} takes its means over all prompts, which groups do not have: take 'patching' or 'zero'"
         )
-    if settings.get("checkpoint") is not None:
-        raise ValueError("checkpoint has no place here, where each group is scored by itself: leave it out")
     if n_groups < 2 or len(pairs) < 2:
         raise ValueError(f"n_groups must be 2 or more, of as many prompts, got {n_groups} groups and {len(pairs)} prompts")
 

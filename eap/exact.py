@@ -8,15 +8,18 @@ Reference: Conmy et al. 2023, path patching of single edges; Syed, Rager and Con
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from eap.exact_progress import Progress
+from eap.checkpoint import Checkpoint
 from eap.gradients import Metric, check_values
 from eap.job import Job
 from graphs import PromptPairs
+from graphs.marks import digest
 from graphs.ripple import ask
 from graphs.standing import Standing
 
@@ -28,25 +31,34 @@ def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
     """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
     full = job.transformer.graph.edge_mask
     wanted = full if job.edges is None else job.edges.cpu() & full
+    progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
+    if progress.done.all():
+        return progress.scores
     standing = Standing(job.transformer, full, batch, job.cut(batch), job.intervention == "patching")
     uncut = _values(standing.logits[None], batch, job.metric)
-    progress = Progress(job, batch, wanted, standing, uncut)
     n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
     destinations = wanted.any(0).nonzero()[:, 0].tolist()
     with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
         bar.update(int(wanted[:, progress.done].sum()))
         for destination in destinations:
             if not progress.done[destination]:
-                column = torch.zeros(len(full), dtype=torch.float64)
                 for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                     kept = full[:, destination].repeat(len(chosen), 1)
                     kept[torch.arange(len(chosen)), chosen] = False
                     values = _values(ask(standing, destination, kept), batch, job.metric)
-                    column[chosen] = (values - uncut).sum(1).double().cpu()
+                    progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
                     bar.update(len(chosen))
-                progress.add(destination, column)
+                progress.done[destination] = True
+                progress.save_now_and_then()
     progress.save()
     return progress.scores
+
+
+def _path(job: Job, batch: PromptPairs) -> Path | None:
+    """Where what is measured of a batch is kept: beside the file of the run."""
+    if job.checkpoint is None:
+        return None
+    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest(repr(batch.indices.tolist()))}.npz")
 
 
 def _values(

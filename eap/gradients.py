@@ -71,7 +71,7 @@ def differentiate(
         gradients = torch.autograd.grad(values.sum(), readers, materialize_grads=True)
     n = len(transformer.blocks)
     q, k, v, mlp_in = (list(gradients[start : start + n]) for start in (0, n, 2 * n, 3 * n))
-    return Gradients(_detached(kept), q, k, v, mlp_in[: len(kept.mlp_in)], gradients[-1], values.detach())
+    return Gradients(kept.each(Tensor.detach), q, k, v, mlp_in[: len(kept.mlp_in)], gradients[-1], values.detach())
 
 
 def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
@@ -89,9 +89,3 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
         raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
     if torch.is_grad_enabled() and not values.requires_grad:
         raise ValueError(f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it.")
-
-
-def _detached(kept: Activations) -> Activations:
-    """The same values without the autograd graph, so that its memory can go."""
-    lists = {name: [x.detach() for x in value] for name, value in vars(kept).items() if isinstance(value, list)}
-    return Activations(embed=kept.embed.detach(), final=kept.final.detach(), **lists)

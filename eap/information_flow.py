@@ -27,7 +27,7 @@ def information_flow_routes(job: Job, batch: PromptPairs) -> Float[Tensor, "sour
     """Shares between 0 and 1, a column summing to at most 1 a prompt; summed over the batch."""
     transformer, graph = job.transformer, job.transformer.graph
     embed = job.clean_embed(batch)
-    kept = transformer.forward(embed)
+    kept = transformer.forward(embed).to(embed.device)
     counted = torch.arange(embed.shape[1], device=embed.device) <= batch.positions.to(embed.device)[:, None]
     scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.promote_types(embed.dtype, torch.float32))
     scores = scores.to(embed.device)
@@ -51,12 +51,12 @@ def information_flow_routes(job: Job, batch: PromptPairs) -> Float[Tensor, "sour
 
 def _head_writes(block: Block, z: Tensor, attention_sum: Tensor) -> Float[Tensor, "head batch pos d_model"]:
     """What each head adds to the residual stream."""
-    writes = torch.einsum("bphd,hdm->hbpm", z, block.attention.W_O)
+    writes = torch.einsum("bphd,hdm->hbpm", z, block.attention.W_O.to(z.device))
     norm = block.attention_post_norm
     if norm is None:
         return writes
     scaled = writes * norm.inverse_scale(attention_sum)
-    return scaled if norm.weight is None else scaled * norm.weight
+    return scaled if norm.weight is None else scaled * norm.weight.to(scaled.device)
 
 
 def _shares(

@@ -48,7 +48,7 @@ def eap_ig_activations(job: Job, batch: PromptPairs) -> Float[Tensor, "source de
         for kind, (sources, start, end) in moved.items():
 
             def point(at: float, kind: str = kind, layer: int = layer, start: Tensor = start, end: Tensor = end) -> Gradients:
-                return job.gradients(batch, embed, _moving(layer, kind, torch.lerp(start, end, at)))
+                return job.gradients(batch, embed, _moving(layer, kind, torch.lerp(start.to(end.device), end, at)))
 
             scores[sources] = _integrated(job, batch, clean, cut, point)[sources]
     return scores

@@ -28,6 +28,7 @@ class Job:
 
     Attributes:
         cuts: gives the values that cut edges read, batch by batch.
+        checkpoint: the file of this run; a method that keeps more puts it beside.
     """
 
     transformer: Transformer

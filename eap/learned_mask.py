@@ -35,7 +35,7 @@ LEARNING_RATE = 0.2
 def learned_mask(job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
     """Open probabilities after `steps` steps of Adam over the batches in turn."""
     edge_mask = job.transformer.graph.edge_mask.to(job.transformer.device)
-    cuts = [job.cut(batch) for batch in batches]
+    cuts = [job.cut(batch).to(job.transformer.device) for batch in batches]
     targets = [_ends(job, batch, cut) for batch, cut in zip(batches, cuts)]
     unit = torch.cat([clean - corrupted for clean, corrupted in targets]).mean().abs().clamp(min=1e-6)
     logits = torch.full(edge_mask.shape, START, device=edge_mask.device, requires_grad=True)

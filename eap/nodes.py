@@ -180,12 +180,12 @@ def _products(
     found: dict[str, list[Tensor]] = {}
 
     def add(kind: str, now: Tensor, then: Tensor, gradient: Tensor) -> None:
-        product = ((then - now) * gradient).sum(-1)
-        found.setdefault(kind, []).append(_at_positions(product, rows, width))
+        product = ((then - now) * gradient.to(now.device)).sum(-1)
+        found.setdefault(kind, []).append(_at_positions(product.to(rows.device), rows, width))
 
     streams = [*kept.attention_in, kept.final], [*other.attention_in, other.final]
     for layer, block in enumerate(transformer.blocks):
-        after = gradients.streams[layer + 1]
+        after = gradients.streams[layer + 1].to(block.device)
         add("resid_pre", streams[0][layer], streams[1][layer], gradients.streams[layer])
         add("resid_post", streams[0][layer + 1], streams[1][layer + 1], after)
         add("heads", kept.z[layer], other.z[layer], gradients.z[layer])

@@ -123,7 +123,7 @@ class ReaderNormAttribution(Attribution):
         if normed is None:
             return torch.zeros_like(resid)
         gradient = take(normed if normed.dim() == 3 else normed[:, None])
-        gradient = gradient if norm.weight is None else gradient * norm.weight.to(gradient.dtype)
+        gradient = gradient if norm.weight is None else gradient * norm.weight.to(gradient)
         return centred(norm, gradient) * norm.inverse_scale(resid)
 
     def _fill(self, changes: Float[Tensor, "source token d_model"], layer: int, take: Take) -> None:
@@ -135,7 +135,7 @@ class ReaderNormAttribution(Attribution):
         change = take(self.cut.z[layer]) - take(self.clean.z[layer])
         heads = changes[self.transformer.graph.head_sources(layer)]
         written = take(self.clean.attention_sum[layer])
-        torch.bmm(change.transpose(0, 1), self.transformer.blocks[layer].attention.W_O.to(change.dtype), out=heads)
+        torch.bmm(change.transpose(0, 1), self.transformer.blocks[layer].attention.W_O.to(change), out=heads)
         heads.copy_(apply_norm(post_norm, written + heads) - apply_norm(post_norm, written))
 
     def _meet(

@@ -77,7 +77,7 @@ class ReaderSoftmaxAttribution(ReaderNormAttribution):
         last = len(self.transformer.blocks) - 1
 
         def take(x: Tensor) -> Tensor:
-            return x[prompts].flatten(0, 1).to(scores.dtype)
+            return x[prompts.to(x.device)].flatten(0, 1).to(scores)
 
         changes = self._new_changes(self.transformer.graph.head_sources(last).start, take)
         for layer in range(last + 1):
@@ -89,17 +89,18 @@ class ReaderSoftmaxAttribution(ReaderNormAttribution):
     def _add_layer(
         self, scores: Tensor, changes: Tensor, layer: int, prompts: Int[Tensor, " prompt"], rows: Tensor | None
     ) -> None:
-        """Add the scores of a layer's <q> and <k>, source by source."""
+        """Add the scores of a layer's <q> and <k>, source by source, where the layer is."""
         block, graph = self.transformer.blocks[layer], self.transformer.graph
+        prompts = prompts.to(block.device)
         attention, gradient = block.attention, self.mixed[layer][prompts]
         resid, q, k, v, z = (getattr(self.clean, name)[layer][prompts] for name in ("attention_in", "q", "k", "v", "z"))
 
         def score(q: Tensor, k: Tensor, letter: str) -> Float[Tensor, " reader"]:
             changed = (attention.mix(q, k, v, rows) - z) * gradient
-            return changed.sum((0, 1, 3)).unflatten(0, (graph.n_parts[letter], -1)).sum(1).to(scores.dtype)
+            return changed.sum((0, 1, 3)).unflatten(0, (graph.n_parts[letter], -1)).sum(1).to(scores)
 
         for source in range(graph.head_sources(layer).start):
-            changed = (resid + changes[source].view_as(resid)).to(resid.dtype)
+            changed = (resid + changes[source].to(block.device).view_as(resid)).to(resid.dtype)
             x = apply_norm(block.attention_norm, changed)
             new_q = project(x if rows is None else take_rows(x, rows), attention.W_Q, attention.b_Q)
             new_k = attention.per_query_head(project(x, attention.W_K, attention.b_K))

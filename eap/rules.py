@@ -242,12 +242,12 @@ class SecantAttention:
         self, q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores
     ) -> Float[Tensor, "batch head row d_head"]:
         """The exact output; its gradients are the means."""
-        cut = next(self.cut_heads)
+        cut_q, cut_k = (x.to(q.device) for x in next(self.cut_heads))
         q0, k0, v0 = q.detach(), k.detach(), v.detach()
         z = exact_attention(q0, k0, v, scores)
         for point, weight in SECANT_POINTS:
-            through_q = exact_attention(q + point * (cut.q - q0), k0, v0, scores)
-            through_k = exact_attention(q0, k + point * (cut.k - k0), v0, scores)
+            through_q = exact_attention(q + point * (cut_q - q0), k0, v0, scores)
+            through_k = exact_attention(q0, k + point * (cut_k - k0), v0, scores)
             for through in (through_q, through_k):
                 z = z + weight * (through - through.detach())
         return z

@@ -3,56 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
-from eap.edge_attribution_patching import clean_corrupted, eap
-from eap.exact import exact
-from eap.gradients import Metric, metric_name
-from eap.head_importance import hisp
-from eap.information_flow import information_flow_routes
-from eap.integrated_gradients import eap_ig, eap_ig_activations
-from eap.job import Integration, Job, Method, MethodOfAll
-from eap.learned_mask import learned_mask
-from eap.random_scores import random
-from eap.relp import relp
+from eap.checkpoint import Checkpoint
+from eap.gradients import Metric, check_values, metric_name
+from eap.job import Integration, Job
+from eap.methods import METHODS, OF_ALL, SETTINGS, STEPS, WITHOUT_METRIC, check_method, check_settings
 from eap.rules import RelPRules
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
 from graphs.graph import KVDestinations
-from graphs.patching import Intervention, check_intervention, cut_values
+from graphs.marks import digest, first_logits, model_mark, prompts_mark
+from graphs.patching import Intervention, cut_values
+from graphs.processes import Processes
 
 MAX_TOKENS = 2048
 TOKEN_CHUNK = 256
-MOST_STEPS = 1000
-METHODS: dict[str, Method | MethodOfAll] = {
-    "eap": eap,
-    "relp": relp,
-    "eap-ig": eap_ig,
-    "eap-ig-activations": eap_ig_activations,
-    "clean-corrupted": clean_corrupted,
-    "hisp": hisp,
-    "information-flow-routes": information_flow_routes,
-    "exact": exact,
-    "learned-mask": learned_mask,
-    "random": random,
-}
-OF_ALL = ("learned-mask",)  # need all batches at once
-WITHOUT_GRADIENT = ("exact", "information-flow-routes", "learned-mask", "random")
-STEPS = {"eap-ig": 5, "eap-ig-activations": 5, "learned-mask": 100}
-SETTINGS = {
-    "eap-ig": ("steps", "integration"),
-    "eap-ig-activations": ("steps", "integration"),
-    "learned-mask": ("steps", "penalty", "seed"),
-    "random": ("seed",),
-}
 
 
 @torch.inference_mode(False)  # gradients are needed, also when the caller switched them off for good
@@ -73,6 +48,7 @@ def score(
     token_chunk: int = TOKEN_CHUNK,
     kv_destinations: KVDestinations = "query-head",
     checkpoint: str | os.PathLike[str] | None = None,
+    process_group: ProcessGroup | None = None,
     quiet: bool = False,
 ) -> ScoredGraph:
     """Score every edge of a model.
@@ -103,11 +79,14 @@ def score(
         seed: of "random" and "learned-mask".
         penalty: of "learned-mask", the price of keeping all edges, in squared shares of the metric (default 2).
         rules: of "relp"; by default RelP's own, see `eap.RelPRules`.
-        batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
+        batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
             of its own, "kv-head" each key-value head.
-        checkpoint: for "exact", a folder for what is measured so far; a run that was stopped goes on from it.
+        checkpoint: a folder for what is scored so far; the same call goes on from there after it was stopped, and ends
+            with the same numbers. Not for "learned-mask".
+        process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
+            makes the same call and has the same result (`graphs.processes`). Not for "learned-mask". None: this process alone.
         quiet: no progress bar.
 
     Raises:
@@ -117,27 +96,19 @@ def score(
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.
     """
-    _check(method, metric, intervention, integration)
+    check_method(method, metric, intervention, integration)
     steps = STEPS.get(method, 1) if steps is None else steps
-    _check_counts(method, steps, token_chunk)
-    _check_owned(
-        method,
-        {
-            "rules": ("relp", rules),
-            "checkpoint": ("exact", checkpoint),
-            "edges": ("exact", edges),
-            "penalty": ("learned-mask", penalty),
-        },
-    )
+    owned = dict(rules=rules, edges=edges, penalty=penalty, checkpoint=checkpoint, process_group=process_group)
+    check_settings(method, {"steps": steps, "token_chunk": token_chunk, **owned})
     transformer = adapt(model, kv_destinations=kv_destinations)
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
-    batches = pairs.batches(batch_size, max_tokens=None if batch_size else MAX_TOKENS)
-    batches = [batch.to(transformer.device) for batch in batches]
+    processes = Processes(process_group, transformer.device)
+    batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
     job = Job(
         transformer,
         metric,
-        cut_values(transformer, batches, intervention),
+        cut_values(transformer, batches, intervention, processes),
         intervention,
         token_chunk=token_chunk,
         steps=steps,
@@ -146,66 +117,64 @@ def score(
         seed=seed,
         penalty=Job.penalty if penalty is None else penalty,
         rules=rules or RelPRules(),
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        quiet=quiet,
+        quiet=quiet or not processes.is_first,
     )
+    metadata = _metadata(job, pairs, method)
     if method in OF_ALL:
         scores = METHODS[method](job, batches)
     else:
-        scores = sum(_scores_by_batch(job, METHODS[method], batches, method)) / len(pairs)
-    settings = {name: getattr(job, name) for name in SETTINGS.get(method, ())}
-    if method == "relp":
-        settings["rules"] = job.rules.as_dict()
-    metadata = _metadata(job, pairs, method, settings)
+        asked = _asked(job, pairs, batches, metadata) if checkpoint is not None or processes.size > 1 else {}
+        processes.check_same(asked)
+        if checkpoint is not None:
+            job = replace(job, checkpoint=Path(checkpoint) / f"{method}-{digest(repr(asked))}.npz")
+        scores = _summed(job, batches, processes, method) / len(pairs)
     wide = torch.promote_types(transformer.dtype, torch.float32)
     return ScoredGraph(transformer.graph, scores.to(wide), metadata)
 
 
-def _scores_by_batch(
-    job: Job, method: Method, batches: list[PromptPairs], name: str
-) -> Iterator[Float[Tensor, "source destination"]]:
-    """Each batch's summed scores, in float64 on the CPU."""
+def _summed(job: Job, batches: list[PromptPairs], processes: Processes, name: str) -> Float[Tensor, "source destination"]:
+    """The scores of all batches added up, in float64 on the CPU."""
+    zeros = torch.zeros(job.transformer.graph.edge_mask.shape, dtype=torch.float64)
+    sums = Checkpoint(job.checkpoint if processes.is_first else None, zeros, torch.zeros(len(batches), dtype=torch.bool))
+    if job.checkpoint is not None:
+        sums.scores, sums.done = processes.from_first((sums.scores, sums.done))
+    n_done = int(sums.done.sum())
     with tqdm(total=sum(map(len, batches)), desc=name, unit="prompt", disable=job.quiet) as bar:
-        for batch in batches:
-            yield method(job, batch).double().cpu()
-            bar.update(len(batch))
+        bar.update(sum(map(len, batches[:n_done])))
+        scored = processes.in_turn(batches[n_done:], lambda batch: METHODS[name](job, batch).double().cpu(), like=zeros)
+        for number, scores in enumerate(scored, start=n_done):
+            sums.scores += scores
+            sums.done[number] = True
+            sums.save_now_and_then()
+            bar.update(len(batches[number]))
+    sums.save()
+    return sums.scores
 
 
-def _check(method: str, metric: Metric, intervention: str, integration: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}.")
-    if method not in WITHOUT_GRADIENT and getattr(metric, "zero_gradient_at_clean", False):
-        raise ValueError(
-            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
-            "there), so every score would be zero; score with a task metric, or with method='exact'."
-        )
-    check_intervention(intervention)
-    if integration not in get_args(Integration):
-        raise ValueError(f"integration is 'left' or 'midpoint', got {integration!r}.")
+def _asked(job: Job, pairs: PromptPairs, batches: list[PromptPairs], metadata: dict[str, Any]) -> dict[str, str]:
+    """All that decides the scores, named."""
+    first, logits = pairs[:1].to(job.transformer.device), first_logits(job.transformer, pairs)
+    measured = "without"
+    if metadata["method"] not in WITHOUT_METRIC:
+        with torch.no_grad():
+            value = job.metric(logits, first)
+            check_values(value, first, job.metric)
+        measured = f"{metadata['metric']}, {value.item():.4e} for the first prompt"
+    edges = None if job.edges is None else digest(repr(job.edges.tolist()))
+    return {
+        "prompts": prompts_mark(pairs),
+        "model": model_mark(job.transformer, logits),
+        "metric": measured,
+        "settings": f"{metadata['method']}, {metadata['settings']}, edges {edges}, token_chunk {job.token_chunk}",
+        "batches": repr([list(batch.clean.shape) for batch in batches]),
+    }
 
 
-def _check_owned(method: str, owned: dict[str, tuple[str, Any]]) -> None:
-    """Settings of one method alone, with their values: given to another, they are refused."""
-    for name, (owner, value) in owned.items():
-        if value is not None and method != owner:
-            raise ValueError(f"{name} has no place in method {method!r}; it belongs to {owner}.")
-    penalty = owned["penalty"][1]
-    if penalty is not None and not 0 <= penalty < float("inf"):
-        raise ValueError(f"penalty must be a number from 0 up, got {penalty!r}.")
-
-
-def _check_counts(method: str, steps: int, token_chunk: int) -> None:
-    if steps != 1 and method not in STEPS:
-        raise ValueError(f"steps has no place in method {method!r}; it belongs to {', '.join(STEPS)}.")
-    if method.startswith("eap-ig") and isinstance(steps, int) and steps > MOST_STEPS:
-        raise ValueError(f"steps is {steps}; more than {MOST_STEPS} points add cost and no accuracy: take 5 to 100.")
-    for name, value in (("steps", steps), ("token_chunk", token_chunk)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
-
-
-def _metadata(job: Job, pairs: PromptPairs, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _metadata(job: Job, pairs: PromptPairs, method: str) -> dict[str, Any]:
     """What a result says about itself."""
+    settings = {name: getattr(job, name) for name in SETTINGS.get(method, ())}
+    if method == "relp":
+        settings["rules"] = job.rules.as_dict()
     return {
         "model": job.transformer.name,
         "d_model": job.transformer.W_U.shape[0],

@@ -49,15 +49,17 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "
             each key-value head.
 
     Raises:
-        ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported, or
-            logits that differ from the model's own.
+        ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported,
+            offloaded weights, or logits that differ from the model's own.
     """
     graph, hooked = graph_of(model, kv_destinations), hooked_transformer.is_hooked_transformer(model)
+    if not (seen := _checked.get(model) == _hooks(model)):
+        _check_in_memory(model)
     if hooked:
         transformer = hooked_transformer.transformer_of(model, graph, reader(trainable))
     else:
         transformer = _bridged(model, graph, trainable)
-    if _checked.get(model) != _hooks(model):
+    if not seen:
         _check_logits(model, transformer, hooked_transformer.logits_of if hooked else nn.Module.__call__)
         _checked[model] = _hooks(model)  # a model may set hooks of its own on its first pass
     return transformer
@@ -94,6 +96,17 @@ def _check_model(model: nn.Module) -> None:
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
 
 
+def _check_in_memory(model: nn.Module) -> None:
+    """Refuse offloaded weights, which have values only while the model itself runs."""
+    away = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    if away is not None:
+        raise ValueError(
+            f"expected every weight on a device that computes, got {away.replace('_original_component.', '')} on 'meta': "
+            "it is offloaded, to disk or to the CPU. Load the model with a device_map of GPUs alone (or of 'cpu' alone): "
+            "spread it over more of them, or load it in bfloat16."
+        )
+
+
 def _bridged(model: nn.Module, graph: Graph, trainable: bool) -> Transformer:
     """A checked `TransformerBridge` as plain tensors."""
     config, rotary, read = model.cfg, _rotary(model), reader(trainable)
@@ -107,6 +120,7 @@ def _bridged(model: nn.Module, graph: Graph, trainable: bool) -> Transformer:
         logit_softcap=positive(getattr(config, "output_logits_soft_cap", None)),
         n_ctx=_longest_prompt(model),
         name=f"{getattr(config, 'model_name', None) or 'model'} ({config.architecture})",
+        device=model.embed.original_component.weight.device,
     )
 
 
@@ -123,7 +137,7 @@ def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batc
         check_tokens(tokens, d_vocab, longest)
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
             resid = tokens_to_resid(tokens)
-            return resid if positions is None else resid + positions.weight[: tokens.shape[1]]
+            return resid if positions is None else resid + positions.weight[: tokens.shape[1]].to(resid.device)
 
     return embed
 
@@ -214,7 +228,7 @@ def _rotary(model: nn.Module) -> Rotary | None:
     kind = getattr(module, "rope_type", "default")
     if kind not in STATIC_ROTARY:
         raise ValueError(f"rotary embedding of type {kind!r} is not supported; supported: {', '.join(STATIC_ROTARY)}.")
-    like = model.embed.original_component.weight
+    like = model.embed.original_component.weight[:0]  # tells device and type, and costs nothing to move
     return Rotary(lambda rows: module(like, rows.to(like.device)))
 
 
@@ -231,7 +245,7 @@ def _check_logits(model: nn.Module, transformer: Transformer, logits_of: Callabl
     n_tokens = min(12, transformer.n_ctx or 12)
     d_vocab = min(model.cfg.d_vocab, transformer.W_U.shape[1])
     tokens = (torch.arange(2 * n_tokens, device=transformer.device).view(2, -1) * 7919 + 1) % d_vocab
-    expected = logits_of(model, tokens)
+    expected = logits_of(model, tokens).to(transformer.device)
     kept = transformer.forward(transformer.embed(tokens))
     ours = transformer.unembed(kept.final)
     spread = (expected - expected.mean(-1, keepdim=True)).abs().max().item()

@@ -66,13 +66,12 @@ class Attention:
         """Keys or values written out for each query head."""
         return kv if self.group_size == 1 else kv.repeat_interleave(self.group_size, dim=2)
 
-    def scores(self, rows: Int[Tensor, "batch row"] | None, n_keys: int) -> AttentionScores:
-        """Scale and mask for queries at `rows` (None: all positions) over keys 0 ... n_keys - 1."""
-        if rows is None and (self.window is None or self.window >= n_keys):
+    def scores(self, rows: Int[Tensor, "batch row"] | None, keys: Int[Tensor, "1 pos"]) -> AttentionScores:
+        """Scale and mask for queries at `rows` (None: all positions) over keys at positions 0, 1, ..."""
+        if rows is None and (self.window is None or self.window >= keys.shape[1]):
             return AttentionScores(self.scale, self.softcap, None)
-        device = self.W_Q.device
-        queries = torch.arange(n_keys, device=device)[None] if rows is None else rows.to(device)
-        distance = queries[:, :, None] - torch.arange(n_keys, device=device)
+        queries = keys if rows is None else rows.to(keys.device)
+        distance = queries[:, :, None] - keys
         visible = distance >= 0
         if self.window is not None:
             visible = visible & (distance < self.window)
@@ -91,7 +90,7 @@ class Attention:
         q, k = operations.norm(self.q_norm, q), operations.norm(self.k_norm, k)
         if self.rotary is not None:
             q, k = self.rotary.rotate(q, keys if rows is None else rows), self.rotary.rotate(k, keys)
-        scores = self.scores(rows, k.shape[1])
+        scores = self.scores(rows, keys)
         z = operations.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scores)
         return z.transpose(1, 2)
 

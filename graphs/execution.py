@@ -78,7 +78,7 @@ class Execution:
     """One batch on its way through a plan: the two streams, and the steps that read and write them."""
 
     def __init__(self, transformer: Transformer, plan: Plan, cut: Activations, everywhere: Stream, at_answer: Stream) -> None:
-        self.transformer, self.plan, self.cut = transformer, plan, cut
+        self.transformer, self.plan, self.cut = transformer, plan, cut.to(transformer.device)
         self.everywhere, self.at_answer = everywhere, at_answer
         self._inputs: dict[tuple[int, int, int], Tensor] = {}  # normalised mixtures of the layer at work
 
@@ -196,6 +196,6 @@ class Execution:
                 total = apply_norm(norm, current_sum) - apply_norm(norm, cut_sum)
             stream.change = stream.change + total
         if singled:
-            changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled])
+            changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled].to(change.device))
             sources = tuple(start + heads[place] for place in singled)
             stream.written.append(Written(sources, changes, norm, cut_sum, current_sum))

@@ -98,6 +98,7 @@ def transformer_of(model: nn.Module, graph: Graph, read: Read) -> Transformer:
         logit_softcap=positive(getattr(config, "output_logits_soft_cap", None)),
         n_ctx=config.n_ctx,
         name=f"{config.model_name or 'model'} (HookedTransformer)",
+        device=model.embed.W_E.device,
     )
 
 

@@ -31,16 +31,17 @@ class Norm:
 
 
 def apply_norm(norm: Norm | None, x: Float[Tensor, "*n d"], constant_scale: bool = False) -> Float[Tensor, "*n d"]:
-    """The norm as the model computes it, in float32 at least; None is the identity.
+    """The norm as the model computes it, in float32 at least, on the device of x; None is the identity.
 
     With `constant_scale` the value is the same and the gradient treats sigma as a constant (the LN-rule).
     """
     if norm is None:
         return x
+    weight, bias = (None if each is None else each.to(x.device) for each in (norm.weight, norm.bias))
     if norm.centred and not constant_scale:
-        return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse_scale = norm.inverse_scale(wide.detach() if constant_scale else wide)
     scaled = (wide - wide.mean(-1, keepdim=True) if norm.centred else wide) * inverse_scale
-    scaled = scaled if norm.weight is None else scaled * norm.weight
-    return (scaled if norm.bias is None else scaled + norm.bias).to(x.dtype)
+    scaled = scaled if weight is None else scaled * weight
+    return (scaled if bias is None else scaled + bias).to(x.dtype)

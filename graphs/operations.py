@@ -98,5 +98,5 @@ EXACT = Operations()
 
 
 def linear(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None) -> Tensor:
-    """`x @ weight + bias`, in one call."""
-    return F.linear(x, weight.T, bias)
+    """`x @ weight + bias`, in one call, on the weight's device; the result is on the device of x."""
+    return F.linear(x.to(weight.device), weight.T, bias).to(x.device)

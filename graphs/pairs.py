@@ -205,6 +205,13 @@ class PromptPairs:
         train = set(random.Random(seed).sample(range(len(self)), n_train))
         return self[sorted(train)], self[[row for row in range(len(self)) if row not in train]]
 
+    def groups(self, n_groups: int) -> list[PromptPairs]:
+        """Sets of nearly equal size, group i with every n-th pair from the i-th on; one pair each if there are fewer pairs."""
+        if n_groups < 1:
+            raise ValueError(f"n_groups: expected at least 1, came {n_groups}")
+        n_groups = min(n_groups, len(self))
+        return [self[start::n_groups] for start in range(n_groups)]
+
     def swapped(self) -> PromptPairs:
         """Clean and corrupted exchanged; answers and positions stay as they are."""
         return self._replaced(clean=self.corrupted, corrupted=self.clean)

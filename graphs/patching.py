@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from graphs.attention import write
 from graphs.operations import EXACT
 from graphs.pairs import PromptPairs
+from graphs.processes import ALONE, Processes
 from graphs.transformer import Activations, Transformer, take_rows
 
 Intervention = Literal["patching", "zero", "mean", "mean-positional"]
@@ -52,10 +54,13 @@ def check_intervention(intervention: str) -> None:
 
 
 @torch.no_grad()
-def cut_values(transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention) -> CutValues:
+def cut_values(
+    transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention, processes: Processes = ALONE
+) -> CutValues:
     """A function from a batch to the cut value of every source and the streams they sum to.
 
-    The means are taken here, once, over all the batches; the other interventions look at one batch at a time.
+    The means are taken here, once, over all the batches, which `processes` share; the other interventions look at one
+    batch at a time.
     In the result the last layer holds answer rows only. Gradients flow to the weights when they are enabled at
     the call.
     """
@@ -64,7 +69,7 @@ def cut_values(transformer: Transformer, batches: Sequence[PromptPairs], interve
         return lambda batch: _corrupted(transformer, batch)
     if intervention == "zero":
         return lambda batch: _constant(transformer, batch, _zeros(transformer))
-    means = _means(transformer, batches, positional=intervention == "mean-positional")
+    means = _means(transformer, batches, intervention == "mean-positional", processes)
     return lambda batch: _constant(transformer, batch, means)
 
 
@@ -85,23 +90,25 @@ class SourceValues:
 def _zeros(transformer: Transformer) -> SourceValues:
     weights = [block.attention.W_O for block in transformer.blocks]
     d_model = weights[0].shape[2]
-    nothing = [weight.new_zeros(1, 1, d_model) for weight in weights]
-    return SourceValues(nothing[0], [weight.new_zeros(1, 1, *weight.shape[:2]) for weight in weights], nothing)
+    zeros = partial(weights[0].new_zeros, device=transformer.device)
+    nothing = [zeros(1, 1, d_model) for _ in weights]
+    return SourceValues(nothing[0], [zeros(1, 1, *weight.shape[:2]) for weight in weights], nothing)
 
 
-def _means(transformer: Transformer, batches: Sequence[PromptPairs], positional: bool) -> SourceValues:
+def _means(transformer: Transformer, batches: Sequence[PromptPairs], positional: bool, processes: Processes) -> SourceValues:
     """Means over real tokens of the corrupted prompts, summed in float64 on the CPU's behalf of any type."""
     n_positions = max(batch.corrupted.shape[1] for batch in batches)
     counts = torch.zeros(n_positions, dtype=torch.float64, device=transformer.device)
     sums: list[Tensor] = []
-    for batch in batches:
+    for batch in processes.mine(batches):
         kept = transformer.forward(transformer.embed(batch.corrupted))
         values = [kept.embed, *kept.z, *kept.mlp_out]
         sums = sums or [value.new_zeros(n_positions, *value.shape[2:], dtype=torch.float64) for value in values]
         for total, value in zip(sums, values):
-            real = batch.mask.reshape(*batch.mask.shape, *[1] * (value.dim() - 2))
+            real = batch.mask.to(value.device).reshape(*batch.mask.shape, *[1] * (value.dim() - 2))
             total[: value.shape[1]] += (value * real).sum(0, dtype=torch.float64)
         counts[: batch.mask.shape[1]] += batch.mask.sum(0)
+    counts, *sums = (processes.total(total.to(counts.device)) for total in (counts, *sums))
     means = [_mean(total, counts, positional).to(transformer.dtype) for total in sums]
     n_layers = len(transformer.blocks)
     return SourceValues(means[0], means[1 : 1 + n_layers], means[1 + n_layers :])

@@ -227,7 +227,7 @@ class Ripple:
         for place, head in enumerate(heads):
             source = start + head
             if self.settles or source in room.places:
-                self._note(everywhere, source, z[:, :, place] @ W_O[head])
+                self._note(everywhere, source, z[:, :, place] @ W_O[head].to(z.device))
 
     def _add_mlp(self, layer: int, change: Float[Tensor, "stacked row d_model"]) -> None:
         """Take note of what an MLP changes by."""

@@ -117,7 +117,7 @@ class Standing:
         plan = make_plan(graph, mask, patching)
         execution = started(transformer, replace(plan, individual=frozenset(range(graph.n_sources))), batch, cut)
         execution.run_layers()
-        self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, cut
+        self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, execution.cut
         self.logits = execution.logits()
         self.changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}
         self.computed = bits(plan.computed.nonzero()[:, 0].tolist())

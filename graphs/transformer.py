@@ -39,14 +39,15 @@ class Mlp:
     mid_norm: Norm | None = None
 
     def __call__(self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Tensor:
-        """The MLP's output for a normalised input."""
-        hidden = linear(x, self.W_in, self.b_in)
+        """The MLP's output for a normalised input, on whose device it is."""
+        here = x.to(self.W_in.device)
+        hidden = linear(here, self.W_in, self.b_in)
         if self.W_gate is None:
             hidden = operations.norm(self.mid_norm, operations.activation(self.activation, hidden))
         else:
-            gate = operations.activation(self.activation, linear(x, self.W_gate, self.b_gate))
+            gate = operations.activation(self.activation, linear(here, self.W_gate, self.b_gate))
             hidden = operations.gate(gate, hidden)
-        return linear(hidden, self.W_out, self.b_out)
+        return linear(hidden, self.W_out, self.b_out).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,15 @@ class Block:
     mlp_post_norm: Norm | None = None
     parallel: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where a forward pass runs the layer."""
+        return self.attention.W_Q.device
+
 
 @dataclass
 class Activations:
-    """What one forward pass leaves behind; lists have an entry a layer.
+    """What one forward pass leaves behind; lists have an entry a layer, each on its layer's device.
 
     The last layer's q, z, MLP input and outputs hold the answer row only when the pass was asked for it, since
     nothing but `logits` reads them. q, k, v are projections before their norms and rotation, k and v written out
@@ -82,6 +88,15 @@ class Activations:
     mlp_out: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None  # residual stream read by logits
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Activations:
+        """A function of every value."""
+        lists = {name: [change(x) for x in value] for name, value in vars(self).items() if isinstance(value, list)}
+        return Activations(change(self.embed), final=None if self.final is None else change(self.final), **lists)
+
+    def to(self, device: torch.device) -> Activations:
+        """The same values on one device."""
+        return self.each(lambda x: x.to(device))
+
 
 def take_rows(x: Float[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
     """The given positions of each prompt: [batch row ...]."""
@@ -94,9 +109,13 @@ def take_rows(x: Float[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row
 class Transformer:
     """A whole model: embedding, blocks, final norm, unembedding.
 
+    The layers' weights may be on several devices. A weight's product is taken where the weight is, and `forward` takes
+    the stream along from layer to layer; prompts, circuits, scores and logits are on `device`.
+
     Attributes:
         embed: token ids [batch pos] to residual stream [batch pos d_model], positions included.
         n_ctx: longest prompt the positions allow; None if unbounded.
+        device: where tokens go in.
     """
 
     graph: Graph
@@ -108,11 +127,7 @@ class Transformer:
     logit_softcap: float | None = None
     n_ctx: int | None = None
     name: str = "model"
-
-    @property
-    def device(self) -> torch.device:
-        """Where tokens go in."""
-        return self.blocks[0].attention.W_Q.device
+    device: torch.device = torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,7 +136,8 @@ class Transformer:
 
     def unembed(self, resid: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Float[Tensor, "*n d_vocab"]:
         """Logits of a residual stream: final norm, unembedding, soft cap."""
-        logits = _to_vocabulary(operations.norm(self.final_norm, resid), self.W_U, self.b_U)
+        here = operations.norm(self.final_norm, resid.to(self.W_U.device))
+        logits = _to_vocabulary(here, self.W_U, self.b_U).to(self.device)
         if self.logit_softcap is None:
             return logits
         return torch.tanh(logits / self.logit_softcap) * self.logit_softcap
@@ -144,7 +160,7 @@ class Transformer:
         resid = embed
         for layer, block in enumerate(self.blocks):
             rows = answer_rows if layer == len(self.blocks) - 1 else None
-            resid = self._block(layer, resid, rows, operations, kept)
+            resid = self._block(layer, resid.to(block.device), rows, operations, kept)
         kept.final = resid.view_as(resid)
         return kept
 

@@ -122,10 +122,10 @@ def test_tables_and_files(toy: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_method_that_cannot_be_asked_is_left_out(toy: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     before = faithfulness.find
 
-    def refuse(case: Case, method: str, *given: object) -> object:
+    def refuse(case: Case, method: str, *given: object, **settings: object) -> object:
         if method == "eap":
             raise ValueError("not of this model")
-        return before(case, method, *given)
+        return before(case, method, *given, **settings)
 
     monkeypatch.setattr(faithfulness, "find", refuse)
     assert faithfulness.main(["--methods", "eap", "relp", "--quiet"]) == 0
@@ -148,9 +148,26 @@ def test_refusals(toy: Case, words: list[str], message: str, capsys: pytest.Capt
 
 
 def test_stopping_is_told(toy: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def stop(*given: object) -> None:
+    def stop(*given: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(faithfulness, "find", stop)
     assert faithfulness.main(["--quiet"]) == faithfulness.STOPPED
     assert "stopped; nothing is kept" in capsys.readouterr().err
+
+
+def test_a_command_that_was_stopped_goes_on(toy: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    measured = faithfulness_cases.measure
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(faithfulness_cases, "measure", stop)
+    assert faithfulness.main(["--methods", "exact", "--out", str(tmp_path), "--quiet"]) == faithfulness.STOPPED
+    assert f"stopped; scores are kept in {tmp_path / 'scores'}" in capsys.readouterr().err
+    monkeypatch.setattr(faithfulness_cases, "measure", measured)
+    monkeypatch.setattr("eap.exact.ask", stop)  # nothing is left to measure edge by edge
+    assert faithfulness.main(["--methods", "exact", "--out", str(tmp_path), "--quiet"]) == 0
+    again = json.loads((tmp_path / "faithfulness.json").read_text())["rows"][0]["cpr"]
+    monkeypatch.undo()
+    assert again == find(toy, "exact", "patching", 0).figures["cpr"].value

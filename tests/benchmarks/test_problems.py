@@ -90,7 +90,7 @@ def test_an_unknown_planted_task_is_refused() -> None:
 
 def test_groups_hold_every_prompt_once() -> None:
     problem = toy_problem(n_prompts=7)
-    indices = sorted(index for group in problem.groups(3) for index in group.indices.tolist())
+    indices = sorted(index for group in problem.pairs.groups(3) for index in group.indices.tolist())
     assert indices == list(range(7))
 
 

@@ -14,7 +14,7 @@ from benchmarks.metrics import log_probability, logit_difference
 from benchmarks.reference import load_reference
 from benchmarks.roc_curve import area_under_roc
 from benchmarks.saved_parts import SavedParts
-from eap.score import METHODS as SCORING
+from eap.methods import METHODS as SCORING
 
 
 def find(name: str, tmp_path: Path, **settings: object) -> methods.Finding:
@@ -44,7 +44,7 @@ def test_groups_of_any_size_add_up_to_all_prompts(name: str, tmp_path: Path) -> 
     """Of a method that is no mean over prompts, all prompts are one group."""
     problem = toy_problem(n_prompts=7)  # in groups of 3, 2 and 2
     search = toy_search(problem)
-    assert [len(group) for group in problem.groups(3)] == [3, 2, 2]
+    assert [len(group) for group in problem.pairs.groups(3)] == [3, 2, 2]
     found = methods.method(name).find(search, SavedParts(tmp_path), lambda: None)
     at_once = eap.score(problem.model, problem.pairs, logit_difference, name, quiet=True)
     assert torch.allclose(found.scored.scores, at_once.scores.double(), rtol=1e-4, atol=1e-6)
@@ -79,7 +79,7 @@ def test_steps_are_told_one_by_one(tmp_path: Path) -> None:
 
 
 def test_fewer_prompts_than_groups_are_groups_of_one(tmp_path: Path) -> None:
-    assert [len(group) for group in toy_problem(n_prompts=2).groups(20)] == [1, 1]
+    assert [len(group) for group in toy_problem(n_prompts=2).pairs.groups(20)] == [1, 1]
 
 
 def test_one_group_has_no_interval(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,15 @@ def test_equal_groups_leave_no_spread() -> None:
     assert bool((bars.sign_stability == 1)[made_up().graph.edge_mask].all())
 
 
+def test_scoring_in_groups_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    model, settings = tiny("attention-only").model, dict(n_groups=3, quiet=True)
+    first = score_groups(model, PAIRS, logit_difference, "eap", checkpoint=tmp_path, **settings)
+    assert len(list(tmp_path.iterdir())) == 3
+    again = score_groups(model, PAIRS, logit_difference, "eap", checkpoint=tmp_path, **settings)
+    assert torch.equal(first.per_group, again.per_group)
+    assert torch.equal(first.per_group, score_groups(model, PAIRS, logit_difference, "eap", **settings).per_group)
+
+
 def test_refusals() -> None:
     model = tiny("attention-only").model
 
@@ -84,8 +95,6 @@ def test_refusals() -> None:
         ask(n_groups=1)
     with pytest.raises(ValueError, match="got 20 groups and 1 prompts"):
         score_groups(model, PAIRS[:1], logit_difference)
-    with pytest.raises(ValueError, match="checkpoint has no place here"):
-        ask("exact", checkpoint="folder")
     with pytest.raises(ValueError, match="method is one of eap, relp"):
         ask("nothing")
     with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):

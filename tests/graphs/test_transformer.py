@@ -191,19 +191,19 @@ def attention_of(window: int | None = None, n_kv_heads: int = 2, **settings: obj
 
 
 def test_window_by_hand() -> None:
-    visible = attention_of(window=2).scores(None, 4).visible
+    visible = attention_of(window=2).scores(None, torch.arange(4)[None]).visible
     assert visible.int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]]]
 
 
 def test_rows_see_what_their_position_sees() -> None:
     rows = torch.tensor([[2], [0]])
-    assert attention_of().scores(rows, 4).visible.int().tolist() == [[[[1, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
-    assert attention_of(window=2).scores(rows, 4).visible.int().tolist() == [[[[0, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
+    assert attention_of().scores(rows, torch.arange(4)[None]).visible.int().tolist() == [[[[1, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
+    assert attention_of(window=2).scores(rows, torch.arange(4)[None]).visible.int().tolist() == [[[[0, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
 
 
 def test_a_window_as_long_as_the_prompt_is_plainly_causal() -> None:
-    assert attention_of(window=4).scores(None, 4).visible is None
-    assert attention_of(window=3).scores(None, 4).visible is not None
+    assert attention_of(window=4).scores(None, torch.arange(4)[None]).visible is None
+    assert attention_of(window=3).scores(None, torch.arange(4)[None]).visible is not None
     assert AttentionScores(1.0, None, None).mask(3, 3, torch.device("cpu")).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
 
 
@@ -220,7 +220,7 @@ def test_a_token_outside_the_window_is_not_read() -> None:
 @pytest.mark.parametrize("window", [None, 2])
 def test_attention_is_its_formula(softcap: float | None, window: int | None) -> None:
     q, k, v = random(2, 2, 5, 3), random(2, 2, 5, 3), random(2, 2, 5, 3)
-    scores = attention_of(window, softcap=softcap).scores(None, 5)
+    scores = attention_of(window, softcap=softcap).scores(None, torch.arange(5)[None])
     z, pattern = exact_attention(q, k, v, scores), scores.pattern(q, k)
     torch.testing.assert_close(pattern.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
     torch.testing.assert_close(pattern @ v, z)

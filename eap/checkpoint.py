@@ -1,0 +1,68 @@
+"""Scores on their way, kept in a folder so that a run that was stopped goes on.
+
+A run has a file named after all that decides its scores: model, prompts, metric, method and settings. So another question
+never reads it, and the same question finds it again. Exact patching has one more for each batch, destination by destination.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from graphs.files import write_whole
+
+SECONDS_BETWEEN = 20.0  # from one writing to the next
+
+
+class Checkpoint:
+    """Scores so far, and which steps they come from.
+
+    Attributes:
+        scores: float64, on the CPU. [source destination]
+        done: the steps (batches, or destinations of one batch) that are in them.
+    """
+
+    def __init__(self, path: Path | None, scores: Float[Tensor, "source destination"], done: Bool[Tensor, " step"]) -> None:
+        """Go on from a file if it is there.
+
+        Args:
+            path: the file; None: nothing is read or written.
+            scores: those to begin with otherwise.
+            done: the same.
+
+        Raises:
+            ValueError: the file is torn; the message names it.
+        """
+        self.scores, self.done, self._path = scores, done, path
+        if path is not None and path.exists():
+            self._load(path)
+        self._written = time.monotonic()
+
+    def save_now_and_then(self) -> None:
+        """Write what there is, if the last time is long ago."""
+        if time.monotonic() - self._written > SECONDS_BETWEEN:
+            self.save()
+
+    def save(self) -> None:
+        """Write what there is, if there is a file for it."""
+        if self._path is None:
+            return
+        content = io.BytesIO()
+        np.savez_compressed(content, scores=self.scores.numpy(), done=self.done.numpy())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, content.getvalue())
+        self._written = time.monotonic()
+
+    def _load(self, path: Path) -> None:
+        try:
+            with np.load(path) as held:
+                self.scores, self.done = torch.from_numpy(held["scores"]), torch.from_numpy(held["done"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ValueError(f"checkpoint: cannot read {path}: {error}; delete it to measure anew.") from error

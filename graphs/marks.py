@@ -1,0 +1,37 @@
+"""Short marks of prompts and models, by which a checkpoint, or another process, knows them again."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graphs.pairs import PromptPairs
+from graphs.patching import answer_rows, trimmed
+from graphs.transformer import Transformer
+
+
+def prompts_mark(pairs: PromptPairs) -> str:
+    """A digest of the prompts, their order, answers and positions."""
+    columns = [pairs.clean, pairs.corrupted, pairs.positions, pairs.answers, pairs.wrong_answers]
+    return digest(repr([None if column is None else column.tolist() for column in columns]))
+
+
+def model_mark(transformer: Transformer, logits: Float[Tensor, "1 d_vocab"]) -> str:
+    """Name, graph, type, and the size of its logits in five digits: all weights enter, rounding hardly ever does."""
+    return f"{transformer.name}, {transformer.graph}, {transformer.dtype}, logits of size {logits.double().norm().item():.4e}"
+
+
+@torch.no_grad()
+def first_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, "1 d_vocab"]:
+    """What the model says to the first prompt."""
+    first = pairs[:1].to(transformer.device)
+    kept = transformer.forward(transformer.embed(trimmed(first.clean, first)), answer_rows(first))
+    return transformer.unembed(kept.final[:, 0])
+
+
+def digest(*parts: str) -> str:
+    """Sixteen hexadecimal digits."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

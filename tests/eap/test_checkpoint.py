@@ -1,0 +1,122 @@
+"""Scoring that was stopped goes on from its checkpoint and ends with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import eap
+from eap import checkpoint
+from graphs import PromptPairs
+from graphs.adapter import graph_of
+from models import build, logit_difference, prompt_pairs, tiny
+
+PAIRS = prompt_pairs([6, 6, 4], seed=2)
+Metric = Callable[[Tensor, PromptPairs], Tensor]
+
+
+class Stopped(BaseException):
+    """Raised in the middle of a run."""
+
+
+class Counting:
+    """The metric, which counts its calls and stops the run after so many."""
+
+    __name__ = logit_difference.__name__
+
+    def __init__(self, most: float = float("inf")) -> None:
+        self.most, self.n_calls = most, 0
+
+    def __call__(self, logits: Tensor, pairs: PromptPairs) -> Tensor:
+        self.n_calls += 1
+        if self.n_calls > self.most:
+            raise Stopped
+        return logit_difference(logits, pairs)
+
+
+def scored(method: str, metric: Metric, folder: Path | None, pairs: PromptPairs = PAIRS, **settings) -> Tensor:
+    settings = dict(batch_size=1, quiet=True) | settings
+    return eap.score(tiny("gpt2").model, pairs, metric, method, checkpoint=folder, **settings).scores
+
+
+@pytest.fixture(autouse=True)
+def written_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "most"), [("eap", 1), ("eap", 3), ("relp", 2), ("eap-ig", 12), ("exact", 60), ("exact", 300)]
+)
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) -> None:
+    whole, counting = scored(method, logit_difference, None), Counting()
+    scored(method, counting, None)
+    with pytest.raises(Stopped):
+        scored(method, Counting(most), tmp_path)
+    rest = Counting()
+    assert torch.equal(scored(method, rest, tmp_path), whole)
+    begun_again = graph_of(tiny("gpt2").model).n_sources if method == "exact" else 0  # the edges of a destination
+    assert rest.n_calls <= counting.n_calls + 3 - most + begun_again  # the first prompt is looked at in both
+    again = Counting()
+    assert torch.equal(scored(method, again, tmp_path), whole)
+    assert again.n_calls == 1  # the first prompt, by which the run is known
+
+
+def test_methods_without_a_metric_go_on_too(tmp_path: Path) -> None:
+    for method in ("random", "information-flow-routes"):
+        whole = scored(method, logit_difference, tmp_path)
+        assert torch.equal(scored(method, logit_difference, tmp_path), whole)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_question_does_not_read_it(tmp_path: Path) -> None:
+    edges = torch.zeros_like(graph_of(tiny("gpt2").model).edge_mask)
+    edges[0, -1] = True
+    asked = [
+        ("exact", logit_difference, {}),
+        ("exact", logit_difference, dict(intervention="zero")),
+        ("exact", logit_difference, dict(edges=edges)),
+        ("exact", logit_difference, dict(pairs=prompt_pairs([6, 6, 4], seed=3))),
+        ("eap", logit_difference, {}),
+        ("relp", logit_difference, {}),
+        ("relp", logit_difference, dict(rules=eap.RelPRules(attention="ah"))),
+        ("eap-ig", logit_difference, dict(steps=2)),
+        ("eap-ig", logit_difference, dict(steps=2, integration="midpoint")),
+        ("eap", twice, {}),
+    ]
+    for number, (method, metric, settings) in enumerate(asked):
+        assert torch.equal(scored(method, metric, tmp_path, **settings), scored(method, metric, None, **settings))
+        assert len([file for file in tmp_path.iterdir() if "batch" not in file.name]) == number + 1
+
+
+def twice(logits: Tensor, pairs: PromptPairs) -> Tensor:
+    """Another metric that calls itself by the same name."""
+    return 2 * logit_difference(logits, pairs)
+
+
+twice.__name__ = logit_difference.__name__
+
+
+def test_other_weights_do_not_read_it(tmp_path: Path) -> None:
+    first = scored("eap", logit_difference, tmp_path)
+    model = build("gpt2", torch.float64).model
+    next(model.parameters()).data *= 1.01
+    assert not torch.equal(eap.score(model, PAIRS, logit_difference, "eap", checkpoint=tmp_path, quiet=True).scores, first)
+
+
+def test_a_torn_file_is_refused(tmp_path: Path) -> None:
+    scored("eap", logit_difference, tmp_path)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"cannot read .*{file.name}.*delete it to measure anew"):
+        scored("eap", logit_difference, tmp_path)
+
+
+def test_settings_of_other_methods_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="edges has no place in method 'eap'; it belongs to exact"):
+        scored("eap", logit_difference, None, edges=graph_of(tiny("gpt2").model).edge_mask)
+    with pytest.raises(ValueError, match="checkpoint has no place in method 'learned-mask'"):
+        scored("learned-mask", logit_difference, tmp_path)
