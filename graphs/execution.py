@@ -66,11 +66,20 @@ def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Act
     return execution.logits()
 
 
-def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations) -> Execution:
-    """A run in which `input` is written and no layer has run."""
+def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations, together: bool = False) -> Execution:
+    """A run in which `input` is written and no layer has run.
+
+    Args:
+        together: the changes of all computed sources are to stand in one tensor a stream (`Stream.room`).
+    """
     rows = answer_rows(batch).to(transformer.device)
     execution = Execution(transformer, plan, cut, Stream(None), Stream(rows))
-    execution.add(0, transformer.embed(trimmed(batch.clean, batch)) - cut.embed, everywhere=True)
+    change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
+    if together:
+        n_batch, n_positions, d_model = change.shape
+        execution.everywhere.room = change.new_empty(plan.n_everywhere, n_batch, n_positions, d_model)
+        execution.at_answer.room = change.new_empty(int(plan.computed.sum()), n_batch, 1, d_model)
+    execution.add(0, change, everywhere=True)
     return execution
 
 
@@ -170,7 +179,7 @@ class Execution:
             if self.plan.keeps_current:
                 stream.change = stream.change + at_rows
             if source in self.plan.individual:
-                stream.written.append(Written((source,), at_rows[None]))
+                stream.write(Written((source,), at_rows[None]))
 
     def add_heads(self, layer: int, everywhere: Tensor, at_answer: Tensor) -> None:
         """Write what the live heads of a layer change by, given for their mixed values."""
@@ -198,4 +207,4 @@ class Execution:
         if singled:
             changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled].to(change.device))
             sources = tuple(start + heads[place] for place in singled)
-            stream.written.append(Written(sources, changes, norm, cut_sum, current_sum))
+            stream.write(Written(sources, changes, norm, cut_sum, current_sum))

@@ -83,6 +83,11 @@ class Plan:
     individual: frozenset[int]
     keeps_current: bool
 
+    @property
+    def n_everywhere(self) -> int:
+        """How many sources are computed at every position, `input` among them."""
+        return 1 + sum(len(layer.everywhere.heads) + layer.mlp_everywhere for layer in self.layers)
+
 
 def make_plan(
     graph: Graph,

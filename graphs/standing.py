@@ -68,9 +68,10 @@ class Changes:
 
     @classmethod
     def of(cls, stream: Stream) -> Changes:
-        """The changes that a finished run has written, source by source."""
+        """The changes that a finished run has written into the stream's room, source by source."""
         sources = [source for written in stream.written for source in written.sources]
-        return cls(sources, torch.cat([written.changes for written in stream.written]))
+        assert len(sources) == len(stream.room)
+        return cls(sources, stream.room)
 
     def add_mixed(
         self, x: Float[Tensor, "mixture batch row d_model"], weights: Float[Tensor, "mixture source"], start: int, stop: int
@@ -115,7 +116,8 @@ class Standing:
         """
         graph = transformer.graph
         plan = make_plan(graph, mask, patching)
-        execution = started(transformer, replace(plan, individual=frozenset(range(graph.n_sources))), batch, cut)
+        plan = replace(plan, individual=frozenset(range(graph.n_sources)))
+        execution = started(transformer, plan, batch, cut, together=True)
         execution.run_layers()
         self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, execution.cut
         self.logits = execution.logits()

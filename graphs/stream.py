@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -38,11 +38,22 @@ class Stream:
         rows: positions [batch row]; None for every position.
         written: changes of single sources, for the mixtures that name them.
         change: current minus cut stream; kept only where some mixture starts from the current stream.
+        room: where changes of single sources are put one after the other, if they are to stand together.
+            [source batch row d_model]
     """
 
     rows: Int[Tensor, "batch row"] | None
     written: list[Written] = field(default_factory=list)
     change: Tensor | float = 0.0
+    room: Tensor | None = None
+
+    def write(self, written: Written) -> None:
+        """Take note of what single sources change by."""
+        if self.room is not None:
+            start = sum(len(each.sources) for each in self.written)
+            place = self.room[start : start + len(written.sources)].copy_(written.changes)
+            written = replace(written, changes=place)
+        self.written.append(written)
 
     def at_rows(self, x: Float[Tensor, "batch pos *rest"]) -> Tensor:
         """A value on these rows."""

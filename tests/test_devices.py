@@ -43,7 +43,6 @@ PLACES = {
 CASES = [
     ("gpt2", "one device"),
     ("gpt2", "spread"),
-    ("gpt2", "embedding apart"),
     ("neox-parallel", "spread"),
     ("llama", "back and forth"),
     ("gemma2", "spread"),

@@ -36,10 +36,10 @@ def scores(group: Group, method: str, kind: str = "llama", **settings: Any) -> t
     return eap.score(tiny(kind).model, PAIRS, logit_difference, method, process_group=group, **settings).scores
 
 
-def found(group: Group, metric: Any, **settings: Any) -> list[Any]:
+def found(group: Group, metric: Any, kind: str = "attention-only", **settings: Any) -> list[Any]:
     """ACDC's decisions, edge by edge with every value."""
     settings = dict(batch_size=2, quiet=True, threshold=0.02) | settings
-    circuit = acdc.discover(tiny("gpt2").model, PAIRS, metric, process_group=group, **settings)
+    circuit = acdc.discover(tiny(kind).model, PAIRS, metric, process_group=group, **settings)
     return [tuple(decision) for decision in circuit.trace.decisions] + [circuit.trace.near_ties]
 
 
@@ -94,14 +94,14 @@ def begun_sweep(group: Group, folder: Path, most: float = float("inf")) -> tuple
     """ACDC from a checkpoint, and how often the metric was called for it."""
     metric = Counting(most)
     settings = dict(batch_size=2, checkpoint=folder / "begun.jsonl", process_group=group, quiet=True)
-    circuit = acdc.discover(tiny("gpt2").model, PAIRS, metric, 0.02, **settings)
+    circuit = acdc.discover(tiny("attention-only").model, PAIRS, metric, 0.02, **settings)
     return list(circuit.trace.decisions), metric.n_calls
 
 
 def begin(folder: Path) -> None:
     """Leave checkpoints of runs that were stopped."""
     with patch.object(checkpoint, "SECONDS_BETWEEN", -1.0):  # written after every batch
-        for run, most in ((begun_scores, 3), (begun_sweep, 200)):
+        for run, most in ((begun_scores, 3), (begun_sweep, 150)):
             try:
                 run(None, folder, most)
             except Stopped:
@@ -138,7 +138,7 @@ QUESTIONS: dict[str, Callable[[Group, Path], Any]] = {
     "score eap, checkpoint": lambda group, folder: scores(group, "eap", checkpoint=folder),
     "score exact, checkpoint": lambda group, folder: scores(group, "exact", checkpoint=folder),
     "score groups": lambda group, folder: grouped(group),
-    "acdc kl": lambda group, folder: found(group, "kl"),
+    "acdc kl": lambda group, folder: found(group, "kl", "gpt2"),
     "acdc metric": lambda group, folder: found(group, curved),
     "acdc zero": lambda group, folder: found(group, "kl", intervention="zero", threshold=0.1),
     "acdc, checkpoint": lambda group, folder: found(group, "kl", threshold=0.03, checkpoint=folder / "trace.jsonl"),
