@@ -1,5 +1,5 @@
 # make roc    set everything up and run the ROC benchmark on the embedded models
-# make test   set everything up and run all tests
+# make test   set everything up and run all tests, on all cores
 # make speed  set everything up and print running times as ratios to the bare passes
 # make test-tl2, make test-tl3   test HookedTransformer in an environment of its own with TransformerLens 2.16 or 3.9
 
@@ -13,7 +13,7 @@ roc: setup
 	$(BIN)/python -m benchmarks.roc --methods eap relp random --out results
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-tl2 test-tl3: test-%: $(VENV)/%/installed
 	$(VENV)/$*/bin/python -m pytest tests/hooked
