@@ -20,7 +20,7 @@ from acdc.trace import Change, Trace
 from graphs import Circuit, PromptPairs
 from graphs.adapter import adapt
 from graphs.execution import run_batch
-from graphs.marks import digest, prompts_mark
+from graphs.marks import digest
 from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from graphs.plan import make_plan
 from graphs.processes import Processes
@@ -67,6 +67,7 @@ class Search:
         self.order = orders.checked(self.graph, order, self.start.mask)
         self.patching, self.change = intervention == "patching", change
         self.processes = Processes(process_group, self.transformer.device)
+        self.processes.check_same({"prompts": pairs.digest})
         batches = self.processes.batches(pairs, batch_size, MAX_TOKENS)
         batches = [batch.to(self.transformer.device) for batch in batches]
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
@@ -104,7 +105,7 @@ class Search:
             "metric": self.objective.name,
             "intervention": intervention,
             "n_prompts": len(pairs),
-            "prompts": prompts_mark(pairs),
+            "prompts": pairs.digest,
             "order": digest(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
             "stacked_tokens": self.stacked_tokens,

@@ -111,8 +111,8 @@ class Trial:
         self._cuts = cut_values(self.transformer, self.batches, intervention)
 
     def each(self) -> Iterator[tuple[PromptPairs, Activations]]:
-        """The batches, each with the values that cut edges read."""
-        return ((batch, self._cuts(batch)) for batch in self.batches)
+        """The batches, each with the values that cut edges read, on the device of the prompts."""
+        return ((batch, self._cuts(batch).to(batch.device)) for batch in self.batches)
 
     def logits(self, circuit: Circuit, batch: PromptPairs, cut: Activations) -> Float[Tensor, "batch d_vocab"]:
         """A circuit's logits at the answer positions of one batch."""

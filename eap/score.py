@@ -22,7 +22,7 @@ from eap.rules import RelPRules
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
 from graphs.graph import KVDestinations
-from graphs.marks import digest, first_logits, model_mark, prompts_mark
+from graphs.marks import digest, first_logits, model_mark
 from graphs.patching import Intervention, cut_values
 from graphs.processes import Processes
 
@@ -104,6 +104,7 @@ def score(
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
     processes = Processes(process_group, transformer.device)
+    processes.check_same({"prompts": pairs.digest})
     batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
     job = Job(
         transformer,
@@ -162,7 +163,7 @@ def _asked(job: Job, pairs: PromptPairs, batches: list[PromptPairs], metadata: d
         measured = f"{metadata['metric']}, {value.item():.4e} for the first prompt"
     edges = None if job.edges is None else digest(repr(job.edges.tolist()))
     return {
-        "prompts": prompts_mark(pairs),
+        "prompts": pairs.digest,
         "model": model_mark(job.transformer, logits),
         "metric": measured,
         "settings": f"{metadata['method']}, {metadata['settings']}, edges {edges}, token_chunk {job.token_chunk}",

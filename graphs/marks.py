@@ -1,4 +1,4 @@
-"""Short marks of prompts and models, by which a checkpoint, or another process, knows them again."""
+"""Short marks of models and settings, by which a checkpoint, or another process, knows them again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ from torch import Tensor
 from graphs.pairs import PromptPairs
 from graphs.patching import answer_rows, trimmed
 from graphs.transformer import Transformer
-
-
-def prompts_mark(pairs: PromptPairs) -> str:
-    """A digest of the prompts, their order, answers and positions."""
-    columns = [pairs.clean, pairs.corrupted, pairs.positions, pairs.answers, pairs.wrong_answers]
-    return digest(repr([None if column is None else column.tolist() for column in columns]))
 
 
 def model_mark(transformer: Transformer, logits: Float[Tensor, "1 d_vocab"]) -> str:

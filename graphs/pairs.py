@@ -14,6 +14,7 @@ length, `graphs.pairs_files` knows the files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,13 @@ class PromptPairs:
     def mask(self) -> Bool[Tensor, "pair pos"]:
         """True at real tokens, False at padding."""
         return torch.arange(self.clean.shape[1], device=self.device) < self.lengths[:, None]
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell other prompts, answers, positions or another order apart."""
+        columns = [self.clean, self.corrupted, self.positions, self.answers, self.wrong_answers]
+        content = repr([None if column is None else column.tolist() for column in columns])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.clean)

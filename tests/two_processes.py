@@ -121,7 +121,8 @@ def refusal(call: Callable[[], Any]) -> str:
 def other_prompts(group: Group) -> str:
     """What processes with prompts of their own are told."""
     mine = PAIRS[dist.get_rank(group) :] if group is not None else PAIRS
-    return refusal(lambda: eap.score(tiny("gpt2").model, mine, logit_difference, batch_size=2, process_group=group, quiet=True))
+    settings = dict(intervention="mean", batch_size=2, process_group=group, quiet=True)
+    return refusal(lambda: eap.score(tiny("gpt2").model, mine, logit_difference, **settings))
 
 
 def other_rules(group: Group) -> str:

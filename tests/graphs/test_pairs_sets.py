@@ -162,3 +162,11 @@ def test_identical_pairs_have_the_clean_prompt_twice() -> None:
     same = pairs.identical()
     assert torch.equal(same.corrupted, pairs.clean) and torch.equal(same.clean, pairs.clean)
     assert torch.equal(same.positions, pairs.positions) and torch.equal(same.answers, pairs.answers)
+
+
+def test_digest_tells_other_sets_apart() -> None:
+    rows = random_rows(2)
+    pairs = PromptPairs(**rows)
+    others = [pairs.swapped(), pairs[::-1], pairs[:-1], *(PromptPairs(**rows | {name: None}) for name in ("positions", "answers"))]
+    assert PromptPairs(**rows).digest == pairs.digest
+    assert len({pairs.digest, *(other.digest for other in others)}) == 1 + len(others)
