@@ -6,7 +6,7 @@ times plain and every row once; the ratio is taken within the round and its medi
 is that of a process of its own that does nothing else, weights included.
 
 The model has the size of GPT-2 small and random weights, so nothing is downloaded. What single edges cost, in exact patching
-and ACDC, is measured by `exact`, `acdc` and `planted` (`benchmarks.speed_edges`).
+and ACDC, is measured by `exact`, `acdc` and `planted` (`benchmarks.speed_edges`), what several processes gain by `processes`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from graphs import Circuit, PromptPairs, prune, run
 
 N_EDGES = 200
 SHAPES = ("8x16", "8x64")
+WHAT = ("passes", "exact", "acdc", "planted", "processes")
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,9 @@ def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="?", default="passes", choices=("passes", "exact", "acdc", "planted"), help="see benchmarks.speed_edges")
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="prompts x tokens")
+    parser.add_argument("what", nargs="?", default="passes", choices=WHAT, help="passes, or see benchmarks.speed_edges, speed_processes")
+    parser.add_argument("--shapes", nargs="+", help=f"prompts x tokens ({' '.join(SHAPES)}; of processes 32x16)")
+    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)")
     parser.add_argument("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
     parser.add_argument("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
     parser.add_argument("--rounds", type=int, default=7)
@@ -178,6 +180,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.peak:
         print(_own_peak(options.peak, options.shapes[0], options.device, dtype))
         return
+    if options.what == "processes":
+        from benchmarks import speed_processes
+
+        speed_processes.report(options.processes, (options.shapes or ["32x16"])[0], options.device)
+        return
+    options.shapes = options.shapes or SHAPES
     if options.what != "passes":
         _report_edges(options)
         return
