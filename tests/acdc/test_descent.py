@@ -10,7 +10,7 @@ import acdc
 from acdc import descent, stack
 from acdc.search import Search
 from graphs import Circuit, Graph
-from models import logit_difference
+from models import logit_difference, tiny
 
 TOLERANCE = 1e-12  # float64; the same sums in another order
 
@@ -53,6 +53,17 @@ def test_trained_model(trained, metric, threshold):
 )
 def test_random_models(small, pairs, kind, metric):
     check_same(*both(small(kind), pairs, metric, 0.003))
+
+
+@pytest.mark.parametrize("kind", ["llama", "rms-gated-grouped"])
+def test_bfloat16_decides_alike_but_for_near_ties(pairs, kind):
+    narrow, wide = (
+        acdc.discover(tiny(kind, dtype).model, pairs, "kl", 0.05, quiet=True).trace.decisions
+        for dtype in (torch.bfloat16, torch.float64)
+    )
+    assert any(each.kept for each in wide) and not all(each.near_tie for each in narrow)
+    differing = [mine for mine, exact in zip(narrow, wide) if mine.kept != exact.kept]
+    assert not differing or differing[0].near_tie
 
 
 @pytest.mark.parametrize("intervention", ["zero", "mean"])

@@ -104,6 +104,15 @@ def test_half_types_rank_edges_alike(kind: str, dtype: torch.dtype, bound: float
     assert spearman(half.values.double(), score(kind, metric=logit_difference).values) > bound
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_exact_patching_in_bfloat16_is_near(kind: str) -> None:
+    half, wide = (
+        eap.score(tiny(kind, dtype).model, RAGGED, logit_difference, "exact", quiet=True).values.double()
+        for dtype in (torch.bfloat16, torch.float64)
+    )
+    assert torch.corrcoef(torch.stack([half, wide]))[0, 1] > 0.995
+
+
 def spearman(one: Tensor, other: Tensor) -> float:
     """Correlation of the ranks; no ties."""
     ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
