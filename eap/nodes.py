@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
 from eap.gradients import Metric, check_values, metric_name
@@ -25,8 +26,8 @@ from eap.rules import GRADIENT, RelPRules, check_rules, cut_heads
 from graphs import PromptPairs
 from graphs.adapter import adapt
 from graphs.operations import EXACT, Operations
-from graphs.pairs import in_order
 from graphs.patching import answer_rows, trimmed
+from graphs.processes import Processes
 from graphs.transformer import Activations, Transformer
 
 Direction = Literal["noising", "denoising"]
@@ -75,6 +76,7 @@ def score_nodes(
     *,
     rules: RelPRules | None = None,
     batch_size: int | None = None,
+    process_group: ProcessGroup | None = None,
     quiet: bool = False,
 ) -> NodeScores:
     """Score the residual stream, attention and MLP outputs and heads at every layer and position.
@@ -84,7 +86,8 @@ def score_nodes(
         method: "eap", the gradient, or "relp".
         direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
         rules: of "relp"; RelP's own by default.
-        batch_size: prompts in a batch; by default as many as fit in 2,048 tokens.
+        batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
+        process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
         quiet: no progress bar.
 
     Raises:
@@ -94,14 +97,19 @@ def score_nodes(
     rules = _checked(metric, method, direction, rules)
     transformer = adapt(model)
     check_rules(rules, transformer)
-    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
-    parts = []
-    with tqdm(total=len(pairs), desc=f"{method} nodes", unit="prompt", disable=quiet, leave=False) as bar:
+    processes = Processes(process_group, transformer.device)
+    processes.check_same({"prompts": pairs.digest, "settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
+    batches = [batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))]
+    per_prompt: dict[str, Tensor] = {}
+    quiet = quiet or not processes.is_first
+    with tqdm(total=sum(map(len, batches)), desc=f"{method} nodes", unit="prompt", disable=quiet, leave=False) as bar:
         for batch in batches:
-            scores = _batch_scores(transformer, batch, metric, rules, direction)
-            parts.append({kind: _padded(value, batch, pairs.clean.shape[1]) for kind, value in scores.items()})
+            for kind, value in _batch_scores(transformer, batch, metric, rules, direction).items():
+                value = _padded(value, batch, pairs.clean.shape[1]).cpu()
+                rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
+                rows[batch.indices.cpu()] = value
             bar.update(len(batch))
-    per_prompt = {kind: in_order(batches, [part[kind] for part in parts]).cpu() for kind in parts[0]}
+    per_prompt = {kind: processes.total(rows) for kind, rows in per_prompt.items()}  # a prompt's row is zero but in one process
     metadata = {
         "model": transformer.name,
         "method": method,
