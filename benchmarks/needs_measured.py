@@ -98,6 +98,7 @@ def random_llama(size: Size, dtype: torch.dtype) -> nn.Module:
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
+    model.tie_weights()
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data.normal_(std=0.02) if parameter.dim() > 1 else parameter.data.fill_(1.0)

@@ -42,8 +42,9 @@ def test_the_known_7b_has_seven_billion_weights() -> None:
     assert SIZES["llama-3.1-70b"].weights == pytest.approx(70.6e9, rel=0.002)
 
 
-def test_a_random_llama_has_the_size_asked_for() -> None:
-    size = Size(n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_mlp=24, d_vocab=30, d_head=4)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_random_llama_has_the_size_asked_for(tied: bool) -> None:
+    size = Size(n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_mlp=24, d_vocab=30, d_head=4, tied=tied)
     model = random_llama(size, torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2) == size.weights
     assert all(parameter.dtype == torch.bfloat16 and parameter.isfinite().all() for parameter in model.parameters())
