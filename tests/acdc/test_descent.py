@@ -34,6 +34,7 @@ def both(model, pairs, metric, threshold, **settings):
     return circuit.trace, plain_sweep(model, start, pairs, metric, threshold, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metric, threshold", [("kl", 0.0), ("kl", 0.003), ("kl", 0.03), (logit_difference, 0.03), (logit_difference, 0.5)]
 )
@@ -44,6 +45,7 @@ def test_trained_model(trained, metric, threshold):
         assert 0 < trace.n_kept < trace.n_tried < len(plain)  # some stay, some are cut, some are skipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, metric",
     [
@@ -83,10 +85,12 @@ def test_edges_that_the_objective_is_better_without_stay_under_absolute_change(t
     assert absolute != signed
 
 
+@pytest.mark.slow
 def test_key_value_heads_as_destinations(small, pairs):
     check_same(*both(small("llama"), pairs, "kl", 0.001, kv_destinations="kv-head"))
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(trained):
     model, pairs = trained
     _, plain = both(model, pairs, "kl", 0.01)

@@ -19,6 +19,7 @@ def some_circuit(graph, density, seed=0):
     return Circuit(graph, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["kl", logit_difference], ids=["kl", "logit_difference"])
 @pytest.mark.parametrize("intervention", ["patching", "zero"])
 def test_decides_as_the_plain_sweep(trained, metric, intervention):
@@ -78,6 +79,7 @@ def test_other_orders(trained, order):
     check_same(found.trace, plain_sweep(model, circuit, pairs, "kl", 0.02, edges=edges))
 
 
+@pytest.mark.slow
 def test_key_value_heads_follow_the_circuit(small, pairs):
     graph = Graph.from_model(small("llama"), "kv-head")
     circuit = some_circuit(graph, 0.7)

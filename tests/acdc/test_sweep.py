@@ -22,6 +22,7 @@ def metric(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_circuits_are_those_of_single_sweeps(trained, metric):
     found = acdc.sweep(*trained, metric, THRESHOLDS, quiet=True)
     assert found.thresholds == tuple(sorted(THRESHOLDS))
@@ -33,6 +34,7 @@ def test_circuits_are_those_of_single_sweeps(trained, metric):
         assert all(a == pytest.approx(b, abs=1e-12) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_the_largest_threshold_an_edge_survives(trained, metric):
     found = acdc.sweep(*trained, metric, THRESHOLDS, quiet=True)
     graph = found.traces[0].graph
@@ -96,6 +98,7 @@ def interrupted_after(metric, n_calls):
     return dying
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, seed):
     monkeypatch.setattr(descent, "FRESH_AFTER", 9)
