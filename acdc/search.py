@@ -19,8 +19,8 @@ from acdc.order import Edge
 from acdc.trace import Change, Trace
 from graphs import Circuit, PromptPairs
 from graphs.adapter import adapt
+from graphs.digests import digest_of
 from graphs.execution import run_batch
-from graphs.marks import digest
 from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from graphs.plan import make_plan
 from graphs.processes import Processes
@@ -67,7 +67,6 @@ class Search:
         self.order = orders.checked(self.graph, order, self.start.mask)
         self.patching, self.change = intervention == "patching", change
         self.processes = Processes(process_group, self.transformer.device)
-        self.processes.check_same({"prompts": pairs.digest})
         batches = self.processes.batches(pairs, batch_size, MAX_TOKENS)
         batches = [batch.to(self.transformer.device) for batch in batches]
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
@@ -82,7 +81,7 @@ class Search:
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.settings = self._settings(pairs, batches, intervention, clean)
-        self.processes.check_same({"search": {**self.settings, "start": digest(repr(self.start.edges)), "change": change}})
+        self.processes.check_same({"search": {**self.settings, "start": digest_of(repr(self.start.edges)), "change": change}})
         self.start_value = self._start_value()
 
     def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
@@ -106,7 +105,7 @@ class Search:
             "intervention": intervention,
             "n_prompts": len(pairs),
             "prompts": pairs.digest,
-            "order": digest(repr(self.order)),
+            "order": digest_of(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
             "stacked_tokens": self.stacked_tokens,
             "clean_logits": f"{sum(self.processes.in_order(sizes, self.n_batches).tolist()):.4e}",

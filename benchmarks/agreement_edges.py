@@ -22,7 +22,7 @@ from torch import Tensor
 import eap
 from benchmarks.agreement_tasks import Subject
 from benchmarks.correlation import N_RESAMPLES, Agreement, agreement
-from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
+from benchmarks.saved_parts import SavedParts, code_digest, model_digest
 from eap.rules import RelPRules
 from eap.methods import METHODS
 from graphs import Graph, PromptPairs, ScoredGraph
@@ -123,7 +123,7 @@ def score_groups(
     """
     groups, model, scored = settings.groups(subject.pairs, method), model_digest(subject.model), []
     for group in groups:
-        key = {"model": model, "pairs": pairs_digest(group), "method": method, "metric": subject.metric_name, "code": code_digest()}
+        key = {"model": model, "pairs": group.digest, "method": method, "metric": subject.metric_name, "code": code_digest()}
         label = f"{subject.stem}-{method}-{subject.metric_name}"
         scored.append(parts.get(label, key, lambda group=group: _score(subject, group, method)))
         step()

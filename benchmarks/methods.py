@@ -40,7 +40,7 @@ from benchmarks.findings import (
 from benchmarks.problems import Problem
 from benchmarks.reference import candidates
 from benchmarks.roc_curve import RocCurve, roc_curve
-from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
+from benchmarks.saved_parts import SavedParts, code_digest, model_digest
 from eap.methods import METHODS as SCORING
 from graphs import PromptPairs, ScoredGraph
 
@@ -101,7 +101,7 @@ class Scoring:
         of_all |= {"seed": search.settings.seed, "code": code_digest()}
         label = f"{search.problem.stem}-{self.name}-{metric}"
         for group in groups:
-            key = {**of_all, "pairs": pairs_digest(group)}
+            key = {**of_all, "pairs": group.digest}
             scores.append(parts.get(label, key, lambda group=group: self._score(search, group)))
             step()
         return measured_scores(search, self.name, scores, [len(group) for group in groups], metric)

@@ -17,7 +17,6 @@ and 9.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -32,8 +31,9 @@ import acdc
 import eap
 from benchmarks.problems import KL, Problem, planted_problems
 from benchmarks.report import csv_text
-from benchmarks.saved_parts import PARTIAL, code_digest, model_digest, pairs_digest
+from benchmarks.saved_parts import PARTIAL, code_digest, model_digest
 from graphs import Circuit, prune
+from graphs.digests import digest_of
 from graphs.files import write_whole
 
 THRESHOLDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
@@ -146,8 +146,7 @@ def _row(problem: Problem, found: Circuit, **about: object) -> Row:
 
 def _digest(problem: Problem, start: Circuit, metric: str) -> str:
     """Of all that decides a sweep, thresholds apart."""
-    parts = [model_digest(problem.model), pairs_digest(problem.pairs), code_digest(), metric, *start.edges]
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+    return digest_of(model_digest(problem.model), problem.pairs.digest, code_digest(), metric, *start.edges)
 
 
 # Telling

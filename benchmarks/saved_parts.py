@@ -20,10 +20,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from graphs import PromptPairs, ScoredGraph
+from graphs import ScoredGraph
+from graphs.digests import digest_of, digest_of_tensors
 
 PARTIAL = ".partial"  # within the folder for results
 CODE = ("graphs", "eap", "acdc", "benchmarks.metrics")
@@ -64,8 +64,7 @@ class SavedParts:
             key: Everything that decides the part, in types that JSON has.
             compute: Gives the part.
         """
-        digest = hashlib.blake2b(json.dumps(dict(key), sort_keys=True).encode(), digest_size=10).hexdigest()
-        path = self.folder / f"{label}-{digest}.json"
+        path = self.folder / f"{label}-{digest_of(json.dumps(dict(key), sort_keys=True))}.json"
         if (saved := _read(path)) is not None:
             self.n_reused += 1
             return saved
@@ -95,19 +94,7 @@ def _read(path: Path) -> ScoredGraph | None:
 
 def model_digest(model: nn.Module) -> str:
     """Digest of a model's weights and buffers."""
-    digest = hashlib.blake2b(digest_size=10)
-    for name, tensor in sorted(model.state_dict().items()):
-        _add(digest, name, tensor)
-    return digest.hexdigest()
-
-
-def pairs_digest(pairs: PromptPairs) -> str:
-    """Digest of prompts, answers and positions."""
-    digest = hashlib.blake2b(digest_size=10)
-    for name in ("clean", "corrupted", "lengths", "positions", "answers", "wrong_answers"):
-        value = getattr(pairs, name)
-        _add(digest, name, torch.empty(0) if value is None else value)
-    return digest.hexdigest()
+    return digest_of_tensors(model.state_dict())
 
 
 @cache
@@ -121,10 +108,3 @@ def code_digest() -> str:
     for library in ("torch", "transformer-lens", "transformers"):
         digest.update(f"{library} {version(library)}\0".encode())
     return digest.hexdigest()
-
-
-def _add(digest: Any, name: str, tensor: Tensor) -> None:
-    """Add a tensor's name, type, shape and bytes."""
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-    flat = tensor.detach().cpu().contiguous().flatten()
-    digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -11,7 +11,6 @@ edge (average precision, rates at k, nodes) takes the largest threshold that the
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from benchmarks.findings import FALSE_POSITIVE_RATES, NO_METRIC, Curve, Finding,
 from benchmarks.problems import KL
 from benchmarks.reference import candidates
 from benchmarks.roc_curve import OperatingPoint, rates, roc_curve, threshold_roc
-from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
+from benchmarks.saved_parts import SavedParts, code_digest, model_digest
 from graphs import Circuit, ScoredGraph, prune
+from graphs.digests import digest_of
 
 THRESHOLDS = tuple(10 ** (power / 2) for power in range(-10, 3))  # 0.00001 to 10
 SHARE = 0.1  # of the edges that EAP leaves
@@ -66,8 +66,8 @@ class Sweep:
     def _digest(self, search: Search, start: Circuit) -> str:
         """Of all that decides the sweeps."""
         metric = search.metric_name if self.uses_metric else KL
-        told = [model_digest(search.problem.model), pairs_digest(search.problem.pairs), code_digest(), metric, *start.edges]
-        return hashlib.blake2b("\n".join(told).encode(), digest_size=8).hexdigest()
+        problem = search.problem
+        return digest_of(model_digest(problem.model), problem.pairs.digest, code_digest(), metric, *start.edges)
 
     def _measured(self, search: Search, found: ThresholdSweep, seconds: float | None) -> Finding:
         points = [_point(search, circuit.live()) for circuit in found.circuits]

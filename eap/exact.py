@@ -19,7 +19,7 @@ from eap.checkpoint import Checkpoint
 from eap.gradients import Metric, check_values
 from eap.job import Job
 from graphs import PromptPairs
-from graphs.marks import digest
+from graphs.digests import digest_of
 from graphs.ripple import ask
 from graphs.standing import Standing
 
@@ -58,7 +58,7 @@ def _path(job: Job, batch: PromptPairs) -> Path | None:
     """Where what is measured of a batch is kept: beside the file of the run."""
     if job.checkpoint is None:
         return None
-    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest(repr(batch.indices.tolist()))}.npz")
+    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}.npz")
 
 
 def _values(

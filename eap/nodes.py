@@ -98,7 +98,7 @@ def score_nodes(
     transformer = adapt(model)
     check_rules(rules, transformer)
     processes = Processes(process_group, transformer.device)
-    processes.check_same({"prompts": pairs.digest, "settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
+    processes.check_same({"settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
     batches = [batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))]
     per_prompt: dict[str, Tensor] = {}
     quiet = quiet or not processes.is_first

@@ -21,8 +21,9 @@ from eap.methods import METHODS, OF_ALL, SETTINGS, STEPS, WITHOUT_METRIC, check_
 from eap.rules import RelPRules
 from graphs import PromptPairs, ScoredGraph
 from graphs.adapter import adapt
+from graphs.digests import digest_of
 from graphs.graph import KVDestinations
-from graphs.marks import digest, first_logits, model_mark
+from graphs.marks import first_logits, model_mark
 from graphs.patching import Intervention, cut_values
 from graphs.processes import Processes
 
@@ -98,13 +99,12 @@ def score(
     """
     check_method(method, metric, intervention, integration)
     steps = STEPS.get(method, 1) if steps is None else steps
-    owned = dict(rules=rules, edges=edges, penalty=penalty, checkpoint=checkpoint, process_group=process_group)
-    check_settings(method, {"steps": steps, "token_chunk": token_chunk, **owned})
+    given = dict(steps=steps, token_chunk=token_chunk, rules=rules, edges=edges, penalty=penalty)
+    check_settings(method, given | dict(checkpoint=checkpoint, process_group=process_group))
     transformer = adapt(model, kv_destinations=kv_destinations)
     if edges is not None and edges.shape != transformer.graph.edge_mask.shape:
         raise ValueError(f"edges must be a mask {tuple(transformer.graph.edge_mask.shape)}, got {tuple(edges.shape)}.")
     processes = Processes(process_group, transformer.device)
-    processes.check_same({"prompts": pairs.digest})
     batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
     job = Job(
         transformer,
@@ -127,7 +127,7 @@ def score(
         asked = _asked(job, pairs, batches, metadata) if checkpoint is not None or processes.size > 1 else {}
         processes.check_same(asked)
         if checkpoint is not None:
-            job = replace(job, checkpoint=Path(checkpoint) / f"{method}-{digest(repr(asked))}.npz")
+            job = replace(job, checkpoint=Path(checkpoint) / f"{method}-{digest_of(repr(asked))}.npz")
         scores = _summed(job, batches, processes, method) / len(pairs)
     wide = torch.promote_types(transformer.dtype, torch.float32)
     return ScoredGraph(transformer.graph, scores.to(wide), metadata)
@@ -161,7 +161,7 @@ def _asked(job: Job, pairs: PromptPairs, batches: list[PromptPairs], metadata: d
             value = job.metric(logits, first)
             check_values(value, first, job.metric)
         measured = f"{metadata['metric']}, {value.item():.4e} for the first prompt"
-    edges = None if job.edges is None else digest(repr(job.edges.tolist()))
+    edges = None if job.edges is None else digest_of(repr(job.edges.tolist()))
     return {
         "prompts": pairs.digest,
         "model": model_mark(job.transformer, logits),

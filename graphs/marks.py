@@ -1,8 +1,6 @@
-"""Short marks of models and settings, by which a checkpoint, or another process, knows them again."""
+"""What a checkpoint, or another process, knows a model by, without reading all its weights."""
 
 from __future__ import annotations
-
-import hashlib
 
 import torch
 from jaxtyping import Float
@@ -24,8 +22,3 @@ def first_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, 
     first = pairs[:1].to(transformer.device)
     kept = transformer.forward(transformer.embed(trimmed(first.clean, first)), answer_rows(first))
     return transformer.unembed(kept.final[:, 0])
-
-
-def digest(*parts: str) -> str:
-    """Sixteen hexadecimal digits."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -14,7 +14,6 @@ length, `graphs.pairs_files` knows the files.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
+from graphs.digests import digest_of_tensors
 from graphs.pairs_batches import equal_bounds, token_bounds
 from graphs.pairs_files import PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
 from graphs.pairs_rows import Choices, Masks, Positions, Prompts, RowError, pad_rows, pair_rows
@@ -146,9 +146,7 @@ class PromptPairs:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell other prompts, answers, positions or another order apart."""
-        columns = [self.clean, self.corrupted, self.positions, self.answers, self.wrong_answers]
-        content = repr([None if column is None else column.tolist() for column in columns])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest_of_tensors({name: column for name, column in self._content().items() if column is not None})
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -163,8 +161,11 @@ class PromptPairs:
         """The same pairs in the same order, whatever the device and `indices`."""
         if not isinstance(other, PromptPairs):
             return NotImplemented
-        names = [f.name for f in fields(self) if f.name != "indices"]
-        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+        return all(map(_same, self._content().values(), other._content().values()))
+
+    def _content(self) -> dict[str, Tensor | None]:
+        """What makes two sets the same: every column but `indices`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "indices"}
 
     def __getitem__(self, index: int | slice | Sequence | Tensor) -> PromptPairs:
         """The pairs at an index, slice, list or tensor of indices, or boolean mask, padded to their own longest.

@@ -57,14 +57,16 @@ class Processes:
         return self.rank == 0
 
     def batches(self, pairs: PromptPairs, batch_size: int | None, max_tokens: int) -> list[PromptPairs]:
-        """The batches of all processes, at least one for each.
+        """The batches of all processes, at least one for each, from the prompts that all were given.
 
         Args:
             batch_size: prompts in a batch; None: as many as fit in `max_tokens`, and no more than gives all processes some.
 
         Raises:
-            ValueError: there are more processes than batches.
+            ValueError: the processes were given other prompts, or there are more processes than batches.
         """
+        if self.size > 1:
+            self.check_same({"prompts": pairs.digest})
         if batch_size is None:
             even = -(-len(pairs) // self.size)
             batches = pairs.batches(even, max_tokens)

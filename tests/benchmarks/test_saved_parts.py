@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import saved_parts
-from benchmarks.saved_parts import SavedParts, code_digest, model_digest, pairs_digest
+from benchmarks.saved_parts import SavedParts, code_digest, model_digest
 from graphs import Graph, ScoredGraph
 from models import native, prompt_pairs
 
@@ -79,9 +79,9 @@ def test_model_digest_tells_weights_apart() -> None:
 
 def test_pairs_digest_tells_prompts_and_answers_apart() -> None:
     pairs = prompt_pairs([4, 5])
-    assert pairs_digest(pairs) == pairs_digest(prompt_pairs([4, 5]))
+    assert pairs.digest == prompt_pairs([4, 5]).digest
     others = (pairs.swapped(), pairs[:1], prompt_pairs([4, 5], seed=1), prompt_pairs([4, 5], positions=[1, -1]))
-    assert len({pairs_digest(other) for other in (pairs, *others)}) == 5
+    assert len({other.digest for other in (pairs, *others)}) == 5
 
 
 def test_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

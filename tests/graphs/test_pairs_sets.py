@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from itertools import pairwise, permutations
 
 import pytest
@@ -170,3 +171,5 @@ def test_digest_tells_other_sets_apart() -> None:
     others = [pairs.swapped(), pairs[::-1], pairs[:-1], *(PromptPairs(**rows | {name: None}) for name in ("positions", "answers"))]
     assert PromptPairs(**rows).digest == pairs.digest
     assert len({pairs.digest, *(other.digest for other in others)}) == 1 + len(others)
+    shorter, longer = (PromptPairs([first, [1, 2]], [first, [3, 4]], positions=[0, 0]) for first in ([5], [5, 0]))
+    assert torch.equal(shorter.clean, longer.clean) and shorter.digest != longer.digest

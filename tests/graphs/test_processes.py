@@ -13,6 +13,7 @@ def process(rank: int, size: int) -> Processes:
     """One of several processes, without a group to send by."""
     one = Processes()
     one.rank, one.size = rank, size
+    one.check_same = lambda given: None
     return one
 
 
@@ -48,9 +49,9 @@ def test_alone_is_as_without_processes() -> None:
     ALONE.check_same({"anything": 1})
 
 
-@pytest.mark.parametrize(("batch_size", "hint"), [(None, "start at most 3"), (1, "start at most 3")])
-def test_more_processes_than_prompts_are_refused(batch_size: int | None, hint: str) -> None:
-    with pytest.raises(ValueError, match=f"3 batches of 3 prompts cannot be spread over 4 processes; {hint}"):
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_more_processes_than_prompts_are_refused(batch_size: int | None) -> None:
+    with pytest.raises(ValueError, match="3 batches of 3 prompts cannot be spread over 4 processes; start at most 3"):
         process(0, 4).batches(prompt_pairs([3, 3, 3]), batch_size, 2048)
 
 
