@@ -14,14 +14,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import nn
 
 import eap
+from benchmarks import process_memory
 from benchmarks.metrics import logit_difference
 from benchmarks.needs import BYTES, Size
+from benchmarks.speed import Setup, plain_passes
 from graphs import PromptPairs
 from graphs.adapter import adapt
 from graphs.patching import cut_values
@@ -59,7 +60,7 @@ def measure(size: Size, n_tokens: int, token_chunk: int, dtype: torch.dtype) -> 
     clean, corrupted = torch.randint(size.d_vocab, (2, n_prompts, min(n_tokens, PROMPT_LENGTH)))
     pairs = PromptPairs(clean, corrupted, [1] * n_prompts, [2] * n_prompts)
     found = {"weights": sum(parameter.nbytes for parameter in plain_model.parameters())}
-    _, found["plain_seconds"] = _taken(lambda: _plain(plain_model, pairs))
+    _, found["plain_seconds"] = _taken(plain_passes(Setup(plain_model, None, pairs, "cpu")))
     model = build_bridge_from_module(plain_model, "LlamaForCausalLM", hf_config=plain_model.config)
     transformer = adapt(model)
     score = dict(method="eap", token_chunk=token_chunk, batch_size=n_prompts, quiet=True)
@@ -105,29 +106,16 @@ def random_llama(size: Size, dtype: torch.dtype) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _plain(model: nn.Module, pairs: PromptPairs) -> None:
-    """Two forward passes and one backward pass."""
-    with torch.no_grad():
-        model(pairs.corrupted, use_cache=False)
-    embed = model.get_input_embeddings()(pairs.clean).requires_grad_()
-    logits = model(inputs_embeds=embed, use_cache=False).logits
-    torch.autograd.grad(logit_difference(logits[torch.arange(len(pairs)), pairs.positions], pairs).sum(), embed)
-
-
 def _taken(call: Callable[[], object]) -> tuple[float, float]:
     """Bytes that a call adds at its peak, and seconds, in its second run."""
     call()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # give back what the first run has freed
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = process_memory.resident()
+    process_memory.forget_peak()
     began = time.perf_counter()
     call()
-    return _status("VmHWM") - before, time.perf_counter() - began
-
-
-def _status(name: str) -> int:
-    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
+    return process_memory.peak() - before, time.perf_counter() - began
 
 
 if __name__ == "__main__":

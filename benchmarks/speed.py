@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import eap
+from benchmarks import process_memory
 from benchmarks.metrics import logit_difference
 from graphs import Circuit, PromptPairs, prune, run
 
@@ -152,10 +153,9 @@ def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building
+    process_memory.forget_peak()  # that of building
     call()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return process_memory.peak()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,12 +33,12 @@ BATCH_SIZE = 8
 K, THRESHOLD = 100, 3e-4
 
 
-def report(counts: Sequence[int], shape: str, device: str, layers: int = 12) -> None:
+def report(counts: Sequence[int], shape: str, device: str) -> None:
     """Measure and print each count of processes."""
     print(f"\n{shape} tokens in batches of {BATCH_SIZE}, {device}; seconds, and times faster than {counts[0]} process(es)")
     found: list[dict[str, Any]] = []
     for n_processes in counts:
-        found.append(_measured(n_processes, shape, device, layers))
+        found.append(_measured(n_processes, shape, device))
         first = found[0]
         for name, seconds in found[-1]["seconds"].items():
             print(f"  {n_processes} processes  {name:32}{seconds:9.2f}{first['seconds'][name] / seconds:8.2f}")
@@ -46,32 +46,32 @@ def report(counts: Sequence[int], shape: str, device: str, layers: int = 12) -> 
         print(f"  {n_processes} processes  results {'are equal, bit for bit' if same else 'DIFFER'}")
 
 
-def _measured(n_processes: int, shape: str, device: str, layers: int) -> dict[str, Any]:
+def _measured(n_processes: int, shape: str, device: str) -> dict[str, Any]:
     """Seconds and results of the first process."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / "found.pt"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-        asked = {"shape": shape, "device": device, "layers": layers, "rounds": ROUNDS, "out": str(out)}
+        asked = {"shape": shape, "device": device, "out": str(out)}
         command += ["-m", "benchmarks.speed_processes", json.dumps(asked)]
         subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
         return torch.load(out, weights_only=True)
 
 
-def work(shape: str, device: str, layers: int, rounds: int, out: str) -> None:
+def work(shape: str, device: str, out: str) -> None:
     """What each process does; the first writes what it found."""
     torch.set_num_threads(1)
     if device != "cpu":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device == "cpu" else "nccl")
-    setup = make_setup(shape, device, layers=layers)
+    setup = make_setup(shape, device)
     model, pairs = setup.model, setup.pairs
     shared = dict(batch_size=BATCH_SIZE, process_group=dist.group.WORLD, quiet=True)
     score = partial(eap.score, model, pairs, logit_difference, **shared)
     scored = score("relp")
     circuit = prune(scored, K)
     edges = torch.zeros_like(scored.graph.edge_mask)
-    sampled = scored.graph.mlp_destination(2 * layers // 3)
+    sampled = scored.graph.mlp_destination(2 * scored.graph.n_layers // 3)
     edges[:, sampled] = scored.graph.edge_mask[:, sampled]
     rows: dict[str, Callable[[], torch.Tensor]] = {
         "EAP": lambda: score("eap").scores,
@@ -82,7 +82,7 @@ def work(shape: str, device: str, layers: int, rounds: int, out: str) -> None:
     seconds, results = {}, {}
     for name, call in rows.items():
         taken = []
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             dist.barrier()
             setup.synchronise()
             began = time.perf_counter()
