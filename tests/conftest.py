@@ -19,10 +19,3 @@ def without_type_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
-
-
-@pytest.fixture(autouse=True)
-def slow_tests_run_without_type_checks(request: pytest.FixtureRequest) -> None:
-    """The checks take more time than the rest of a long test, and short tests make the same calls with them."""
-    if request.node.get_closest_marker("slow"):
-        request.getfixturevalue("without_type_checks")

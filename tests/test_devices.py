@@ -90,7 +90,7 @@ def expected_of(kind: str, call: Call) -> Tensor:
     return call(model_of(kind, None))
 
 
-def check(kind: str, place: str, call: Call) -> None:
+def assert_as_on_the_cpu(kind: str, place: str, call: Call) -> None:
     """What a call gives on the devices is what it gives on the CPU."""
     with PretendedDevices():
         found = call(model_of(kind, place))
@@ -123,7 +123,7 @@ def test_a_forward_pass_leaves_each_layer_where_it_is() -> None:
 @pytest.mark.parametrize(("kind", "place"), CASES)
 def test_scores(kind: str, place: str, method: str) -> None:
     for intervention in ("patching", "mean-positional"):
-        check(kind, place, scores(method, intervention))
+        assert_as_on_the_cpu(kind, place, scores(method, intervention))
 
 
 @pytest.mark.parametrize("rules", RULES, ids=str)
@@ -132,13 +132,13 @@ def test_relevance_rules(kind: str, place: str, rules: dict[str, str]) -> None:
     if kind == "attention-only" and rules == dict(reader="norm"):
         pytest.skip("it has no norm")
     for intervention in ("patching", "zero"):
-        check(kind, place, scores("relp", intervention, **rules))
+        assert_as_on_the_cpu(kind, place, scores("relp", intervention, **rules))
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_scores_of_key_value_heads(place: str) -> None:
     for method in ("eap", "exact"):
-        check("llama", place, scores(method, kv_destinations="kv-head"))
+        assert_as_on_the_cpu("llama", place, scores(method, kv_destinations="kv-head"))
 
 
 def runs(model: TransformerBridge) -> Tensor:
@@ -176,7 +176,7 @@ def found_circuits(model: TransformerBridge) -> Tensor:
 @pytest.mark.parametrize("call", [runs, weight_gradients, nodes, found_circuits])
 @pytest.mark.parametrize(("kind", "place"), CASES)
 def test_circuits_and_nodes(kind: str, place: str, call: Call) -> None:
-    check(kind, place, call)
+    assert_as_on_the_cpu(kind, place, call)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

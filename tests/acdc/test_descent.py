@@ -15,7 +15,7 @@ from models import logit_difference, tiny
 TOLERANCE = 1e-12  # float64; the same sums in another order
 
 
-def check_same(trace, decisions):
+def assert_same_decisions(trace, decisions):
     """The same edges in the same order, decided alike, at the same values."""
     assert [each.edge for each in trace.decisions] == [each.edge for each in decisions]
     assert [each.kept for each in trace.decisions] == [each.kept for each in decisions]
@@ -34,18 +34,18 @@ def both(model, pairs, metric, threshold, **settings):
     return circuit.trace, plain_sweep(model, start, pairs, metric, threshold, **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 @pytest.mark.parametrize(
     "metric, threshold", [("kl", 0.0), ("kl", 0.003), ("kl", 0.03), (logit_difference, 0.03), (logit_difference, 0.5)]
 )
 def test_trained_model(trained, metric, threshold):
     trace, plain = both(*trained, metric, threshold)
-    check_same(trace, plain)
+    assert_same_decisions(trace, plain)
     if threshold == 0.03 and metric == "kl":
         assert 0 < trace.n_kept < trace.n_tried < len(plain)  # some stay, some are cut, some are skipped
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 @pytest.mark.parametrize(
     "kind, metric",
     [
@@ -54,7 +54,7 @@ def test_trained_model(trained, metric, threshold):
     ],
 )
 def test_random_models(small, pairs, kind, metric):
-    check_same(*both(small(kind), pairs, metric, 0.003))
+    assert_same_decisions(*both(small(kind), pairs, metric, 0.003))
 
 
 @pytest.mark.parametrize("kind", ["llama", "rms-gated-grouped"])
@@ -70,12 +70,12 @@ def test_bfloat16_decides_alike_but_for_near_ties(pairs, kind):
 
 @pytest.mark.parametrize("intervention", ["zero", "mean"])
 def test_other_interventions(trained, intervention):
-    check_same(*both(*trained, "kl", 0.01, intervention=intervention))
+    assert_same_decisions(*both(*trained, "kl", 0.01, intervention=intervention))
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.3])
 def test_absolute_change(trained, threshold):
-    check_same(*both(*trained, logit_difference, threshold, change="absolute"))
+    assert_same_decisions(*both(*trained, logit_difference, threshold, change="absolute"))
 
 
 def test_edges_that_the_objective_is_better_without_stay_under_absolute_change(trained):
@@ -85,17 +85,17 @@ def test_edges_that_the_objective_is_better_without_stay_under_absolute_change(t
     assert absolute != signed
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_key_value_heads_as_destinations(small, pairs):
-    check_same(*both(small("llama"), pairs, "kl", 0.001, kv_destinations="kv-head"))
+    assert_same_decisions(*both(small("llama"), pairs, "kl", 0.001, kv_destinations="kv-head"))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_batches_do_not_matter(trained):
     model, pairs = trained
     _, plain = both(model, pairs, "kl", 0.01)
     for batch_size in (1, 4):
-        check_same(acdc.discover(model, pairs, "kl", 0.01, batch_size=batch_size, quiet=True).trace, plain)
+        assert_same_decisions(acdc.discover(model, pairs, "kl", 0.01, batch_size=batch_size, quiet=True).trace, plain)
 
 
 @pytest.mark.parametrize("most", [1, 3])

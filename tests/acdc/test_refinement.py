@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_sweep import plain_sweep
-from test_descent import check_same
+from test_descent import assert_same_decisions
 
 import acdc
 from graphs import Circuit, Graph, ScoredGraph
@@ -19,14 +19,14 @@ def some_circuit(graph, density, seed=0):
     return Circuit(graph, mask)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 @pytest.mark.parametrize("metric", ["kl", logit_difference], ids=["kl", "logit_difference"])
 @pytest.mark.parametrize("intervention", ["patching", "zero"])
 def test_decides_as_the_plain_sweep(trained, metric, intervention):
     model, pairs = trained
     circuit = some_circuit(Graph.from_model(model), 0.6)
     found = acdc.refine(model, circuit, pairs, metric, 0.02, intervention=intervention, quiet=True)
-    check_same(found.trace, plain_sweep(model, circuit, pairs, metric, 0.02, intervention))
+    assert_same_decisions(found.trace, plain_sweep(model, circuit, pairs, metric, 0.02, intervention))
     assert 0 < found.n_edges < circuit.n_edges
 
 
@@ -37,7 +37,7 @@ def test_a_circuit_with_dead_ends(small, pairs, kind):
     assert not circuit.is_live
     found = acdc.refine(small(kind), circuit, pairs, "kl", 1e-4, quiet=True)
     plain = plain_sweep(small(kind), circuit, pairs, "kl", 1e-4)
-    check_same(found.trace, plain)
+    assert_same_decisions(found.trace, plain)
     unreached = [each for each in plain if each.after is not None and abs(each.after - each.before) < 1e-14]
     assert unreached
     for each in found.trace.decisions:
@@ -76,16 +76,16 @@ def test_other_orders(trained, order):
     edges = order(ScoredGraph(graph, torch.rand(graph.edge_mask.shape, generator=generator) * graph.edge_mask))
     circuit = some_circuit(graph, 0.5)
     found = acdc.refine(model, circuit, pairs, "kl", 0.02, order=edges, quiet=True)
-    check_same(found.trace, plain_sweep(model, circuit, pairs, "kl", 0.02, edges=edges))
+    assert_same_decisions(found.trace, plain_sweep(model, circuit, pairs, "kl", 0.02, edges=edges))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_key_value_heads_follow_the_circuit(small, pairs):
     graph = Graph.from_model(small("llama"), "kv-head")
     circuit = some_circuit(graph, 0.7)
     found = acdc.refine(small("llama"), circuit, pairs, "kl", 1e-3, quiet=True)
     assert found.graph == graph
-    check_same(found.trace, plain_sweep(small("llama"), circuit, pairs, "kl", 1e-3))
+    assert_same_decisions(found.trace, plain_sweep(small("llama"), circuit, pairs, "kl", 1e-3))
 
 
 def test_a_circuit_of_another_graph_is_refused(trained):

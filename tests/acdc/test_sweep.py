@@ -11,6 +11,7 @@ import acdc
 from acdc import descent
 from acdc.search import Search
 from acdc.trace import Trace
+from counting import Counting, Stopped
 from graphs import Circuit, Graph, prune
 from models import logit_difference
 
@@ -22,7 +23,7 @@ def metric(request):
     return request.param
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_circuits_are_those_of_single_sweeps(trained, metric):
     found = acdc.sweep(*trained, metric, THRESHOLDS, quiet=True)
     assert found.thresholds == tuple(sorted(THRESHOLDS))
@@ -34,7 +35,7 @@ def test_circuits_are_those_of_single_sweeps(trained, metric):
         assert all(a == pytest.approx(b, abs=1e-12) for a, b in pairs)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_the_largest_threshold_an_edge_survives(trained, metric):
     found = acdc.sweep(*trained, metric, THRESHOLDS, quiet=True)
     graph = found.traces[0].graph
@@ -80,36 +81,18 @@ def test_thresholds_are_refused(trained, thresholds):
         acdc.sweep(*trained, "kl", thresholds, quiet=True)
 
 
-class Interrupted(BaseException):
-    """Raised in the middle of a sweep."""
-
-
-def interrupted_after(metric, n_calls):
-    """A metric that works n times and then kills the sweep."""
-    left = [n_calls]
-
-    def dying(logits, pairs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Interrupted
-        return metric(logits, pairs)
-
-    dying.__name__ = metric.__name__
-    return dying
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 @pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, seed):
     monkeypatch.setattr(descent, "FRESH_AFTER", 9)
     whole = acdc.sweep(*trained, logit_difference, THRESHOLDS, folder=tmp_path / "whole", quiet=True)
     generator, n_interruptions, n_files = random.Random(seed), 0, set()
     while True:
-        metric = interrupted_after(logit_difference, generator.randrange(20, 120))
+        metric = Counting(generator.randrange(20, 120))
         try:
             found = acdc.sweep(*trained, metric, THRESHOLDS, folder=tmp_path / "cut", quiet=True)
             break
-        except Interrupted:
+        except Stopped:
             n_interruptions += 1
             n_files.add(len(list((tmp_path / "cut").iterdir())))
     assert found == whole  # every number, bit for bit
@@ -123,8 +106,8 @@ def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(descent, "FRESH_AFTER", 9)
     path = tmp_path / "trace.jsonl"
     whole = acdc.discover(*trained, logit_difference, 0.3, quiet=True).trace
-    with pytest.raises(Interrupted):
-        acdc.discover(*trained, interrupted_after(logit_difference, 40), 0.3, checkpoint=path, quiet=True)
+    with pytest.raises(Stopped):
+        acdc.discover(*trained, Counting(40), 0.3, checkpoint=path, quiet=True)
     begun = Trace.load(path)
     assert 0 < len(begun.edges) < len(whole.edges) and not begun.complete
     assert acdc.discover(*trained, logit_difference, 0.3, checkpoint=path, quiet=True).trace == whole
@@ -134,7 +117,7 @@ def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
 def test_a_finished_sweep_is_only_read(trained, tmp_path):
     path = tmp_path / "trace.jsonl"
     whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=path, quiet=True).trace
-    only_the_start = interrupted_after(logit_difference, 1)
+    only_the_start = Counting(1)
     assert acdc.discover(*trained, only_the_start, 0.3, checkpoint=path, quiet=True).trace == whole
 
 
@@ -161,8 +144,8 @@ def test_the_model_comes_back_as_it_was(trained):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     n_hooks = count_hooks(model)
     acdc.sweep(model, pairs, "kl", [0.02], quiet=True)
-    with pytest.raises(Interrupted):
-        acdc.sweep(model, pairs, interrupted_after(logit_difference, 30), [0.02], quiet=True)
+    with pytest.raises(Stopped):
+        acdc.sweep(model, pairs, Counting(30), [0.02], quiet=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert count_hooks(model) == n_hooks
     assert torch.is_grad_enabled() and not model.training

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -60,15 +59,6 @@ def tokenizer() -> Iterator[AnyWord]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(greater_than, "years_of", functools.cache(greater_than.years_of))
         yield AnyWord()
-
-
-@pytest.fixture
-def without_type_checks() -> Iterator[None]:
-    """The run-time checks of annotations draw from Python's global generator."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def prompts(tokens: torch.Tensor) -> set[tuple[int, ...]]:
@@ -171,7 +161,7 @@ def test_take_gives_the_first_of_the_split_in_order() -> None:
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.usefixtures("without_type_checks")  # they draw from Python's global generator
 def test_global_random_state_is_neither_read_nor_changed(name: str, variant: str, tokenizer: AnyWord) -> None:
     results = []
     for seed in (0, 1):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import eap
+from counting import Counting, Stopped
 from eap import checkpoint
 from graphs import PromptPairs
 from graphs.adapter import graph_of
@@ -17,25 +18,6 @@ from models import build, logit_difference, prompt_pairs, tiny
 
 PAIRS = prompt_pairs([6, 6, 4], seed=2)
 Metric = Callable[[Tensor, PromptPairs], Tensor]
-
-
-class Stopped(BaseException):
-    """Raised in the middle of a run."""
-
-
-class Counting:
-    """The metric, which counts its calls and stops the run after so many."""
-
-    __name__ = logit_difference.__name__
-
-    def __init__(self, most: float = float("inf")) -> None:
-        self.most, self.n_calls = most, 0
-
-    def __call__(self, logits: Tensor, pairs: PromptPairs) -> Tensor:
-        self.n_calls += 1
-        if self.n_calls > self.most:
-            raise Stopped
-        return logit_difference(logits, pairs)
 
 
 def scored(method: str, metric: Metric, folder: Path | None, pairs: PromptPairs = PAIRS, **settings) -> Tensor:

@@ -109,7 +109,7 @@ def test_integrated_gradients_to_zero() -> None:
     assert error(scored("gpt2", "eap-ig-activations", steps=2, intervention="zero"), expected) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_last_layer_mlp_scores_complete_the_difference() -> None:
     """The metric's change when m's value alone goes from clean to cut equals m->logits, with points enough."""
     cut = {edge: float(edge != "m2->logits") for edge in scored("gpt2", "random").graph.edges}

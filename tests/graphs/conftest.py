@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jaxtyping
 import pytest
 import torch
 from jaxtyping import Bool
@@ -29,15 +28,6 @@ FAMILIES = {
 def graph(request: pytest.FixtureRequest) -> Graph:
     """One small graph of each family."""
     return request.param
-
-
-@pytest.fixture
-def without_type_checks() -> Iterator[None]:
-    """Calls as a user makes them: wrong types get past the suite's run-time checks of annotations."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

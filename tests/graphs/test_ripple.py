@@ -55,7 +55,7 @@ class Case:
         return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
-def check(case, n_destinations=3):
+def assert_as_run_by_itself(case, n_destinations=3):
     assert case.error(case.standing.logits) < TOLERANCE
     for place, destination in enumerate(case.destinations(n_destinations)):
         candidates = case.candidates(destination)
@@ -69,28 +69,28 @@ def check(case, n_destinations=3):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_architecture(kind):
-    check(Case(kind, 0.6))
+    assert_as_run_by_itself(Case(kind, 0.6))
 
 
 @pytest.mark.parametrize("kind, density", [("gpt2", 1.0), ("gpt2", 0.15), ("neox-parallel", 0.95), ("neox-parallel", 1.0), ("gemma2", 1.0)])
 def test_full_and_sparse_circuits(kind, density):
-    check(Case(kind, density, seed=1))
+    assert_as_run_by_itself(Case(kind, density, seed=1))
 
 
 @pytest.mark.parametrize("kind, intervention", [("gpt2", "zero"), ("gpt2", "mean"), ("layer-norm", "mean-positional"), ("gemma2", "zero")])
 def test_every_intervention(kind, intervention):
-    check(Case(kind, 0.5, intervention))
+    assert_as_run_by_itself(Case(kind, 0.5, intervention))
 
 
 @pytest.mark.parametrize("kind", ["llama", "rms-gated-grouped"])
 def test_key_value_heads_as_destinations(kind):
-    check(Case(kind, 0.5, kv_destinations="kv-head"), n_destinations=6)
+    assert_as_run_by_itself(Case(kind, 0.5, kv_destinations="kv-head"), n_destinations=6)
 
 
 def test_nothing_changes_without_room_for_the_runs_inputs(monkeypatch):
     monkeypatch.setattr(standing_file, "CACHED_BYTES", 0)
     case = Case("gpt2", 0.6)
-    check(case)
+    assert_as_run_by_itself(case)
     assert not case.standing._inputs
 
 

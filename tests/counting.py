@@ -1,0 +1,27 @@
+"""A metric that counts its calls, and stops a run in the middle of it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from graphs import PromptPairs
+from models import logit_difference
+
+
+class Stopped(BaseException):
+    """Raised in the middle of a run."""
+
+
+class Counting:
+    """The logit difference, which counts its calls and stops the run after so many."""
+
+    __name__ = logit_difference.__name__
+
+    def __init__(self, most: float = float("inf")) -> None:
+        self.most, self.n_calls = most, 0
+
+    def __call__(self, logits: Tensor, pairs: PromptPairs) -> Tensor:
+        self.n_calls += 1
+        if self.n_calls > self.most:
+            raise Stopped
+        return logit_difference(logits, pairs)
