@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: roc test test-tl2 test-tl3 speed setup clean
 
 roc: setup
-	$(BIN)/python -m benchmarks.roc --methods eap relp random --out results
+	$(BIN)/python -m edge_circuits.benchmarks.roc --methods eap relp random --out results
 
 test: setup
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
@@ -19,7 +19,7 @@ test-tl2 test-tl3: test-%: $(VENV)/%/installed
 	$(VENV)/$*/bin/python -m pytest tests/hooked
 
 speed: setup
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m edge_circuits.benchmarks.speed
 
 setup: $(VENV)/installed
 
@@ -31,10 +31,11 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 # exactly the versions of the list: TransformerLens 2.16 asks for a beartype too old for the tests
-$(VENV)/tl%/installed: constraints-tl%.txt
+$(VENV)/tl%/installed: constraints-tl%.txt setup.cfg
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet "$$(grep '^torch==' $<)"
 	$(@D)/bin/pip install --quiet --no-deps --requirement $<
+	$(@D)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:

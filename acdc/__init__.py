@@ -8,11 +8,11 @@
 `order` says in which order edges are tried, `descent` holds the sweep, `trace` what it decided.
 """
 
-from acdc.discovery import discover
-from acdc.order import by_score, published, senders_by_score
-from acdc.refinement import refine
-from acdc.sweep import ThresholdSweep, sweep
-from acdc.trace import Decision, Trace, TracedCircuit
+from edge_circuits.acdc.discovery import discover
+from edge_circuits.acdc.order import by_score, published, senders_by_score
+from edge_circuits.acdc.refinement import refine
+from edge_circuits.acdc.threshold_sweep import ThresholdSweep, sweep
+from edge_circuits.acdc.trace import Decision, Trace, TracedCircuit
 
 __all__ = [
     "Decision",

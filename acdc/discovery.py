@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from acdc.descent import descend
-from acdc.objective import Metric
-from acdc.search import STACKED_TOKENS, Search, check_threshold
-from acdc.trace import Change, TracedCircuit
-from graphs import PromptPairs
-from graphs.graph import KVDestinations
-from graphs.patching import Intervention
+from edge_circuits.acdc.algorithm import descend
+from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
+from edge_circuits.acdc.trace import Change, TracedCircuit
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.graph import KVDestinations
+from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.running.patching import Intervention
 
 
 def discover(
@@ -62,7 +62,7 @@ def discover(
         checkpoint: a file for the trace, written as the sweep goes on. A sweep that was interrupted continues from it
             and ends as if it had not been.
         process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
-            makes the same call and has the same circuit (`graphs.processes`). None: this process alone.
+            makes the same call and has the same circuit (`edge_circuits.graphs.running.distributed`). None: this process alone.
         quiet: no progress bar.
 
     Returns:

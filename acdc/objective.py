@@ -9,15 +9,14 @@ Reference: Conmy et al. 2023, Towards Automated Circuit Discovery, section 3 and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graphs import PromptPairs
-
-Metric = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.metrics import Metric, metric_name
 
 
 class Objective:
@@ -48,7 +47,7 @@ class Objective:
         """The metric's name."""
         if self.metric == "kl":
             return "kl"
-        return getattr(self.metric, "__name__", type(self.metric).__name__)
+        return metric_name(self.metric)
 
     def total(self, number: int, logits: Float[Tensor, "candidate batch d_vocab"]) -> Float[Tensor, " candidate"]:
         """The summed objective of one batch's prompts, for each candidate, in float64 on the CPU.

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from graphs import Graph, ScoredGraph
+from edge_circuits.graphs import Graph, ScoredGraph
 
 Edge = tuple[int, int]
 """An edge by the places of its source and its destination in the graph."""

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from acdc.descent import descend
-from acdc.objective import Metric
-from acdc.search import STACKED_TOKENS, Search, check_threshold
-from acdc.trace import Change, TracedCircuit
-from graphs import Circuit, PromptPairs
-from graphs.patching import Intervention
+from edge_circuits.acdc.algorithm import descend
+from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
+from edge_circuits.acdc.trace import Change, TracedCircuit
+from edge_circuits.graphs import Circuit, PromptPairs
+from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.running.patching import Intervention
 
 
 def refine(

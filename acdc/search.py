@@ -13,19 +13,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from acdc import order as orders
-from acdc.objective import Metric, Objective
-from acdc.order import Edge
-from acdc.trace import Change, Trace
-from graphs import Circuit, PromptPairs
-from graphs.adapter import adapt
-from graphs.digests import digest_of
-from graphs.execution import run_batch
-from graphs.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
-from graphs.plan import make_plan
-from graphs.processes import Processes
-from graphs.ripple import ask
-from graphs.standing import Standing
+from edge_circuits.acdc import order as orders
+from edge_circuits.acdc.objective import Objective
+from edge_circuits.acdc.order import Edge
+from edge_circuits.acdc.trace import Change, Trace
+from edge_circuits.graphs import Circuit, PromptPairs
+from edge_circuits.graphs.files.digest import digest_of
+from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.running.cached_run import Standing
+from edge_circuits.graphs.running.distributed import Processes
+from edge_circuits.graphs.running.execution import run_batch
+from edge_circuits.graphs.running.incremental import ask
+from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
+from edge_circuits.graphs.running.plan import make_plan
 
 MAX_TOKENS = 2048
 STACKED_TOKENS = 1024

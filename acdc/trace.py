@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from graphs import Circuit, Graph
-from graphs.files import write_whole
+from edge_circuits.graphs import Circuit, Graph
+from edge_circuits.graphs.files.atomic import write_whole
 
 FORMAT = "edge-circuits-trace"
 VERSION = 1

@@ -1,7 +1,7 @@
 """Published figures, computed again: the check that our reference circuits and ROC code mean what others mean.
 
-    python -m benchmarks.published          # the headline figures
-    python -m benchmarks.published --all    # also mask learning, nodes, and the older table of ACDC's repository
+    python -m edge_circuits.benchmarks.published          # the headline figures
+    python -m edge_circuits.benchmarks.published --all    # also mask learning, nodes, and the older table of ACDC's repository
 
 1. Edge scores of GPT-2 small published with MIB (Mueller et al. 2025) are ranked by absolute value and held against the
    reference circuits in several universes of edges.
@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.reference import candidates, load_reference
-from benchmarks.roc_curve import ThresholdRoc, roc_curve, threshold_roc
-from graphs import Graph, ScoredGraph
+from edge_circuits.benchmarks.reference import candidates, load_reference
+from edge_circuits.benchmarks.statistics.roc_curves import ThresholdRoc, roc_curve, threshold_roc
+from edge_circuits.graphs import Graph, ScoredGraph
 
 FOLDER = Path(__file__).parent / "data" / "published"
 SCORES = {
@@ -218,7 +218,7 @@ def report(score: Sequence[Row], point: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; the result is the exit status, 1 when a figure does not come out."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.published", description=__doc__.split("\n")[0])
     parser.add_argument("--all", action="store_true", help="also mask learning, nodes, zero ablation and the older table")
     everything = parser.parse_args(arguments).all
     score, point = ([row for row in rows if everything or row.is_headline] for rows in (score_rows(), point_rows()))

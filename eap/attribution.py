@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eap.gradients import Gradients
-from graphs import PromptPairs
-from graphs.norm import Norm
-from graphs.patching import answer_rows
-from graphs.transformer import Activations, Block, Transformer, take_rows
+from edge_circuits.eap.gradients import Gradients
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.model.norm import Norm
+from edge_circuits.graphs.model.transformer import Activations, Block, Transformer, take_rows
+from edge_circuits.graphs.running.patching import answer_rows
 
 Take = Callable[[Tensor], Tensor]
 """Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores and on their device."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from graphs.files import write_whole
+from edge_circuits.graphs.files.atomic import write_whole
 
 SECONDS_BETWEEN = 20.0  # from one writing to the next
 

@@ -6,24 +6,17 @@ projected query, key and value, [d_head] wide for each query head, also where qu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graphs import PromptPairs
-from graphs.operations import EXACT, Operations
-from graphs.patching import answer_rows
-from graphs.transformer import Activations, Transformer
-
-Metric = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
-
-
-def metric_name(metric: Metric) -> str:
-    """What results call it."""
-    return getattr(metric, "__name__", type(metric).__name__)
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.metrics import Metric, check_values
+from edge_circuits.graphs.model.operations import EXACT, Operations
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.patching import answer_rows
 
 
 @dataclass(frozen=True)
@@ -72,20 +65,3 @@ def differentiate(
     n = len(transformer.blocks)
     q, k, v, mlp_in = (list(gradients[start : start + n]) for start in (0, n, 2 * n, 3 * n))
     return Gradients(kept.each(Tensor.detach), q, k, v, mlp_in[: len(kept.mlp_in)], gradients[-1], values.detach())
-
-
-def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
-    """Refuse what a metric may not return.
-
-    Raises:
-        ValueError: not one finite value a prompt; or, where gradients are on, not differentiable.
-    """
-    name = getattr(metric, "__name__", type(metric).__name__)
-    if not isinstance(values, Tensor) or values.shape != (len(pairs),):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"metric {name} must return one value a prompt, shape ({len(pairs)},); got {shape}.")
-    if not torch.isfinite(values).all():
-        row = int((~torch.isfinite(values)).nonzero()[0])
-        raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
-    if torch.is_grad_enabled() and not values.requires_grad:
-        raise ValueError(f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it.")

@@ -1,45 +1,37 @@
 """Circuits of transformers: what they are, and how a model runs as one.
 
-    from graphs import Graph, PromptPairs, prune, render, run
+    from edge_circuits.graphs import Graph, PromptPairs, prune, render, run
 
-nodes, graph (the immutable topology) <- scores <- circuit, pruning <- files and drawing; the model adapter and what
-cutting an edge means. Names are imported on first use, so that `import graphs` is light.
+nodes, graph (the immutable topology) <- scores <- circuit, pruning <- files and drawing; model/ reads a model, prompts/ its
+prompts, running/ runs it with edges cut, measures/ says how good a circuit is. Names are imported on first use.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from edge_circuits.graphs.lazy_names import lazy_names
+
 if TYPE_CHECKING:
-    from graphs.circuit import Circuit
-    from graphs.drawing import render
-    from graphs.execution import run
-    from graphs.graph import Graph
-    from graphs.pairs import PromptPairs
-    from graphs.pruning import prune
-    from graphs.scores import ScoredGraph
+    from edge_circuits.graphs.circuit import Circuit
+    from edge_circuits.graphs.drawing.rendering import render
+    from edge_circuits.graphs.graph import Graph
+    from edge_circuits.graphs.measures.quality import measure
+    from edge_circuits.graphs.prompts.pairs import PromptPairs
+    from edge_circuits.graphs.pruning import prune
+    from edge_circuits.graphs.running.execution import run
+    from edge_circuits.graphs.scores import ScoredGraph
 
-__all__ = ["Circuit", "Graph", "PromptPairs", "ScoredGraph", "prune", "render", "run"]
+__all__ = ["Circuit", "Graph", "PromptPairs", "ScoredGraph", "measure", "prune", "render", "run"]
 
-_FILES = {
+_MODULES = {
     "Circuit": "circuit",
     "Graph": "graph",
-    "PromptPairs": "pairs",
+    "PromptPairs": "prompts.pairs",
     "ScoredGraph": "scores",
+    "measure": "measures.quality",
     "prune": "pruning",
-    "render": "drawing",
-    "run": "execution",
+    "render": "drawing.rendering",
+    "run": "running.execution",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

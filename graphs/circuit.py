@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from graphs import liveness
-from graphs.graph import Graph
-from graphs.scores import checked_scores
+from edge_circuits.graphs import reachability as liveness
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.scores import checked_scores
 
 if TYPE_CHECKING:
     import networkx
@@ -208,13 +208,13 @@ class Circuit:
 
     def to_networkx(self) -> networkx.DiGraph:
         """The circuit as a networkx graph over nodes, `<q>`, `<k>`, `<v>` kept on its arcs; see `graphs.digraph`."""
-        from graphs import digraph
+        from edge_circuits.graphs import digraph
 
         return digraph.to_networkx(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a JSON file; see `graphs.serialize`."""
-        from graphs import serialize
+        """Write to a JSON file; see `edge_circuits.graphs.files.json_format`."""
+        from edge_circuits.graphs.files import json_format as serialize
 
         serialize.save(self, path)
 
@@ -225,7 +225,7 @@ class Circuit:
         Raises:
             ValueError: The file is torn, foreign or newer, or holds something else.
         """
-        from graphs import serialize
+        from edge_circuits.graphs.files import json_format as serialize
 
         return serialize.load_as(cls, path)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphs.graph import Graph
-from graphs.nodes import parse_destination, parse_source
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.nodes import parse_destination, parse_source
 
 if TYPE_CHECKING:
     import networkx
 
-    from graphs.circuit import Circuit
+    from edge_circuits.graphs.circuit import Circuit
 
 
 def to_networkx(circuit: Circuit) -> networkx.DiGraph:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from graphs.nodes import ARROW, PARTS, Node, Part, parse_destination, parse_source, split_edge
+from edge_circuits.graphs.nodes import ARROW, PARTS, Node, Part, parse_destination, parse_source, split_edge
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,7 +72,7 @@ class Graph:
         """The graph of a TransformerLens model.
 
         Args:
-            model: A model that `graphs.adapter` knows.
+            model: A model that `edge_circuits.graphs.model.adapter` knows.
             kv_destinations: With grouped-query attention, "query-head" gives each query head a `<k>` and a `<v>`
                 destination of its own, "kv-head" one to each key-value head. No difference for other models.
 
@@ -81,7 +81,7 @@ class Graph:
         """
         if kv_destinations not in get_args(KVDestinations):
             raise ValueError(f"kv_destinations must be 'query-head' or 'kv-head', got {kv_destinations!r}")
-        from graphs import adapter
+        from edge_circuits.graphs.model import adapter
 
         return adapter.graph_of(model, kv_destinations=kv_destinations)
 

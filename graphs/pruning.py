@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graphs import liveness
-from graphs.circuit import Circuit
-from graphs.graph import Graph
-from graphs.resampling import N_RESAMPLES, resampled
-from graphs.scores import ScoredGraph
+from edge_circuits.graphs import reachability as liveness
+from edge_circuits.graphs.bootstrap import N_RESAMPLES, resampled
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.scores import ScoredGraph
 
 By = Literal["absolute", "signed", "negative"]
 Strategy = Literal["top", "greedy"]
@@ -94,7 +94,7 @@ def selection_frequency(
 ) -> Float[Tensor, "source destination"]:
     """How surely each edge is among the k best: the share of samples of prompts in which it is, 0 where there is no edge.
 
-    Samples are draws of groups of prompts with replacement (`graphs.resampling`).
+    Samples are draws of groups of prompts with replacement (`edge_circuits.graphs.bootstrap`).
 
     Args:
         graph: Scores kept group by group.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graphs.graph import Graph
+from edge_circuits.graphs.graph import Graph
 
 GROUPS_TOLERANCE = 1e-4  # of the largest score: float32 sums over groups
 
@@ -31,7 +31,7 @@ class ScoredGraph:
         metadata: What is worth knowing of their origin (model, method, task, settings, versions), in types that JSON
             has.
         per_group: What each group of prompts adds to the scores, which are their sum; or None. From them follow intervals
-            and how surely an edge is chosen, see `graphs.resampling`. [group source destination]
+            and how surely an edge is chosen, see `edge_circuits.graphs.bootstrap`. [group source destination]
 
     Raises:
         ValueError: Shape or dtype do not fit, an entry that is no edge has a score, or the groups do not add up.
@@ -108,8 +108,8 @@ class ScoredGraph:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a JSON file; see `graphs.serialize`."""
-        from graphs import serialize
+        """Write to a JSON file; see `edge_circuits.graphs.files.json_format`."""
+        from edge_circuits.graphs.files import json_format as serialize
 
         serialize.save(self, path)
 
@@ -120,7 +120,7 @@ class ScoredGraph:
         Raises:
             ValueError: The file is torn, foreign or newer, or holds something else.
         """
-        from graphs import serialize
+        from edge_circuits.graphs.files import json_format as serialize
 
         return serialize.load_as(cls, path)
 

@@ -1,4 +1,4 @@
-"""The suite's set-up: annotations are checked at run time, and nothing runs on more than one thread."""
+"""The suite's set-up: annotations are checked at run time on demand, and nothing runs on more than one thread."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import jaxtyping
 import pytest
 import torch
 
-jaxtyping.install_import_hook(["graphs", "eap"], "beartype.beartype")
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--typecheck", action="store_true", help="check annotations at run time, shapes too (slow)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--typecheck"):
+        jaxtyping.install_import_hook(["edge_circuits.graphs", "edge_circuits.eap", "edge_circuits.acdc"], "beartype.beartype")
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from models import logit_difference
 from torch import Tensor
 
-from graphs import PromptPairs
-from models import logit_difference
+from edge_circuits.graphs import PromptPairs
 
 
 class Stopped(BaseException):

@@ -14,18 +14,18 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import torch
 import transformers
 from jaxtyping import Float
+from references.edges import Prompt
+from references.hugging_face import literal_of
+from references.literal import Literal
+from references.native import Native
 from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from graphs.circuit import Circuit
-from graphs.graph import Graph
-from graphs.pairs import PromptPairs
-from references.edges import Prompt
-from references.hugging_face import literal_of
-from references.literal import Literal
-from references.native import Native
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 D_VOCAB = 40
 N_CTX = 32

@@ -14,18 +14,26 @@ import accelerate
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
+from models import (
+    NATIVE,
+    bridged,
+    build,
+    curved,
+    hugging_face,
+    logit_difference,
+    prompt_pairs,
+    random_circuit,
+    relative_error,
+)
+from pretend_devices import DEVICES, PretendedDevices
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-import acdc
-import eap
-from eap.methods import METHODS
-from graphs import Circuit, Graph, run
-from graphs.adapter import adapt
-from graphs.patching import Intervention
-from models import NATIVE, bridged, build, curved, hugging_face, logit_difference
-from models import prompt_pairs, random_circuit, relative_error
-from pretend_devices import DEVICES, PretendedDevices
+from edge_circuits import acdc, eap
+from edge_circuits.eap.methods.registry import METHODS
+from edge_circuits.graphs import Circuit, Graph, run
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.running.patching import Intervention
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")  # they take more time than all else here
 RULES = (

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models import HUGGING_FACE, RAGGED, build, logit_difference
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-import eap
-from graphs import Circuit, Graph, run
-from graphs.adapter import graph_of
-from models import HUGGING_FACE, RAGGED, build, logit_difference
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, Graph, run
+from edge_circuits.graphs.model.adapter import graph_of
 
 
 def only_looks(z: Tensor, hook: object) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
-
 from pretend_devices import DEVICES, PretendedDevices
+from torch import Tensor
 
 HERE, THERE = DEVICES
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from models import HUGGING_FACE, NATIVE, RAGGED, build, hugging_face, prompts_of, relative_error
 from references import edges
 from references.hugging_face import literal_of

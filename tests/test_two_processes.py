@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 import two_processes
 from models import relative_error
 from two_processes import QUESTIONS

@@ -13,15 +13,14 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-
-import acdc
-import eap
 from counting import Counting, Stopped
-from eap import checkpoint
-from eap.error_bars import score_groups
-from graphs import prune
-from graphs.adapter import graph_of
 from models import curved, logit_difference, prompt_pairs, tiny
+
+from edge_circuits import acdc, eap
+from edge_circuits.eap import checkpoint
+from edge_circuits.eap.intervals import score_groups
+from edge_circuits.graphs import prune
+from edge_circuits.graphs.model.adapter import graph_of
 
 PAIRS = prompt_pairs([8, 5, 6, 6, 3, 8, 7, 4, 6], positions=[-1, 2, -1, -2, 0, -1, -1, -1, -1], seed=5)
 SOME_EDGES = torch.zeros_like(graph_of(tiny("llama").model).edge_mask)

@@ -5,8 +5,8 @@
     scores = eap.score(planted.model, pairs, metrics.load(planted.task.task.metric))
     auc = area_under_roc(planted.circuit.mask, ...)       # the circuit is true by construction
 
-    python -m benchmarks.planted.verify ioi               # three checks of the circuit, with numbers
-    python -m benchmarks.planted.train ioi                # train the weights anew
+    python -m edge_circuits.benchmarks.planted.verify ioi               # three checks of the circuit, with numbers
+    python -m edge_circuits.benchmarks.planted.train ioi                # train the weights anew
 
 A task's file (`ioi`, ...) states its causal model, whose edges are the circuit (`causal`); `train` ties model and
 circuit to it, `verify` checks that they are tied. The weights are shipped (`weights`).
@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import nn
 
-    from benchmarks.planted.model import PlantedTask
-    from graphs import Circuit
+    from edge_circuits.benchmarks.planted.model import PlantedTask
+    from edge_circuits.graphs import Circuit
 
 NAMES = ("ioi", "greater_than", "docstring")
 
@@ -71,7 +71,7 @@ def load(name: str, folder: Path | None = None) -> Planted:
     Raises:
         ValueError: There is no such task, or its weights are missing or of another circuit.
     """
-    from benchmarks.planted.weights import SHIPPED, load_into
+    from edge_circuits.benchmarks.planted.weights import SHIPPED, load_into
 
     task = planted_task(name)
     model = task.new_model(seed=0)

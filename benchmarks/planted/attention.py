@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graphs.transformer import Activations, Transformer
+from edge_circuits.graphs.model.transformer import Activations, Transformer
 
 
 def at_answer(

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.planted.attention import at_answer
-from benchmarks.planted.causal import CausalModel, head, sink
-from benchmarks.planted.model import PlantedTask, Training
-from benchmarks.tasks.docstring import TASK, WORD_IDENTIFIERS
+from edge_circuits.benchmarks.planted.attention import at_answer
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.benchmarks.tasks.docstring import TASK, WORD_IDENTIFIERS
 
 EARLY, CARRIER = "a0.h5", "a1.h4"
 MARKERS = ("a1.h0", "a1.h3")

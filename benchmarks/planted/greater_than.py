@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.planted.attention import at_answer
-from benchmarks.planted.causal import CausalModel, head, sink
-from benchmarks.planted.model import PlantedTask, Training
-from benchmarks.tasks.greater_than import ALL_YEARS, TASK
+from edge_circuits.benchmarks.planted.attention import at_answer
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.benchmarks.tasks.greater_than import ALL_YEARS, TASK
 
 EARLY_MLP, EARLY_READER = "m0", "a0.h2"
 READERS = ("a1.h1", "a1.h6")

@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.planted.attention import at_answer
-from benchmarks.planted.causal import CausalModel, head, sink
-from benchmarks.planted.model import PlantedTask, Training
-from benchmarks.tasks.ioi import TASK, WORD_LISTS
+from edge_circuits.benchmarks.planted.attention import at_answer
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.benchmarks.tasks.ioi import TASK, WORD_LISTS
 
 INHIBITORS = ("a1.h0", "a1.h3")
 MOVERS = ("a2.h2", "a2.h5")

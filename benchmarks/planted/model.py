@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from benchmarks.planted.causal import CausalModel
-from benchmarks.tasks.task import Split, Task
-from graphs import Circuit, Graph, PromptPairs
+from edge_circuits.benchmarks.planted.causal import CausalModel
+from edge_circuits.benchmarks.tasks.task import Split, Task
+from edge_circuits.graphs import Circuit, Graph, PromptPairs
 
 CORRUPTION = "random"  # the corrupted prompt is another random one of the same template
 

@@ -1,4 +1,4 @@
-"""Train a planted model: `python -m benchmarks.planted.train ioi [--out DIR] [--steps N] [--seed S]`.
+"""Train a planted model: `python -m edge_circuits.benchmarks.planted.train ioi [--out DIR] [--steps N] [--seed S]`.
 
 First the circuit is planted alone: heads and MLPs outside it write nothing, and the loss of a step is
 
@@ -34,16 +34,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.planted import NAMES, planted_task
-from benchmarks.planted.attention import attention_loss
-from benchmarks.planted.model import PlantedTask, Training
-from benchmarks.planted.weights import SHIPPED, save
-from graphs import Circuit, PromptPairs
-from graphs.adapter import adapt
-from graphs.execution import run_batch
-from graphs.patching import cut_values, trimmed
-from graphs.plan import Plan, make_plan
-from graphs.transformer import Transformer
+from edge_circuits.benchmarks.planted import NAMES, planted_task
+from edge_circuits.benchmarks.planted.attention import attention_loss
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.benchmarks.planted.weights import SHIPPED, save
+from edge_circuits.graphs import Circuit, PromptPairs
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.running.execution import run_batch
+from edge_circuits.graphs.running.patching import cut_values, trimmed
+from edge_circuits.graphs.running.plan import Plan, make_plan
 
 POOL = 12_800  # prompt pairs drawn at a time
 SQUARES = 2.0  # weight of squared differences against KL at the end of training; it grows from zero once the circuit is planted
@@ -207,7 +207,7 @@ def distance(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, write the weights, and say where they are."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.planted.train", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
     parser.add_argument("--steps", type=int, help="number of steps; by default as many as the shipped weights had")

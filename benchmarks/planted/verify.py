@@ -1,4 +1,4 @@
-"""Check that a planted circuit is the circuit: `python -m benchmarks.planted.verify ioi`.
+"""Check that a planted circuit is the circuit: `python -m edge_circuits.benchmarks.planted.verify ioi`.
 
 On held-out prompts, with cut edges reading another random prompt of the same template:
 
@@ -23,10 +23,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import metrics
-from benchmarks.planted import NAMES, Planted, load
-from benchmarks.planted.model import PlantedTask
-from graphs import Circuit, PromptPairs, run
+from edge_circuits.benchmarks.planted import NAMES, Planted, load
+from edge_circuits.benchmarks.planted.model import PlantedTask
+from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
 
 N_PROMPTS = 512
 SEED = 7
@@ -188,7 +187,7 @@ def _verdict(passed: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; exit status 1 when a check fails."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted.verify", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.planted.verify", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--weights", type=Path, help="folder of the weights; by default those shipped")
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="how many held-out prompts")

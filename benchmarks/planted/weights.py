@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.planted.model import PlantedTask, Training
-from graphs.files import write_whole
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.graphs.files.atomic import write_whole
 
 SHIPPED = Path(__file__).parent / "weights"
 MUST_AGREE = ("settings", "vocabulary", "edges")
@@ -35,7 +35,7 @@ def save(task: PlantedTask, model: nn.Module, training: Training, folder: Path) 
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in _parameters(model).items()}
     path = write_whole(folder / f"{task.name}.safetensors", to_bytes(tensors))
     about = _identity(task) | {
-        "command": f"python -m benchmarks.planted.train {task.name} --steps {training.steps} --seed {training.seed}",
+        "command": f"python -m edge_circuits.benchmarks.planted.train {task.name} --steps {training.steps} --seed {training.seed}",
         "training": vars(training),
         "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformer_lens")},
@@ -54,12 +54,12 @@ def load_into(model: nn.Module, task: PlantedTask, folder: Path = SHIPPED) -> No
 
     path = folder / f"{task.name}.safetensors"
     if not path.is_file():
-        raise ValueError(f"expected weights at {path}, found none; run python -m benchmarks.planted.train {task.name}")
+        raise ValueError(f"expected weights at {path}, found none; run python -m edge_circuits.benchmarks.planted.train {task.name}")
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if differing := [name for name in MUST_AGREE if about[name] != _identity(task)[name]]:
         raise ValueError(
             f"{path}: expected weights trained for this task, came some with other {', '.join(differing)}; train them "
-            f"again with python -m benchmarks.planted.train {task.name}"
+            f"again with python -m edge_circuits.benchmarks.planted.train {task.name}"
         )
     tensors = load_file(path)
     with torch.no_grad():

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from graphs import Circuit, Graph
+from edge_circuits.graphs import Circuit, Graph
 
 TASKS = ("ioi", "docstring", "greater_than")
 FOLDER = Path(__file__).parents[1] / "data" / "circuits"

@@ -33,9 +33,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmarks.reference.circuits import ReferenceCircuit
-from graphs import Circuit, Graph, ScoredGraph
-from graphs.nodes import PARTS
+from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
+from edge_circuits.graphs import Circuit, Graph, ScoredGraph
+from edge_circuits.graphs.nodes import PARTS
 
 By = Literal["absolute", "signed"]
 Aggregate = Literal["sum", "max"]

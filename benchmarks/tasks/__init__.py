@@ -5,7 +5,7 @@
     pairs = task.pairs(tokenizer, 100, variant="mib", split="test")
     small = task.word_pairs(1000, variant="random")               # the same task with a small word-level vocabulary
 
-A file of this folder that defines `TASK` (a `benchmarks.tasks.task.Task`) is a task and is found by its file name:
+A file of this folder that defines `TASK` (a `edge_circuits.benchmarks.tasks.task.Task`) is a task and is found by its file name:
 to add one, add one file.
 """
 
@@ -16,7 +16,7 @@ import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.tasks.task import Task
+    from edge_circuits.benchmarks.tasks.task import Task
 
 
 def load(name: str) -> Task:

@@ -24,7 +24,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
-from benchmarks.tasks.task import Split, Task, TextPair, Variant, in_split, single_token_words, take, word_lists
+from edge_circuits.benchmarks.tasks.task import (
+    Split,
+    Task,
+    TextPair,
+    Variant,
+    in_split,
+    single_token_words,
+    take,
+    word_lists,
+)
 
 PUBLISHED_SHAPE = (2, 1)  # names in the signature before and after the matching ones
 SEEDS_APART = 1_000_000  # prompt i of seed s has the generator s * SEEDS_APART + i; seed 0 is ACDC's

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.tasks.task import (
+from edge_circuits.benchmarks.tasks.task import (
     Split,
     Task,
     TextPair,
@@ -30,7 +30,7 @@ from benchmarks.tasks.task import (
     word_lists,
     word_token,
 )
-from graphs.tokenization import encode_prompt, show_tokens
+from edge_circuits.graphs.prompts.tokenization import encode_prompt, show_tokens
 
 CENTURIES = range(11, 18)
 TO = "The {noun} lasted from the year {century}{year} to {century}"

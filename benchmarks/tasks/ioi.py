@@ -20,7 +20,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from benchmarks.tasks.task import Split, Task, TextPair, Variant, in_split, single_token_words, take, word_lists
+from edge_circuits.benchmarks.tasks.task import (
+    Split,
+    Task,
+    TextPair,
+    Variant,
+    in_split,
+    single_token_words,
+    take,
+    word_lists,
+)
 
 Order = Literal["ABBA", "BABA"]
 ORDERS: tuple[Order, ...] = ("BABA", "ABBA")

@@ -2,7 +2,7 @@
 
 1. A task's file draws `TextPair`s: clean and corrupted text, answers, and where its named words begin.
 2. `Task.pairs` encodes them with the tokenizer in use and checks answers; `Task.positions` reports named tokens.
-3. `Task.word_pairs` does the same with the task's own small vocabulary (`benchmarks.tasks.words`).
+3. `Task.word_pairs` does the same with the task's own small vocabulary (`edge_circuits.benchmarks.tasks.words`).
 
 Train and test are kept apart by content, not by order: `in_split` hashes what makes a prompt this prompt (for IOI the
 two names, place and object, in any order and template), and a quarter of all contents belongs to test. So no
@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from benchmarks.tasks.words import WordTokenizer
-from graphs import PromptPairs
-from graphs.tokenization import encode_answer, encode_prompt, show_tokens
+from edge_circuits.benchmarks.tasks.words import WordTokenizer
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.prompts.tokenization import encode_answer, encode_prompt, show_tokens
 
 Split = Literal["train", "test", "all"]
 N_TEST_BYTES = 64  # of 256 values of a byte: a quarter of all contents is test
@@ -39,7 +39,7 @@ class Variant:
     Attributes:
         name: Its name in `Task.pairs(variant=...)`.
         origin: Whose prompts these are, and what is corrupted.
-        metric: Name of the origin's metric in `benchmarks.metrics`.
+        metric: Name of the origin's metric in `edge_circuits.graphs.metrics`.
         prepend_bos: Whether the origin puts a BOS token in front.
         published_seed: Seed at which split="all" gives the origin's own prompts (GPT-2's tokenizer for IOI and
             Greater-Than, that of attn-only-4l for Docstring); None: the same distribution, other prompts.
@@ -82,7 +82,7 @@ class Task:
     Attributes:
         name: Its name, which is its file's.
         summary: What is asked of the model.
-        circuit: Name of its reference circuits in `benchmarks.reference.circuits`.
+        circuit: Name of its reference circuits in `edge_circuits.benchmarks.reference.circuits`.
         anchor: A word of the prompts after which single words are encoded, to see how they look inside a sentence.
         variants: The published variants, the default first.
         word_variants: Corruptions of the word-level prompts, the default first; the names are those of `variants`
@@ -104,7 +104,7 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """Name of the default variant's metric in `benchmarks.metrics`."""
+        """Name of the default variant's metric in `edge_circuits.graphs.metrics`."""
         return self.variants[0].metric
 
     def variant(self, name: str | None = None) -> Variant:

@@ -1,13 +1,9 @@
-"""Annotations of the package are checked at run time too; small models and prompts for its tests."""
+"""Small models and prompts for its tests."""
 
 from __future__ import annotations
 
-import jaxtyping
 import pytest
 import torch
-
-jaxtyping.install_import_hook(["acdc"], "beartype.beartype")
-
 from models import bridged, hugging_face, native, prompt_pairs
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
@@ -62,7 +58,7 @@ def trained():
 
 
 def first_token_pairs():
-    from graphs import PromptPairs
+    from edge_circuits.graphs import PromptPairs
 
     generator = torch.Generator().manual_seed(1)
     clean, corrupted = (torch.randint(12, (6, 6), generator=generator) for _ in range(2))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from graphs import Circuit, run
+from edge_circuits.graphs import Circuit, run
 
 
 class Plain(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models import logit_difference, prompt_pairs
 from torch.nn.functional import kl_div
 
-from acdc.objective import Objective
-from models import logit_difference, prompt_pairs
+from edge_circuits.acdc.objective import Objective
 
 PAIRS = prompt_pairs([5, 5, 5], seed=1)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from plain_sweep import order as written_out
 
-from acdc import order
-from graphs import Graph, ScoredGraph
+from edge_circuits.acdc import order
+from edge_circuits.graphs import Graph, ScoredGraph
 
 GRAPHS = [Graph(3, 2), Graph(2, 3, mlps=False), Graph(2, 2, parallel=True), Graph(2, 4, n_kv_heads=2), Graph(1, 1)]
 

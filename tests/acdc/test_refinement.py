@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_sweep import plain_sweep
-from test_descent import assert_same_decisions
-
-import acdc
-from graphs import Circuit, Graph, ScoredGraph
 from models import logit_difference
+from plain_sweep import plain_sweep
+from test_algorithm import assert_same_decisions
+
+from edge_circuits import acdc
+from edge_circuits.graphs import Circuit, Graph, ScoredGraph
 
 
 def some_circuit(graph, density, seed=0):

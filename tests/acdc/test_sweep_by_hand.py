@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-import acdc
-from graphs import PromptPairs
 from models import native
+
+from edge_circuits import acdc
+from edge_circuits.graphs import PromptPairs
 
 PAIRS = PromptPairs([[0]], [[1]], [0], [1])
 HEAD, DIRECT, V, K, Q = "a0.h0->logits", "input->logits", "input->a0.h0<v>", "input->a0.h0<k>", "input->a0.h0<q>"

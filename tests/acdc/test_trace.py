@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-import acdc
-from acdc.trace import Trace, agreed, is_kept
-from graphs import Circuit, Graph
+from edge_circuits import acdc
+from edge_circuits.acdc.trace import Trace, agreed, is_kept
+from edge_circuits.graphs import Circuit, Graph
 
 GRAPH = Graph(1, 1, mlps=False)
 EDGES = ("a0.h0->logits", "input->logits", "input->a0.h0<v>", "input->a0.h0<k>", "input->a0.h0<q>")

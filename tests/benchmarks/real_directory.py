@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from models import hugging_face
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.tasks.task import word_lists
-from models import hugging_face
+from edge_circuits.benchmarks.tasks.task import word_lists
 
 
 def word_level_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

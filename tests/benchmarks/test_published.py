@@ -7,8 +7,16 @@ import json
 import pytest
 import torch
 
-from benchmarks import published
-from benchmarks.published import Figure, Row, figures, main, published_points, published_roc, published_scores
+from edge_circuits.benchmarks import published
+from edge_circuits.benchmarks.published import (
+    Figure,
+    Row,
+    figures,
+    main,
+    published_points,
+    published_roc,
+    published_scores,
+)
 
 
 @pytest.fixture(scope="module")

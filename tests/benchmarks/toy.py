@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.findings import Search, Settings
-from benchmarks.metrics import logit_difference
-from benchmarks.problems import Problem
-from graphs import Circuit
-from graphs.adapter import adapt
 from models import native, prompt_pairs
+
+from edge_circuits.benchmarks.problems.known_circuits import Problem
+from edge_circuits.benchmarks.roc.finding import Search, Settings
+from edge_circuits.graphs import Circuit
+from edge_circuits.graphs.metrics import logit_difference
+from edge_circuits.graphs.model.adapter import adapt
 
 EDGES = ("input->a0.h1<v>", "a0.h1->a1.h0<q>", "input->a1.h0<k>", "a1.h0->m1", "m1->logits", "a1.h0->logits")
 

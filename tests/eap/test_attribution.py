@@ -6,10 +6,6 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor
-
-import eap
-from graphs import Graph, ScoredGraph
 from models import (
     KINDS,
     RAGGED,
@@ -25,6 +21,10 @@ from models import (
 )
 from references import edges
 from references.hugging_face import literal_of
+from torch import Tensor
+
+from edge_circuits import eap
+from edge_circuits.graphs import Graph, ScoredGraph
 
 PAIRS = prompt_pairs([7, 4], positions=[-1, 1], seed=1)
 OTHER_INTERVENTIONS = ("zero", "mean", "mean-positional")

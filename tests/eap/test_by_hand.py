@@ -18,15 +18,15 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-
-import eap
-from graphs import Circuit, PromptPairs, run
 from models import native
 from references import edges
 from references.edges import Prompt
 from references.native import Native
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, PromptPairs, run
 
 PAIRS = PromptPairs([[0, 1]], [[2, 0]])
 LN3 = math.log(3)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from counting import Counting, Stopped
+from models import build, logit_difference, prompt_pairs, tiny
 from torch import Tensor
 
-import eap
-from counting import Counting, Stopped
-from eap import checkpoint
-from graphs import PromptPairs
-from graphs.adapter import graph_of
-from models import build, logit_difference, prompt_pairs, tiny
+from edge_circuits import eap
+from edge_circuits.eap import checkpoint
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.model.adapter import graph_of
 
 PAIRS = prompt_pairs([6, 6, 4], seed=2)
 Metric = Callable[[Tensor, PromptPairs], Tensor]

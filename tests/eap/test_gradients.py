@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models import KINDS, RAGGED, logit_difference, tiny
 from torch import Tensor
 
-from eap.gradients import Gradients, check_values, differentiate
-from graphs.adapter import adapt
-from graphs.pairs import PromptPairs
-from models import KINDS, RAGGED, logit_difference, tiny
+from edge_circuits.eap.gradients import Gradients, differentiate
+from edge_circuits.graphs.metrics import check_values
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 BATCH = RAGGED[[0, 1]]  # 8 and 5 tokens, answers at 7 and 0
 

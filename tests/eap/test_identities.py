@@ -6,15 +6,25 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from models import (
+    HUGGING_FACE,
+    KINDS,
+    RAGGED,
+    hugging_face,
+    logit_difference,
+    native,
+    prompt_pairs,
+    relative_error,
+    tiny,
+)
 from torch import Tensor, nn
 
-import eap
-from graphs import Circuit, Graph, PromptPairs, ScoredGraph, run
-from graphs.adapter import adapt
-from graphs.execution import run_batch
-from graphs.patching import cut_values
-from graphs.plan import make_plan
-from models import HUGGING_FACE, KINDS, RAGGED, hugging_face, logit_difference, native, prompt_pairs, relative_error, tiny
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, ScoredGraph, run
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.running.execution import run_batch
+from edge_circuits.graphs.running.patching import cut_values
+from edge_circuits.graphs.running.plan import make_plan
 
 PAIRS = prompt_pairs([6, 4], positions=[-1, 1], seed=2)
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-
-import eap
-from eap.learned_mask import BETA, GAMMA, ZETA, hard_concrete, open_probability
-from graphs import Circuit, Graph, PromptPairs, prune, run
 from models import logit_difference, native, prompt_pairs, tiny
+
+from edge_circuits import eap
+from edge_circuits.eap.methods.learned_mask import BETA, GAMMA, ZETA, hard_concrete, open_probability
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, prune, run
 
 PAIRS = prompt_pairs([4, 3], positions=[-1, -2])
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from torch import Tensor
-
-import eap
-from graphs import Circuit, Graph, PromptPairs, run
-from graphs.scores import ScoredGraph
 from models import RAGGED, curved, logit_difference, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
 from references.edges import circuit_logits, cut_values, edge_attribution, forward, source_values
 from references.literal import Literal
+from torch import Tensor
+
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, run
+from edge_circuits.graphs.scores import ScoredGraph
 
 SHAPES = ("gpt2", "llama", "gemma2", "attention-only")
 PAIRS = prompt_pairs([5, 3], positions=[-1, -2])

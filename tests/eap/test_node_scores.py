@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-
-from eap.job import Job
-from eap.nodes import NodeScores, score_nodes
-from eap.relp import relp
-from eap.rules import GRADIENT, RelPRules
-from graphs.adapter import adapt
-from graphs.pairs import PromptPairs
-from graphs.patching import cut_values
 from models import RAGGED, curved, logit_difference, one_by_one, prompts_of, tiny
 from references.lrp import ruled
 from references.nodes import node_scores
+from torch import Tensor
+
+from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.relp import relp
+from edge_circuits.eap.node_scores import NodeScores, score_nodes
+from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.running.patching import cut_values
 
 KINDS = ("gpt2", "gemma2", "neox-parallel", "attention-only", "rms-gated-grouped")
 RULES = {"eap": GRADIENT, "relp": RelPRules()}

@@ -7,18 +7,29 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-
-from eap.job import Job
-from eap.relp import relp
-from eap.rules import GRADIENT, RelPRules
-from graphs.adapter import adapt
-from graphs.graph import Graph
-from graphs.pairs import PromptPairs
-from graphs.patching import cut_values
-from models import KINDS, RAGGED, build, curved, logit_difference, one_by_one, prompt_pairs, prompts_of, relative_error, tiny
+from models import (
+    KINDS,
+    RAGGED,
+    build,
+    curved,
+    logit_difference,
+    one_by_one,
+    prompt_pairs,
+    prompts_of,
+    relative_error,
+    tiny,
+)
 from references.edges import circuit_logits, edge_attribution
 from references.lrp import ruled
+from torch import Tensor
+
+from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.relp import relp
+from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.running.patching import cut_values
 
 SHAPES = ("gpt2", "llama", "gemma2", "solu")
 PAIRS = prompt_pairs([6, 4])

@@ -10,12 +10,12 @@ from functools import partial
 
 import pytest
 import torch
+from models import RAGGED, build, curved, relative_error, tiny
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-import eap
-from graphs import Graph, PromptPairs
-from models import RAGGED, build, curved, relative_error, tiny
+from edge_circuits import eap
+from edge_circuits.graphs import Graph, PromptPairs
 
 
 def split(model: TransformerBridge) -> TransformerBridge:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from graphs.graph import Graph
+from edge_circuits.graphs.graph import Graph
 
 RandomMask = Callable[[Graph, float, int], Bool[Tensor, "source destination"]]
 

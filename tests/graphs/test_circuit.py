@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphs.circuit import Circuit
-from graphs.graph import Graph
-from graphs.pruning import prune
-from graphs.scores import ScoredGraph
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.pruning import prune
+from edge_circuits.graphs.scores import ScoredGraph
 
 SMALL = Graph(2, 2)
 

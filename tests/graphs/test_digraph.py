@@ -8,8 +8,8 @@ import networkx
 import pytest
 import torch
 
-from graphs.circuit import Circuit
-from graphs.graph import Graph
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
 
 
 def test_a_circuit_by_hand() -> None:

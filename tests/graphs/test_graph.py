@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 
-from graphs.graph import Graph
-from graphs.nodes import parse_edge
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.nodes import parse_edge
 
 
 def walk(graph: Graph) -> list[str]:

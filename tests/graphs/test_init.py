@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import graphs
+from edge_circuits import graphs
 
 HEAVY = ["transformer_lens", "transformers", "sklearn", "networkx", "graphviz", "matplotlib"]
 
@@ -19,12 +19,12 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_import_is_light() -> None:
-    assert not {*HEAVY, "torch"} & modules_after("import graphs")
+    assert not {*HEAVY, "torch"} & modules_after("import edge_circuits")
 
 
 def test_the_core_does_without_heavy_packages() -> None:
     code = (
-        "from graphs import Circuit, Graph, ScoredGraph, prune\n"
+        "from edge_circuits.graphs import Circuit, Graph, ScoredGraph, prune\n"
         "graph = Graph(2, 2)\n"
         "prune(ScoredGraph(graph, graph.edge_mask.float()), 9).live()"
     )
@@ -32,8 +32,8 @@ def test_the_core_does_without_heavy_packages() -> None:
 
 
 def test_names_are_those_of_their_files() -> None:
-    from graphs.circuit import Circuit
-    from graphs.pruning import prune
+    from edge_circuits.graphs.circuit import Circuit
+    from edge_circuits.graphs.pruning import prune
 
     assert graphs.Circuit is Circuit and graphs.prune is prune
     assert set(graphs.__all__) <= set(dir(graphs))
@@ -45,5 +45,5 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'graphs' has no attribute 'verify'"):
+    with pytest.raises(AttributeError, match="module 'edge_circuits.graphs' has no attribute 'verify'"):
         graphs.verify

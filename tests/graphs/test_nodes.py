@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphs.nodes import Edge, Node, parse_destination, parse_edge, parse_source
+from edge_circuits.graphs.nodes import Edge, Node, parse_destination, parse_edge, parse_source
 
 SOURCES = {
     "input": Node("input"),

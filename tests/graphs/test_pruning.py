@@ -8,10 +8,10 @@ import numpy
 import pytest
 import torch
 
-from graphs.circuit import Circuit
-from graphs.graph import Graph
-from graphs.pruning import prune, selection_frequency
-from graphs.scores import ScoredGraph
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.pruning import prune, selection_frequency
+from edge_circuits.graphs.scores import ScoredGraph
 
 RANK = {"absolute": abs, "signed": lambda score: score, "negative": lambda score: -score}
 
@@ -257,7 +257,7 @@ def test_stable_pruning_of_gpt2_small_takes_moments() -> None:
         ({"k": 3, "stable": math.nan}, "stable must be a share above 0 and up to 1, got nan"),
         ({"threshold": 1.0, "stable": 0.9}, "stable goes with k and strategy='top', got a threshold"),
         ({"k": 3, "strategy": "greedy", "stable": 0.9}, "stable goes with k and strategy='top', got strategy='greedy'"),
-        ({"k": 3, "stable": 0.9}, "graph: expected scores kept group by group, .* came none; score with eap.error_bars.score_groups"),
+        ({"k": 3, "stable": 0.9}, "graph: expected scores kept group by group, .* came none; score with edge_circuits.eap.intervals.score_groups"),
     ],
 )
 def test_wrong_settings_of_stable_are_refused(settings: dict, message: str, without_type_checks: None) -> None:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from graphs.graph import Graph
-from graphs.scores import ScoredGraph
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.scores import ScoredGraph
 
 SMALL = Graph(1, 1)
 NAMES = {"input->a0.h0<q>": 0.5, "input->a0.h0<v>": -3.0, "a0.h0->m0": 3.0, "input->logits": -1.0}

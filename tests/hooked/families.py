@@ -21,9 +21,9 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graphs.circuit import Circuit
-from graphs.graph import Graph
-from graphs.pairs import PromptPairs
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 HAS_HOOKED_TRANSFORMER = int(version("transformer_lens").split(".")[0]) < 4
 
@@ -140,8 +140,8 @@ def half_of(graph: Graph) -> Circuit:
 @cache
 def measured(model: nn.Module) -> dict[str, Tensor]:
     """What is compared between versions: scores [source destination] by three methods, and logits of a circuit."""
-    import eap
-    from graphs import run
+    from edge_circuits import eap
+    from edge_circuits.graphs import run
 
     pairs = prompt_pairs()
     scored = {method: eap.score(model, pairs, logit_difference, method=method, quiet=True) for method in ("eap", "relp")}

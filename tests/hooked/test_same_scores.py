@@ -5,15 +5,15 @@ from __future__ import annotations
 from copy import deepcopy
 
 import families
+import hooked
 import numpy
 import pytest
 import torch
 from make_bridge_scores import FILE
 
-import eap
-import hooked
-from graphs.adapter import adapt
-from graphs.graph import Graph
+from edge_circuits import eap
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.model.adapter import adapt
 
 TOLERANCE = 1e-5  # a sum of a few thousand products in float32, taken in another order
 
@@ -64,7 +64,7 @@ def test_model_comes_back_as_it_was(kind: str) -> None:
 
 
 def test_weights_can_be_trained_through_a_circuit() -> None:
-    from graphs import run
+    from edge_circuits.graphs import run
 
     model, pairs = hooked.hooked("llama"), families.prompt_pairs()
     graph = adapt(model).graph

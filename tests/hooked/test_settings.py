@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import families
+import hooked
 import pytest
 import torch
 from torch import Tensor
 
-import hooked
-from graphs import hooked_transformer
-from graphs.adapter import adapt
-from graphs.transformer import Transformer
+from edge_circuits.graphs.model import hooked_transformer
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.transformer import Transformer
 
 TOKENS = torch.arange(18).reshape(2, 9) * 7 % families.D_VOCAB
 

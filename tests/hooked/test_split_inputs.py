@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 import families
+import hooked
 import pytest
 import torch
 from torch import Tensor, nn
 
-import eap
-import hooked
-from graphs import Graph, PromptPairs
-from graphs.adapter import adapt
+from edge_circuits import eap
+from edge_circuits.graphs import Graph, PromptPairs
+from edge_circuits.graphs.model.adapter import adapt
 
 TOLERANCE = 1e-10  # float64; the attention scale and the mask are float32 or exact
 SPLIT = dict(use_split_qkv_input=True, use_attn_result=True, use_hook_mlp_in=True, ungroup_grouped_query_attention=True)

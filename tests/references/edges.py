@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from references.literal import Literal
+from torch import Tensor
 
 Read = Callable[[str, Tensor, str], Tensor]
 """(source, its value [pos d_model], destination) to what the destination gets: [pos d_model]"""

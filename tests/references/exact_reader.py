@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
-
 from references import hugging_face, native
 from references.edges import Prompt, forward, source_values
 from references.literal import Literal
+from torch import Tensor
 
 
 class Mixed(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from references.literal import (
     Literal,
     Scores,
@@ -20,6 +18,7 @@ from references.literal import (
     rotate,
     silu,
 )
+from torch import Tensor
 
 
 def literal_of(architecture: str, weights: Weights, config: Any) -> Literal:

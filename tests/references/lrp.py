@@ -14,10 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
-
 from references import hugging_face, literal, native
 from references.literal import Scores
+from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
 

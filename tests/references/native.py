@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor
-
 from references.literal import (
     Scores,
     Weights,
@@ -21,6 +19,7 @@ from references.literal import (
     silu,
     solu,
 )
+from torch import Tensor
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_tanh, "relu": relu, "silu": silu, "solu_ln": solu}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-
 from references.edges import Prompt, forward, source_values
 from references.literal import Literal
+from torch import Tensor
 
 
 def node_scores(

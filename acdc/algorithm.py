@@ -1,0 +1,203 @@
+"""The ACDC sweep over the edges of a circuit, with one threshold.
+
+1. Destinations are visited in the order of `acdc.order`, from `logits` down.
+2. A destination from which no path of kept edges leads to `logits` is skipped: its in-edges are cut untried.
+3. Its in-edges are tried several at a time as if the earlier ones of them were cut (`edge_circuits.acdc.speculation`). The decisions up to
+   and including the first edge that stays are those of the plain sweep, so they are taken, and the rest is tried again.
+4. An edge is cut for good when the objective rises by less than the threshold; the objective then has its new value.
+
+What is tried costs only what follows from the destination (`edge_circuits.graphs.running.incremental`). Runs are made afresh at fixed places in the
+order; a checkpoint is written there, so a sweep that continues from one computes the same numbers.
+
+Reference: Conmy et al. 2023, Towards Automated Circuit Discovery, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from edge_circuits.acdc.search import Search, check_threshold
+from edge_circuits.acdc.speculation import stack_size
+from edge_circuits.acdc.trace import Trace, agreed, is_kept
+from edge_circuits.graphs.running.cached_run import Standing
+from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, nodes_of, reached_from_input
+from edge_circuits.graphs.running.incremental import settle
+
+FRESH_AFTER = 512  # edges tried between fresh runs
+
+
+@torch.no_grad()
+def descend(
+    search: Search,
+    threshold: float,
+    *,
+    known: Sequence[Trace] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Trace:
+    """Sweep with one threshold.
+
+    Args:
+        known: traces of this search with other thresholds; decisions that they share are taken from them.
+        checkpoint: a file to write the trace to as it grows, and to continue from if it is there.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: a bad threshold, a checkpoint of another search, or an objective that is not finite.
+    """
+    check_threshold(threshold)
+    descent = Descent(search, threshold)
+    is_first = search.processes.is_first
+    found = Trace.load(checkpoint) if checkpoint is not None and is_first and Path(checkpoint).exists() else None
+    if (begun := search.processes.from_first(found)) is not None:
+        descent.take(search.own(begun, threshold, checkpoint))
+    elif known:
+        descent.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
+    settings = {"total": len(search.order), "initial": len(descent.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
+    with tqdm(**settings, disable=quiet or not is_first) as bar:
+        while not descent.complete:
+            descent.advance(bar)
+            if checkpoint is not None and is_first:
+                descent.trace.save(checkpoint)
+    return descent.trace
+
+
+class Descent:
+    """A sweep on its way: the decisions so far, and the runs of the circuit that they leave."""
+
+    def __init__(self, search: Search, threshold: float) -> None:
+        self.search, self.threshold = search, threshold
+        self.mask, self.value = search.start.mask.clone(), search.start_value
+        self.columns = bit_columns(self.mask)
+        self.values: list[float | None] = []
+        self.kept: list[bool] = []
+        self.noise = torch.finfo(search.transformer.dtype).eps * max(1.0, abs(self.value))
+        self._tried: list[bool] = []  # of those that were tried, whether they stay
+        self._standings: list[Standing] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Every edge is decided."""
+        return len(self.kept) == len(self.search.order)
+
+    @property
+    def trace(self) -> Trace:
+        """The decisions so far."""
+        search = self.search
+        return Trace(
+            start=search.start,
+            threshold=self.threshold,
+            change=search.change,
+            start_value=search.start_value,
+            edges=tuple(map(search.name, search.order[: len(self.kept)])),
+            values=tuple(self.values),
+            kept=tuple(self.kept),
+            noise=self.noise,
+            complete=self.complete,
+            settings=search.settings,
+        )
+
+    def take(self, trace: Trace, n: int | None = None) -> None:
+        """Take over the first n decisions of a trace, or all."""
+        for value, kept in list(zip(trace.values, trace.kept))[:n]:
+            self._decide(value, kept)
+        self.noise = max(self.noise, trace.noise)
+
+    def take_agreed(self, trace: Trace) -> None:
+        """Take over the decisions that hold for this threshold too, and the first that is made otherwise."""
+        n = agreed(trace, self.threshold)
+        self.take(trace, n)
+        if n < len(trace.edges):
+            self._decide(trace.values[n], not trace.kept[n])
+
+    def advance(self, bar: tqdm) -> None:
+        """Go on to the next place where runs are made afresh, or to the end."""
+        self._standings = None
+        block, first = None, len(self._tried)
+        while not self.complete and len(self._tried) - first < FRESH_AFTER:
+            n_decided, destination = len(self.kept), self.search.order[len(self.kept)][1]
+            if block not in (None, self._block(destination)):
+                break
+            block = self._block(destination)
+            self._visit(destination)
+            bar.set_postfix(tried=len(self._tried), kept=sum(self.kept), objective=f"{self.value:.4g}", refresh=False)
+            bar.update(len(self.kept) - n_decided)
+
+    def _block(self, destination: int) -> tuple[int, bool]:
+        """The layer of a destination, and whether it is the MLP, after which fewer nodes may have to run."""
+        graph = self.search.graph
+        layer = destination // ((graph.n_destinations - 1) // graph.n_layers)
+        return layer, layer < graph.n_layers and graph.mlps and destination == graph.mlp_destination(layer)
+
+    def _visit(self, destination: int) -> None:
+        """Decide the in-edges of a destination that come next in the order."""
+        search, graph = self.search, self.search.graph
+        waiting = [s for s, _ in takewhile(lambda edge: edge[1] == destination, search.order[len(self.kept) :])]
+        leading, nodes = leading_to_logits(graph, self.columns), nodes_of(graph)[destination]
+        if destination != graph.n_destinations - 1 and not any(leading >> node & 1 for node in nodes):
+            for _ in waiting:
+                self._decide(None, False)
+            return
+        before = self.columns[destination]
+        reached = reached_from_input(graph, self.columns) if search.patching else -1
+        while waiting:
+            running = list(takewhile(lambda source: reached >> source & 1, waiting))
+            if running:
+                del waiting[: self._try(destination, running)]
+            else:  # the source equals its corrupted value: cutting it changes nothing
+                self._decide(self.value, is_kept(self.value, self.value, self.threshold, search.change))
+                del waiting[0]
+        if self._standings is not None and self.columns[destination] != before:
+            self._settle(destination)
+
+    def _try(self, destination: int, waiting: list[int]) -> int:
+        """Try the next edges in one call; returns how many of them are decided."""
+        search, n_before = self.search, len(self.kept)
+        standings = self._current()
+        chosen = waiting[: stack_size(self._tried, *search.price(standings, destination))]
+        kept = self.mask[:, destination].repeat(len(chosen), 1)
+        for place, source in enumerate(chosen):
+            kept[place:, source] = False
+        for value in search.values(standings, destination, kept):
+            search.check_finite(value, f"{search.name(search.order[len(self.kept)])} cut")
+            stays = is_kept(self.value, value, self.threshold, search.change)
+            self._decide(value, stays)
+            if stays:
+                break
+        return len(self.kept) - n_before
+
+    def _decide(self, value: float | None, kept: bool) -> None:
+        """Decide the next edge of the order."""
+        source, destination = self.search.order[len(self.kept)]
+        self.values.append(value)
+        self.kept.append(kept)
+        if value is not None:
+            self._tried.append(kept)
+        if not kept:
+            self.mask[source, destination] = False
+            self.columns[destination] &= ~(1 << source)
+            self.value = self.value if value is None else value
+
+    def _current(self) -> list[Standing]:
+        """The runs of the circuit; while a destination is visited, of the circuit when that began."""
+        if self._standings is None:
+            self._standings = self.search.standings(self.mask)
+            self._note_noise()
+        return self._standings
+
+    def _settle(self, destination: int) -> None:
+        """Move the runs on to what a visit has left."""
+        for standing in self._standings:
+            settle(standing, destination, self.mask[:, destination])
+        self._note_noise()
+
+    def _note_noise(self) -> None:
+        """Compare two computations of the objective of the same circuit."""
+        again = self.search.value([standing.logits for standing in self._standings])
+        self.noise = max(self.noise, abs(again - self.value))

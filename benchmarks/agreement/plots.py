@@ -1,0 +1,140 @@
+"""Agreement with exact patching as pictures.
+
+- `plot_scatter`: after Figure 10 of Syed, Rager and Conmy 2023. A dot an edge, a panel a method, with the least squares
+  line, its slope and R squared.
+- `plot_interpolation`: after its Figure 5. The metric as an edge goes from clean to corrupted, and linear estimates.
+- `plot_bars`: after Figure 1 of Jafari et al. 2025. Pearson's correlation by kind of node, with intervals.
+- `plot_heat_maps`: after its Figures 2, 4 and 5. Layer by position, exact patching beside its estimates.
+
+Needs matplotlib, which is imported on use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.benchmarks.agreement.edges import ALL, INPUT, RULES, Compared, Scores, edge_classes
+from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
+from edge_circuits.benchmarks.roc.curve_plots import GREY, PALETTE, colour_of, new_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = dict(zip(("q", "k", "v", "mlp", "logits", INPUT), (*PALETTE[:5], GREY)))
+HEAT_MAPS = ("resid_pre", "attention_out", "mlp_out")
+COLUMNS = 3
+NOT_DRAWN = ("random", *RULES)
+
+
+def plot_scatter(compared: Sequence[Compared], exact: Scores, path: Path) -> Path:
+    """Draw every edge's estimate over its exact score, a panel a method."""
+    n_columns, n_rows = min(COLUMNS, len(compared)), -(-len(compared) // COLUMNS)
+    figure = new_figure(4.3 * n_columns, 3.7 * n_rows + 0.4)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for axes, one in zip(panels, compared):
+        _draw_scatter(axes, one, exact)
+    for axes in panels[len(compared) :]:
+        axes.set_visible(False)
+    panels[0].legend(fontsize=8, frameon=False, markerscale=2)
+    subject = compared[0].subject
+    figure.suptitle(f"{subject.name}: {subject.graph.n_edges:,} edges, {len(subject.pairs)} prompts, {subject.metric_name}", fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_interpolation(
+    curves: Mapping[str, Float[Tensor, "share"]], shares: Sequence[float], compared: Sequence[Compared], path: Path
+) -> Path:
+    """Draw the metric of one or more edges over the share by which they are cut, with each method's straight line."""
+    figure = new_figure(4.6 * len(curves), 3.8)
+    subject = compared[0].subject
+    drawn = [one for one in compared if not one.by_size and one.scores.method not in NOT_DRAWN]
+    for axes, (edge, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
+        axes.plot(shares, values, color="black", linewidth=2, label="measured")
+        for one in drawn:
+            score = one.scores.mean[subject.graph.edge_index(edge)].item()
+            line = [values[0].item() + share * score for share in shares]
+            axes.plot(shares, line, color=colour_of(one.scores.method), linestyle="--", linewidth=1.2, label=one.scores.method)
+        axes.set_title(edge, fontsize=10)
+        axes.set_xlabel("share of the edge that is cut")
+        axes.set_ylabel(subject.metric_name.replace("_", " "))
+        _plain(axes)
+    axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{subject.name}: one edge from clean to corrupted", fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_bars(agreements: Sequence[NodeAgreement], title: str, path: Path) -> Path:
+    """Draw Pearson's correlation with exact node patching, a panel a direction, a bar a method and kind."""
+    directions = list(dict.fromkeys(one.direction for one in agreements))
+    figure = new_figure(5.4 * len(directions), 3.6)
+    for axes, direction in zip(figure.subplots(1, len(directions), squeeze=False, sharey=True)[0], directions):
+        here = [one for one in agreements if one.direction == direction]
+        for number, one in enumerate(here):
+            measured = [agreement.pearson for agreement in one.per_kind.values()]
+            heights = [0.0 if each.value is None else each.value for each in measured]
+            ends = [[_length(h, each.low), _length(each.high, h)] for h, each in zip(heights, measured)]
+            places = [place + (number - (len(here) - 1) / 2) * 0.38 for place in range(len(heights))]
+            axes.bar(places, heights, width=0.36, color=colour_of(one.method), label=one.method, yerr=list(zip(*ends)), ecolor="#444444")
+        axes.set_xticks(range(len(here[0].per_kind)), list(here[0].per_kind), rotation=25, fontsize=8)
+        axes.set_title(direction, fontsize=10)
+        axes.set_ylabel("Pearson with exact patching")
+        _plain(axes)
+    axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_heat_maps(
+    exact: Mapping[str, Float[Tensor, "layer *head pos"]], agreements: Sequence[NodeAgreement], title: str, path: Path
+) -> Path:
+    """Draw layer by position of one direction: a row a kind of node, a column exact patching or an estimate of it."""
+    kinds = [kind for kind in HEAT_MAPS if kind in exact]
+    columns = {"exact": exact, **{one.method: one.means for one in agreements}}
+    figure = new_figure(3.8 * len(columns), 2.5 * len(kinds) + 0.5)
+    for row, kind in zip(figure.subplots(len(kinds), len(columns), squeeze=False), kinds):
+        largest = max(values[kind].nan_to_num().abs().max().item() for values in columns.values()) or 1.0
+        for axes, (name, values) in zip(row, columns.items()):
+            image = axes.imshow(values[kind], cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", origin="lower")
+            axes.set_title(f"{name}, {kind}", fontsize=9)
+            axes.set_yticks(range(0, len(values[kind]), -(-len(values[kind]) // 6)))
+            axes.set_xlabel("position", fontsize=8)
+            axes.set_ylabel("layer", fontsize=8)
+        figure.colorbar(image, ax=list(row), shrink=0.85)
+    figure.suptitle(title, fontsize=12)
+    return write_figure(figure, path)
+
+
+def _draw_scatter(axes: Axes, compared: Compared, exact: Scores) -> None:
+    """One method: dots by class of edges, and the line of all of them."""
+    estimates, values = compared.scores.mean, exact.mean
+    if compared.by_size:
+        estimates, values = estimates.abs(), values.abs()
+    for name, mask in edge_classes(compared.subject.graph).items():
+        if name != ALL:
+            axes.scatter(values[mask], estimates[mask], s=9, color=COLOURS[name], alpha=0.5, linewidths=0, label=name)
+    whole = compared.classes[ALL]
+    title = compared.scores.method
+    if whole.slope is not None:
+        ends = [values.min().item(), values.max().item()]
+        axes.plot(ends, [whole.intercept + whole.slope * end for end in ends], color="black", linewidth=1)
+        title += f"   slope {whole.slope:.3g}" + ("" if whole.r_squared is None else f", R² {whole.r_squared:.3f}")
+    axes.set_title(title, fontsize=10)
+    size = "size of " if compared.by_size else ""
+    axes.set_xlabel(f"{size}exact score")
+    axes.set_ylabel(f"{size}estimate")
+    _plain(axes)
+
+
+def _length(high: float | None, low: float | None) -> float:
+    """Length of an error bar; none where there is no interval."""
+    return 0.0 if high is None or low is None else max(0.0, high - low)
+
+
+def _plain(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

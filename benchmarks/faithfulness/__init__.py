@@ -1,0 +1,1 @@
+"""Faithfulness of pruned circuits: `python -m edge_circuits.benchmarks.faithfulness`."""

@@ -1,0 +1,1 @@
+"""What scoring a model of some size needs: `python -m edge_circuits.benchmarks.needs`."""

@@ -1,0 +1,1 @@
+"""What a study is made on: a model, prompts, and perhaps a circuit that is known."""

@@ -1,0 +1,1 @@
+"""ACDC after pruning: `python -m edge_circuits.benchmarks.refine`."""

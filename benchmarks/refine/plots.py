@@ -1,0 +1,43 @@
+"""Maps of what EAP and then ACDC find, over the size of the pruned graph and ACDC's threshold; needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib  # noqa: F401  (so that importing this file says whether it is there)
+
+from edge_circuits.benchmarks.roc.curve_plots import new_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from edge_circuits.benchmarks.refine.study import Row
+
+MAPS = {"true positive rate": "true_positive_rate", "false positive rate": "false_positive_rate", "Youden's J": "youden"}
+
+
+def plot_maps(rows: Sequence[Row], path: Path) -> Path:
+    """Draw the true and false positive rate and Youden's J of one task, k down and thresholds across."""
+    figure = new_figure(15.0, 1.8 + 0.45 * len({row.k for row in rows}))
+    for axes, (title, name) in zip(figure.subplots(1, len(MAPS)), MAPS.items()):
+        _draw_map(axes, rows, title, name)
+    first = rows[0]
+    figure.suptitle(f"{first.task}: {first.method}, then ACDC with {first.metric}", fontsize=12)
+    return write_figure(figure, path)
+
+
+def _draw_map(axes: Axes, rows: Sequence[Row], title: str, name: str) -> None:
+    sizes, thresholds = (list(dict.fromkeys(getattr(row, what) for row in rows)) for what in ("k", "threshold"))
+    values = [[next(getattr(r, name) for r in rows if (r.k, r.threshold) == (k, t)) for t in thresholds] for k in sizes]
+    shown = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white")
+    axes.set_xticks(range(len(thresholds)), ["pruned" if t is None else f"{t:g}" for t in thresholds], rotation=45, fontsize=8)
+    axes.set_yticks(range(len(sizes)), [f"{k:,}" for k in sizes], fontsize=8)
+    axes.set_xlabel("threshold")
+    axes.set_ylabel("k")
+    axes.set_title(title, fontsize=10)
+    axes.figure.colorbar(shown, ax=axes, fraction=0.05)

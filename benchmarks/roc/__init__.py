@@ -1,0 +1,1 @@
+"""How well methods find known circuits: `python -m edge_circuits.benchmarks.roc`."""

@@ -1,0 +1,161 @@
+"""ROC curves as pictures: one for each problem with all methods, and beside published ones.
+
+- `plot_problem`: the whole curve, and beside it the same with a logarithmic false positive rate, because a method is
+  used for its first few edges.
+- `plot_beside_published`: after Figure 3 of Syed, Rager and Conmy 2023. What was measured here in solid lines; published
+  scores of MIB as dashed lines; published circuits of ACDC and its rivals, one per threshold, as points with the
+  pessimistic stairs under them, so that their areas are lower bounds.
+
+Needs matplotlib, which is imported on use.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_circuits.benchmarks.published import POINT_METHODS, SCORES, figures, published_roc, published_scores
+from edge_circuits.benchmarks.reference import candidates, load_reference
+from edge_circuits.benchmarks.roc.finding import NO_METRIC, Finding
+from edge_circuits.benchmarks.roc.methods import RANDOM, names
+from edge_circuits.benchmarks.statistics.roc_curves import roc_curve
+from edge_circuits.graphs.files.atomic import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a5a9e", "#7f5539", "#333333")
+GREY = "#999999"
+LINE_STYLES: tuple[Any, ...] = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # dashed is published, dotted random
+PUBLISHED_AS = {"EAP": "eap", "EAP-IG": "eap-ig", "exact patching": "exact"}
+MARKERS = {"acdc": "o", "sp": "s", "hisp": "^"}
+DPI = 130
+
+
+def plot_problem(findings: Sequence[Finding], path: Path) -> Path:
+    """Draw the ROC curves of one problem, all methods and metrics."""
+    figure = new_figure(11.0, 4.9)
+    whole, start = figure.subplots(1, 2)
+    for finding in findings:
+        _draw_curve(whole, finding, findings)
+        _draw_curve(start, finding, findings)
+    _finish_axes(whole)
+    n, n_positives = findings[0].search.sizes
+    _finish_axes(start, lowest=0.5 / (n - n_positives))
+    whole.legend(title="AUC", alignment="left", loc="lower right", fontsize=8.5, frameon=False)
+    search = findings[0].search
+    figure.suptitle(f"{search.problem.name}: {n_positives} of {n:,} edges, {len(search.problem.pairs)} prompts", fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_beside_published(findings: Sequence[Finding], path: Path) -> Path:
+    """Draw the ROC curves of real models beside the published ones, a panel a task."""
+    problems = list(dict.fromkeys(finding.search.problem for finding in findings))
+    figure = new_figure(4.6 * len(problems), 7.6)
+    panels = figure.subplots(2, len(problems), squeeze=False, height_ratios=(4.4, 2.6))
+    for axes, below, problem in zip(*panels, problems):
+        here = [finding for finding in findings if finding.search.problem is problem]
+        for finding in here:
+            _draw_curve(axes, finding, here)
+        _draw_published_scores(axes, problem.task, here[0].search.settings.universe)
+        _draw_published_points(axes, problem.task)
+        _finish_axes(axes)
+        axes.set_title(problem.name, fontsize=11)
+        below.axis("off")
+        below.legend(*axes.get_legend_handles_labels(), title="AUC", alignment="left", loc="upper center", fontsize=8, frameon=False)
+    figure.suptitle("Solid: measured here. Dashed: published scores. Points: published circuits.", fontsize=10)
+    return write_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches.
+
+    Raises:
+        ImportError: There is no matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure whole, in the format of the path's ending; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    ending, out = path.suffix.removeprefix("."), io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
+    with rc_context({"svg.hashsalt": "edge-circuits"}):
+        figure.savefig(out, format=ending, dpi=DPI, metadata=metadata)
+    return write_whole(path, out.getvalue())
+
+
+def colour_of(method: str) -> str:
+    """A method's colour, the same in every picture."""
+    known = [name for name in names() if name != RANDOM]
+    return PALETTE[known.index(method) % len(PALETTE)] if method in known else GREY
+
+
+def _draw_curve(axes: Axes, finding: Finding, shown: Sequence[Finding]) -> None:
+    """One curve; metrics differ by line style where there are several."""
+    metrics = list(dict.fromkeys(other.metric for other in shown if other.metric != NO_METRIC))
+    label, look = finding.method, {"linestyle": ":", "linewidth": 1.2}
+    if finding.metric in metrics:
+        label += f", {finding.metric}" if len(metrics) > 1 else ""
+    if finding.interval != "draws":
+        at = metrics.index(finding.metric) if finding.metric in metrics else 0
+        look = {"linestyle": LINE_STYLES[at % len(LINE_STYLES)]}
+    if finding.stairs_auc is not None:
+        look |= {"marker": "o", "markersize": 3.5}
+    axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.auc:.3f}", **look)
+
+
+def _draw_published_scores(axes: Axes, task: str, universe: str) -> None:
+    for name in (name for name, (of, _) in SCORES.items() if of == task):
+        scored = published_scores(name)
+        among = candidates(scored, load_reference(task), universe)
+        curve, method = roc_curve(among.labels, among.scores), SCORES[name][1]
+        look = {"color": colour_of(PUBLISHED_AS.get(method, method)), "linestyle": "--", "linewidth": 1.2}
+        axes.plot(curve.false_positive_rates, curve.true_positive_rates, label=f"MIB's {method}  {curve.auc:.3f}", **look)
+
+
+def _draw_published_points(axes: Axes, task: str) -> None:
+    """The points that the ACDC paper tells of, where corrupted prompts were patched in."""
+    for at, entry in enumerate(_published_points(task)):
+        _, method, objective, *_ = entry["points"].split("-")
+        roc = published_roc(entry["points"])
+        colour = "black" if method == "acdc" else "#777777"
+        label = f"{POINT_METHODS[method]}, {'KL' if objective == 'kl' else 'task metric'}  {roc.stairs_auc:.3f} (stairs)"
+        look = {"color": colour, "linewidth": 0.8, "linestyle": "-" if objective == "kl" else ":", "drawstyle": "steps-post"}
+        fill = colour if objective == "kl" else "white"
+        marker = {"marker": MARKERS[method], "markersize": 3.5, "markerfacecolor": fill}
+        axes.plot(roc.false_positive_rates, roc.true_positive_rates, label=label, **look, **marker)
+
+
+def _published_points(task: str) -> list[dict[str, Any]]:
+    return [
+        entry
+        for entry in figures()["points"]
+        if entry["table"] == "paper" and entry["level"] == "edge" and entry["points"].startswith(f"{task}-")
+        and "-random-" in entry["points"]
+    ]
+
+
+def _finish_axes(axes: Axes, lowest: float | None = None) -> None:
+    """Labels and limits; a logarithmic false positive rate from `lowest` if it is given."""
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.set_ylim(-0.02, 1.02)
+    if lowest is None:
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_aspect("equal")
+    else:
+        axes.set_xscale("symlog", linthresh=lowest * 2, linscale=0.5)
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, *(10.0**-power for power in range(9, -1, -1) if 10.0**-power > lowest * 2)])
+        axes.minorticks_off()
+    axes.grid(color="#e5e5e5", linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

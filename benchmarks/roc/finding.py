@@ -1,0 +1,253 @@
+"""Findings: how well one method found one known circuit, in figures.
+
+Scores of edges are measured over all thresholds (`edge_circuits.benchmarks.statistics.roc_curves`), among the candidates of a universe of edges
+(`edge_circuits.benchmarks.reference.universes`), ranked by absolute value. The interval of the AUC is the bootstrap's over prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.benchmarks.problems.known_circuits import Problem
+from edge_circuits.benchmarks.reference import candidate_labels, candidates, node_candidates
+from edge_circuits.benchmarks.statistics.auc_interval import bootstrap_auc
+from edge_circuits.benchmarks.statistics.roc_curves import RocCurve, area_under_roc, roc_curve
+from edge_circuits.graphs import ScoredGraph
+from edge_circuits.graphs.metrics import Metric
+
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.10)
+NO_METRIC = "none"  # what stands in a metric's place for a method that uses none
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a search is made with, beside problem, method and metric.
+
+    Attributes:
+        seed: Of bootstrap and random scores; that of the prompts too.
+        n_groups: Groups of prompts from which the bootstrap draws.
+        n_resamples: Draws of the bootstrap.
+        n_random: Draws of random scores.
+        universe: Among which edges the circuit is to be found.
+        k: Numbers of edges at which rates are told; none: as many as the circuit has.
+    """
+
+    seed: int = 0
+    n_groups: int = 20
+    n_resamples: int = 1000
+    n_random: int = 100
+    universe: str = "all"
+    k: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A circuit to be found with one metric.
+
+    Attributes:
+        problem: Model, prompts and known circuit.
+        metric_name: Name of the metric.
+        metric: What methods score with.
+        settings: See `Settings`.
+    """
+
+    problem: Problem
+    metric_name: str
+    metric: Metric
+    settings: Settings
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of candidates, and of those in the circuit."""
+        labels = candidate_labels(self.problem.known, self.settings.universe)
+        return len(labels), int(labels.sum())
+
+    @property
+    def k(self) -> tuple[int, ...]:
+        """Numbers of edges at which rates are told."""
+        return self.settings.k or (self.sizes[1],)
+
+    def check(self) -> None:
+        """Refuse settings that do not fit the problem, before anything is scored.
+
+        Raises:
+            ValueError: There is no such universe, it has nothing to tell apart, or a k is out of range.
+        """
+        n, n_positives = self.sizes
+        if n_positives in (0, n):
+            raise ValueError(f"universe {self.settings.universe!r} of {self.problem.name}: {n_positives} of {n} edges are the circuit")
+        if bad := [k for k in self.settings.k if not 0 < k <= n]:
+            raise ValueError(f"k: expected numbers from 1 to {n}, the candidates of {self.problem.name}, came {bad[0]}")
+
+
+class Rates(NamedTuple):
+    """Shares of the circuit's candidates and of the others that are chosen."""
+
+    true_positive_rate: float
+    false_positive_rate: float
+
+
+class Curve(NamedTuple):
+    """A ROC curve to draw, from (0, 0) to (1, 1)."""
+
+    false_positive_rates: Float[Tensor, "point"]
+    true_positive_rates: Float[Tensor, "point"]
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """How well a method found a circuit.
+
+    Attributes:
+        search: What was to be found, and with what.
+        method: Name of the method.
+        metric: Name of the metric, or `NO_METRIC`.
+        settings: The method's own settings.
+        auc: Area under the ROC curve.
+        low: Lower end of its interval; None if there is none.
+        high: Upper end of its interval.
+        interval: What the interval is over: "prompts" or "draws"; "thresholds" where the AUC is that of a front of points,
+            which has no interval.
+        average_precision: Mean precision over the circuit's candidates.
+        rates_at: False positive rate -> largest true positive rate at no more than it.
+        youden: Largest Youden's J.
+        youden_k: Number of candidates chosen there; None for a mean over draws.
+        rates_at_k: Number of candidates chosen -> rates.
+        node_auc: Area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit.
+        seconds: Time for all prompts, on this machine; None if nothing was run.
+        curve: The ROC curve.
+        scored: The scores, mean over prompts; None if the figures are not those of one set of scores.
+        stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
+    """
+
+    search: Search
+    method: str
+    metric: str
+    settings: Mapping[str, Any]
+    auc: float
+    low: float | None
+    high: float | None
+    interval: str
+    average_precision: float
+    rates_at: Mapping[float, float]
+    youden: float
+    youden_k: int | None
+    rates_at_k: Mapping[int, Rates]
+    node_auc: float | None
+    seconds: float | None
+    curve: Curve
+    scored: ScoredGraph | None
+    stairs_auc: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """All figures under flat names, in types that JSON has."""
+        problem, settings = self.search.problem, self.search.settings
+        n_candidates, n_positives = self.search.sizes
+        return {
+            "model": problem.model_name,
+            "task": problem.task,
+            "circuit": problem.origin,
+            "method": self.method,
+            "metric": self.metric,
+            "prompts": problem.prompts,
+            "n_prompts": len(problem.pairs),
+            "universe": settings.universe,
+            "n_candidates": n_candidates,
+            "n_positives": n_positives,
+            "auc": self.auc,
+            "auc_low": self.low,
+            "auc_high": self.high,
+            "stairs_auc": self.stairs_auc,
+            "interval_over": self.interval,
+            "average_precision": self.average_precision,
+            **{f"tpr_at_fpr_{rate:g}": tpr for rate, tpr in self.rates_at.items()},
+            "youden": self.youden,
+            "youden_k": self.youden_k,
+            **{f"{name}_at_k_{k}": rate for k, rates in self.rates_at_k.items() for name, rate in zip(("tpr", "fpr"), rates)},
+            "node_auc": self.node_auc,
+            "settings": dict(self.settings),
+            "seed": settings.seed,
+            "seconds": self.seconds,
+        }
+
+
+def measured_scores(
+    search: Search, method: str, groups: Sequence[ScoredGraph], sizes: Sequence[int], metric: str | None = None
+) -> Finding:
+    """Measure scores that were made group by group.
+
+    Args:
+        groups: Scores of each group of prompts, mean over its prompts; "seconds" in their metadata.
+        sizes: Number of prompts of each group.
+        metric: Name of the metric; None: the search's.
+    """
+    metric = search.metric_name if metric is None else metric
+    scored, sums = _whole(search, groups, sizes, metric)
+    among = candidates(scored, search.problem.known, search.settings.universe)
+    curve, low, high = roc_curve(among.labels, among.scores), None, None
+    if len(groups) > 1:
+        resampled = bootstrap_auc(
+            sums,
+            search.problem.known,
+            universe=search.settings.universe,
+            n_resamples=search.settings.n_resamples,
+            seed=search.settings.seed,
+        )
+        low, high = resampled.low, resampled.high
+    best = curve.best_youden()
+    return Finding(
+        search=search,
+        method=method,
+        metric=metric,
+        settings=scored.metadata["settings"],
+        auc=curve.auc,
+        low=low,
+        high=high,
+        interval="prompts",
+        average_precision=curve.average_precision,
+        rates_at={rate: curve.at_false_positive_rate(rate).true_positive_rate for rate in FALSE_POSITIVE_RATES},
+        youden=best.youden,
+        youden_k=best.n_selected,
+        rates_at_k={k: rates_at_k(curve, k) for k in search.k},
+        node_auc=node_auc(search, scored),
+        seconds=sum(group.metadata["seconds"] for group in groups),
+        curve=Curve(curve.false_positive_rates, curve.true_positive_rates),
+        scored=scored,
+    )
+
+
+def _whole(
+    search: Search, groups: Sequence[ScoredGraph], sizes: Sequence[int], metric: str
+) -> tuple[ScoredGraph, Float[Tensor, "group source destination"]]:
+    """The scores over all prompts, and each group's sum over its prompts."""
+    sums = torch.stack([group.scores.double() * size for group, size in zip(groups, sizes, strict=True)])
+    about = dict(groups[0].metadata)
+    about.pop("seconds")
+    about |= {"model": search.problem.model_name, "task": search.problem.task, "metric": metric}
+    about["settings"] = {**about["settings"], "n_prompts": sum(sizes), "seed": search.settings.seed}
+    return ScoredGraph(search.problem.graph, sums.sum(0) / sum(sizes), about), sums
+
+
+def named(finding: Finding) -> str:
+    """Method and metric, if it uses one, in words."""
+    return finding.method if finding.metric == NO_METRIC else f"{finding.method}, {finding.metric}"
+
+
+def rates_at_k(curve: RocCurve, k: int) -> Rates:
+    """The rates of the k candidates of highest score."""
+    point = curve.at_k(k)
+    return Rates(point.true_positive_rate, point.false_positive_rate)
+
+
+def node_auc(search: Search, scored: ScoredGraph) -> float | None:
+    """The area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit."""
+    nodes = node_candidates(scored, search.problem.known)
+    if nodes.n_positives in (0, len(nodes)):
+        return None
+    return area_under_roc(nodes.labels, nodes.scores).item()

@@ -1,0 +1,142 @@
+"""Scores as pictures: those of the circuit's edges against all others, and by the role of the head they come from.
+
+- `plot_distributions`: after Figures 4 and 8 of Syed, Rager and Conmy 2023. Two histograms of |score| for each method, on
+  a logarithmic axis, each with area one; edges that score exactly zero stand at the left.
+- `plot_by_role`: after its Figure 11. A dot for each edge out of the heads of a role, in colour if it is in the circuit.
+
+Needs matplotlib, which is imported on use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edge_circuits.benchmarks.problems.known_circuits import Problem
+from edge_circuits.benchmarks.roc.curve_plots import new_figure, write_figure
+from edge_circuits.benchmarks.roc.finding import Finding, named
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+IN_CIRCUIT, OTHER = "#d55e00", "#7d8b99"
+N_BINS = 26
+DECADES = 8  # scores smaller than the largest by more than that are drawn as zero
+COLUMNS = 3
+CROWDED = 200  # dots in a row of a panel
+
+
+def plot_distributions(findings: Sequence[Finding], path: Path) -> Path | None:
+    """Draw the distributions of one problem's scores, a panel a method; None if no finding has scores."""
+    scored = [finding for finding in findings if finding.scored is not None]
+    if not scored:
+        return None
+    problem = scored[0].search.problem
+    n_columns, n_rows = min(COLUMNS, len(scored)), -(-len(scored) // COLUMNS)
+    figure = new_figure(4.6 * n_columns, 3.1 * n_rows + 0.4)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for axes, finding in zip(panels, scored):
+        _draw_distribution(axes, finding)
+    for axes in panels[len(scored) :]:
+        axes.set_visible(False)
+    panels[0].legend(loc="upper left", fontsize=8, frameon=False)
+    figure.suptitle(f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others", fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_by_role(findings: Sequence[Finding], path: Path) -> Path | None:
+    """Draw one problem's scores by the role of the source, a panel a method; None if nothing has scores or a role."""
+    scored = [finding for finding in findings if finding.scored is not None]
+    if not scored or not scored[0].search.problem.roles:
+        return None
+    problem = scored[0].search.problem
+    groups = sources_by_role(problem)
+    figure = new_figure(2.2 + 3.3 * min(COLUMNS, len(scored)), (0.32 * len(groups) + 1.1) * -(-len(scored) // COLUMNS) + 0.4)
+    n_columns, n_rows = min(COLUMNS, len(scored)), -(-len(scored) // COLUMNS)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+    for axes, finding in zip(panels.flatten(), scored):
+        _draw_roles(axes, finding, groups)
+    for axes in panels.flatten()[len(scored) :]:
+        axes.set_visible(False)
+    figure.suptitle(f"{problem.name}: |score| of edges by their source; the circuit's in colour", fontsize=12)
+    return write_figure(figure, path)
+
+
+def sources_by_role(problem: Problem) -> dict[str, Bool[Tensor, "source"]]:
+    """Which sources have each role, then the other heads, MLPs and `input`, as far as there are any. [source]"""
+    names = problem.graph.sources
+    kinds = [problem.roles.get(name) or _kind(name) for name in names]
+    order = [*dict.fromkeys(problem.roles.values()), "other heads", "MLPs", "input"]
+    masks = {kind: torch.tensor([of == kind for of in kinds]) for kind in order}
+    return {kind: mask for kind, mask in masks.items() if mask.any()}
+
+
+def _kind(source: str) -> str:
+    return "input" if source == "input" else "MLPs" if source.startswith("m") else "other heads"
+
+
+def _sizes(finding: Finding) -> tuple[Float[Tensor, "source destination"], float]:
+    """|score| of every edge, and what is drawn for zero."""
+    sizes = finding.scored.scores.abs().double()
+    largest = sizes.max().item() or 1.0
+    smallest = sizes[sizes > largest * 10**-DECADES].min().item() if sizes.any() else largest
+    floor = smallest / 3
+    return sizes.clamp(min=floor), floor
+
+
+def _draw_distribution(axes: Axes, finding: Finding) -> None:
+    graph, circuit = finding.search.problem.graph, finding.search.problem.circuit
+    sizes, floor = _sizes(finding)
+    bins = torch.logspace(torch.log10(torch.tensor(floor * 0.9)).item(), sizes.max().log10().item() + 0.01, N_BINS + 1)
+    for mask, colour, label in ((graph.edge_mask & ~circuit.mask, OTHER, "other edges"), (circuit.mask, IN_CIRCUIT, "circuit")):
+        values = sizes[mask]
+        weights = [1 / len(values)] * len(values)
+        axes.hist(values.numpy(), bins=bins.numpy(), weights=weights, color=colour, alpha=0.55, label=label)
+    axes.set_xscale("log")
+    if (sizes[graph.edge_mask] <= floor).any():
+        _mark_zero(axes, floor)
+    axes.set_title(_panel_title(finding), fontsize=10)
+    axes.set_xlabel("|score|")
+    axes.set_ylabel("share of edges")
+    _plain(axes)
+
+
+def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, "source"]]) -> None:
+    """A row a role; dots are spread within their row by a fixed rule."""
+    graph, circuit = finding.search.problem.graph, finding.search.problem.circuit
+    sizes, floor = _sizes(finding)
+    for row, sources in enumerate(groups.values()):
+        of_role = graph.edge_mask & sources[:, None]
+        for mask, colour, size in ((of_role & ~circuit.mask, OTHER, 4), (of_role & circuit.mask, IN_CIRCUIT, 14)):
+            values = sizes[mask]
+            spread = (torch.arange(len(values)) * 0.618034) % 1 - 0.5
+            size, alpha = (size, 0.8) if len(values) < CROWDED else (2, max(0.05, 0.8 * CROWDED / len(values)))
+            axes.scatter(values, row + 0.6 * spread, s=size, color=colour, alpha=alpha, linewidths=0)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    if (sizes[graph.edge_mask] <= floor).any():
+        _mark_zero(axes, floor)
+    axes.set_title(_panel_title(finding), fontsize=10)
+    axes.set_xlabel("|score|")
+    _plain(axes)
+
+
+def _mark_zero(axes: Axes, floor: float) -> None:
+    """Set off what stands for zero from the scores that are drawn in their place."""
+    axes.axvline(floor * 1.6, color="#bbbbbb", linewidth=0.8)
+    axes.annotate("0", (floor, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8, color="#666666")
+
+
+def _panel_title(finding: Finding) -> str:
+    return f"{named(finding)}, AUC {finding.auc:.3f}"
+
+
+def _plain(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

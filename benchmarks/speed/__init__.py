@@ -1,0 +1,1 @@
+"""Running times as ratios to the bare passes: `python -m edge_circuits.benchmarks.speed`."""

@@ -1,0 +1,1 @@
+"""ROC curves, correlations and their intervals."""

@@ -1,0 +1,119 @@
+"""Confidence intervals of an AUC over prompts, from the scores of groups of prompts; no model runs again.
+
+A method's score of an edge is a sum over prompts, so keeping the sum of each group of prompts (a batch, or one prompt)
+is enough to know the scores that other samples of prompts would have given:
+
+1. draw as many groups as there are, with replacement, many times;
+2. add up the scores of the groups drawn, which is one matrix product;
+3. take the AUC of each draw; the interval lies between two percentiles of these.
+
+Reference: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edge_circuits.benchmarks.reference import ReferenceCircuit, candidate_labels, candidate_scores
+from edge_circuits.benchmarks.reference.universes import By
+from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
+from edge_circuits.graphs import Circuit, Graph
+
+CHUNK = 32
+
+
+@dataclass(frozen=True, eq=False)
+class AucInterval:
+    """An AUC and how far it depends on the prompts.
+
+    Attributes:
+        auc: Of the scores of all groups.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        confidence: Share of the resamples between the ends, e.g. 0.95.
+        resamples: AUC of each draw; those of two methods with equal groups and seed are paired. [resample]
+        n_groups: Groups of prompts that were drawn from.
+        seed: Of the draws.
+    """
+
+    auc: float
+    low: float
+    high: float
+    confidence: float
+    resamples: Float[Tensor, "resample"]
+    n_groups: int
+    seed: int
+
+    @property
+    def standard_error(self) -> float:
+        """Standard deviation of the AUC over the resamples."""
+        return self.resamples.std().item()
+
+
+def bootstrap_auc(
+    edge_scores_per_group: Float[Tensor, "group source destination"],
+    circuit: Circuit | ReferenceCircuit,
+    *,
+    universe: str = "all",
+    by: By = "absolute",
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> AucInterval:
+    """The AUC of edge scores with a percentile interval over prompts.
+
+    Prompts of a group are drawn together, so groups should be alike: many small ones of mixed prompts, best one prompt
+    each. A draw repeats some groups and lacks others, so its scores are noisier than those of all groups, and the
+    interval may lie a little below `auc`. It tells how the AUC depends on the prompts, not on the circuit's edges.
+
+    Args:
+        edge_scores_per_group: Sum (not mean) of the scores over the prompts of each group.
+        circuit: The known circuit.
+        universe: Among which edges; see `edge_circuits.benchmarks.reference.universes`. A direct link scores the sum of its in-edges.
+        by: "absolute" ranks by the absolute value of the summed score, "signed" by the score itself.
+        n_resamples: Number of draws.
+        confidence: Share of the draws inside the interval.
+        seed: The draws depend on it and on the number of groups alone.
+
+    Raises:
+        ValueError: There are fewer than two groups, a number is out of range, or there is no ROC curve.
+    """
+    graph = (circuit.circuit if isinstance(circuit, ReferenceCircuit) else circuit).graph
+    _check(edge_scores_per_group, graph, by, n_resamples, confidence)
+    labels = candidate_labels(circuit, universe)
+
+    def auc(scores: Float[Tensor, "*batch source destination"]) -> Float[Tensor, "*batch"]:
+        return area_under_roc(labels, candidate_scores(scores, graph, universe, by=by))
+
+    per_group = edge_scores_per_group.detach().cpu().double()
+    draws = _draws(len(per_group), n_resamples, seed).double()
+    resamples = torch.cat([auc(torch.tensordot(chunk, per_group, dims=1)) for chunk in draws.split(CHUNK)])
+    tail = (1 - confidence) / 2
+    low, high = resamples.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    return AucInterval(auc(per_group.sum(0)).item(), low, high, confidence, resamples, len(per_group), seed)
+
+
+def _draws(n_groups: int, n_resamples: int, seed: int) -> Int[Tensor, "resample group"]:
+    """How often each group is drawn in each resample; every row adds up to the number of groups."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(n_groups, (n_resamples, n_groups), generator=generator)
+    return torch.zeros(n_resamples, n_groups, dtype=torch.long).scatter_add_(1, chosen, torch.ones_like(chosen))
+
+
+def _check(per_group: Tensor, graph: Graph, by: str, n_resamples: int, confidence: float) -> None:
+    expected = (graph.n_sources, graph.n_destinations)
+    if per_group.ndim != 3 or tuple(per_group.shape[1:]) != expected:
+        raise ValueError(f"scores must be [group source destination] with the circuit's {expected}, got {tuple(per_group.shape)}")
+    if len(per_group) < 2:
+        raise ValueError(f"an interval over prompts needs at least 2 groups, got {len(per_group)}: use smaller groups")
+    if by not in get_args(By):
+        raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}")
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be 2 or more, got {n_resamples}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")

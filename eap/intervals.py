@@ -1,0 +1,128 @@
+"""Scores with error bars: how far the score of each edge depends on the prompts.
+
+1. `score_groups` scores groups of prompts one by one and keeps what each adds, at the price of one scoring.
+2. `error_bars` draws groups with replacement and gives each edge's interval and how surely it has its sign.
+3. `graphs.pruning.selection_frequency` and `prune(graph, k, stable=0.95)` tell and use how surely an edge is chosen.
+
+    graph = score_groups(model, pairs, metric, "relp", n_groups=20)
+    bars = error_bars(graph)
+    bars.low, bars.high, bars.sign_stability                 # [source destination]
+    circuit = prune(graph, k=200, stable=0.95)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edge_circuits.eap.scoring import score
+from edge_circuits.graphs import PromptPairs, ScoredGraph
+from edge_circuits.graphs.bootstrap import N_RESAMPLES, check_resamples, drawn_counts, edge_groups
+from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.running.distributed import Processes
+
+NOT_A_MEAN = {
+    "hisp": "it takes an absolute value of a sum over prompts",
+    "learned-mask": "it is one training on all prompts",
+    "random": "it does not look at prompts",
+}
+EDGE_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorBars:
+    """How far scores depend on the prompts; 0 everywhere where there is no edge.
+
+    Attributes:
+        graph: The scores, kept group by group.
+        low: Lower end of each score's interval, in the metric's unit. [source destination]
+        high: Upper end. [source destination]
+        sign_stability: Share of the samples of prompts in which the score has the sign it has over all. [source destination]
+        confidence: Share of the samples inside of the intervals.
+    """
+
+    graph: ScoredGraph
+    low: Float[Tensor, "source destination"]
+    high: Float[Tensor, "source destination"]
+    sign_stability: Float[Tensor, "source destination"]
+    confidence: float
+
+
+def score_groups(
+    model: nn.Module, pairs: PromptPairs, metric: Metric, method: str = "relp", *, n_groups: int = 20, quiet: bool = False, **settings: Any
+) -> ScoredGraph:
+    """Scores over all prompts, with what each group of prompts adds to them in `per_group`.
+
+    Args:
+        model: As for `eap.score`, and so are the settings; a `process_group` shares the prompts of each group.
+        pairs: Prompts; group i takes every n_groups-th from the i-th on, so each is a mixture.
+        metric: `metric(logits, pairs)`, one value a prompt.
+        method: One of `eap.score` whose scores are means over prompts.
+        n_groups: Groups; one prompt each if there are fewer prompts.
+        quiet: No progress bar.
+
+    Raises:
+        ValueError: As `eap.score`; fewer than two groups or prompts; a method or intervention whose scores are no means over
+            prompts.
+    """
+    _check(pairs, method, n_groups, settings)
+    groups, parts = pairs.groups(n_groups), []
+    quiet = quiet or not Processes(settings.get("process_group")).is_first
+    for group in tqdm(groups, desc=method, unit="group", disable=quiet):
+        parts.append(score(model, group, metric, method, quiet=True, **settings))
+    per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
+    metadata = dict(parts[0].metadata)
+    metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}
+    total = per_group.double().sum(0).to(per_group.dtype)
+    return ScoredGraph(parts[0].graph, total, metadata, per_group)
+
+
+def error_bars(
+    graph: ScoredGraph, *, confidence: float = 0.95, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> ErrorBars:
+    """Percentile intervals over prompts, and how surely each score has its sign.
+
+    Args:
+        graph: Scores kept group by group.
+        confidence: Share of the draws inside of an interval.
+        n_resamples: Number of draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: The scores came without groups, or a number is out of range.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    check_resamples(n_resamples)
+    graph.check_finite()
+    groups = edge_groups(graph)
+    counts = drawn_counts(len(groups), n_resamples, seed)
+    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    parts = []
+    for some, signs in zip(groups.split(EDGE_CHUNK, dim=1), graph.values.sign().split(EDGE_CHUNK)):
+        drawn = counts @ some
+        parts.append(torch.cat((drawn.quantile(tails, dim=0), (drawn.sign() == signs).double().mean(0, keepdim=True))))
+    low, high, stability = (_as_matrix(graph, values) for values in torch.cat(parts, dim=1))
+    return ErrorBars(graph, low, high, stability, confidence)
+
+
+def _check(pairs: PromptPairs, method: str, n_groups: int, settings: dict[str, Any]) -> None:
+    if method in NOT_A_MEAN:
+        raise ValueError(f"method {method!r} has no error bars over prompts: {NOT_A_MEAN[method]}; take another method")
+    if str(settings.get("intervention", "")).startswith("mean"):
+        raise ValueError(
+            f"intervention {settings['intervention']!r} takes its means over all prompts, which groups do not have: take 'patching' or 'zero'"
+        )
+    if n_groups < 2 or len(pairs) < 2:
+        raise ValueError(f"n_groups must be 2 or more, of as many prompts, got {n_groups} groups and {len(pairs)} prompts")
+
+
+def _as_matrix(graph: ScoredGraph, values: Float[Tensor, "edge"]) -> Float[Tensor, "source destination"]:
+    matrix = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=values.dtype)
+    matrix[graph.graph.edge_mask.T] = values
+    return matrix.T.contiguous()

@@ -1,0 +1,1 @@
+"""The scoring methods, a file each."""

@@ -1,0 +1,71 @@
+"""Exact edge activation patching: every edge cut alone, and the metric measured.
+
+The slow method that the others approximate, made affordable: candidates that share a destination run stacked along
+the batch, and only what follows from the destination is computed again (`edge_circuits.graphs.running.incremental`).
+
+Reference: Conmy et al. 2023, path patching of single edges; Syed, Rager and Conmy 2023, section 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from edge_circuits.eap.checkpoint import Checkpoint
+from edge_circuits.eap.context import Job
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.files.digest import digest_of
+from edge_circuits.graphs.metrics import Metric, check_values
+from edge_circuits.graphs.running.cached_run import Standing
+from edge_circuits.graphs.running.incremental import ask
+
+STACKED_TOKENS = 1024
+
+
+@torch.no_grad()
+def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
+    full = job.transformer.graph.edge_mask
+    wanted = full if job.edges is None else job.edges.cpu() & full
+    progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
+    if progress.done.all():
+        return progress.scores
+    standing = Standing(job.transformer, full, batch, job.cut(batch), job.intervention == "patching")
+    uncut = _values(standing.logits[None], batch, job.metric)
+    n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
+    destinations = wanted.any(0).nonzero()[:, 0].tolist()
+    with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
+        bar.update(int(wanted[:, progress.done].sum()))
+        for destination in destinations:
+            if not progress.done[destination]:
+                for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
+                    kept = full[:, destination].repeat(len(chosen), 1)
+                    kept[torch.arange(len(chosen)), chosen] = False
+                    values = _values(ask(standing, destination, kept), batch, job.metric)
+                    progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
+                    bar.update(len(chosen))
+                progress.done[destination] = True
+                progress.save_now_and_then()
+    progress.save()
+    return progress.scores
+
+
+def _path(job: Job, batch: PromptPairs) -> Path | None:
+    """Where what is measured of a batch is kept: beside the file of the run."""
+    if job.checkpoint is None:
+        return None
+    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}.npz")
+
+
+def _values(
+    logits: Float[Tensor, "candidate batch d_vocab"], batch: PromptPairs, metric: Metric
+) -> Float[Tensor, "candidate batch"]:
+    """The metric of each candidate, prompt by prompt."""
+    values = [metric(each, batch) for each in logits]
+    for each in values:
+        check_values(each, batch, metric)
+    return torch.stack(values)

@@ -1,0 +1,37 @@
+"""Head importance score for pruning (HISP), carried from nodes to edges.
+
+A node's importance is |sum over positions of (its cut minus its clean value) . gradient|, which equals the absolute
+sum of its out-edges' EAP scores; with `zero` ablation this is the sensitivity of the original. An edge is as
+important as the less important of its two nodes, as an edge is kept when both its nodes are; `input` and `logits`
+never limit.
+
+Deviation: the absolute value is taken of the sum over a batch, not of each prompt.
+
+Reference: Michel, Levy and Neubig 2019, equation 2; Conmy et al. 2023, section 4, for its use on circuits.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.edge_attribution_patching import eap
+from edge_circuits.graphs import PromptPairs
+
+
+def hisp(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    """Edge importance, never negative, summed over the batch."""
+    graph = job.transformer.graph
+    importance = eap(job, batch).sum(1).abs()
+    importance[0] = torch.inf
+    reader = importance.new_full((graph.n_destinations,), torch.inf)
+    for source in range(1, graph.n_sources):
+        destinations = graph.destinations_of(source)
+        known = reader[destinations]
+        reader[destinations] = torch.where(known.isinf(), importance[source], torch.maximum(known, importance[source]))
+    edges = torch.minimum(importance[:, None], reader)
+    unlimited = edges.isinf()  # input -> logits
+    edges[unlimited] = edges[~unlimited].max() if (~unlimited).any() else 0.0
+    return edges * graph.edge_mask.to(edges.device)

@@ -1,0 +1,226 @@
+"""Scores of nodes, layer by layer and position by position, from the same single backward pass as edge scores.
+
+A node's score at a position is `(value_cut - value_clean) . gradient of the metric at the node's value`, with the
+plain gradient (attribution patching) or under LRP rules (RelP). "noising" takes the gradient at the clean prompt and
+estimates what cutting does to it; "denoising" takes it at the corrupted prompt and estimates what restoring the node
+there does, with the sign of cutting: positive always means that the metric is higher with the node cut.
+
+References: Nanda 2023, Attribution Patching: Activation Patching at Industrial Scale. Jafari et al. 2025, RelP, figures 1,
+2, 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from tqdm import tqdm
+
+from edge_circuits.eap.relp_rules import GRADIENT, RelPRules, check_rules, cut_heads
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.metrics import Metric, check_values, metric_name
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.operations import EXACT, Operations
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.distributed import Processes
+from edge_circuits.graphs.running.patching import answer_rows, trimmed
+
+Direction = Literal["noising", "denoising"]
+NodeMethod = Literal["eap", "relp"]
+MAX_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class NodeScores:
+    """Node scores of every prompt and their means.
+
+    Attributes:
+        per_prompt: by kind of node, [pair layer pos], and [pair layer head pos] for "heads"; NaN where a prompt has no
+            such position, zero after its answer. Kinds: "resid_pre", "resid_mid" (between attention and MLP; not
+            there for parallel or attention-only blocks), "resid_post", "attention_out", "mlp_out" (not there for
+            attention-only models), "heads".
+        metadata: model, method, rules, metric, direction.
+    """
+
+    per_prompt: Mapping[str, Float[Tensor, "pair layer *head pos"]]
+    metadata: Mapping[str, Any]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of node that the model has."""
+        return tuple(self.per_prompt)
+
+    def mean(self, kind: str) -> Float[Tensor, "layer *head pos"]:
+        """The mean over the prompts that have the position, counted from the start of each prompt.
+
+        Raises:
+            ValueError: the model has no such kind of node.
+        """
+        if kind not in self.per_prompt:
+            raise ValueError(f"kind is one of {', '.join(self.kinds)}; got {kind!r}.")
+        return self.per_prompt[kind].nanmean(0)
+
+
+@torch.inference_mode(False)
+def score_nodes(
+    model: nn.Module,
+    pairs: PromptPairs,
+    metric: Metric,
+    method: NodeMethod = "eap",
+    direction: Direction = "noising",
+    *,
+    rules: RelPRules | None = None,
+    batch_size: int | None = None,
+    process_group: ProcessGroup | None = None,
+    quiet: bool = False,
+) -> NodeScores:
+    """Score the residual stream, attention and MLP outputs and heads at every layer and position.
+
+    Args:
+        metric: `metric(logits, pairs)`, one value a prompt; the unit of the scores.
+        method: "eap", the gradient, or "relp".
+        direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
+        rules: of "relp"; RelP's own by default.
+        batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
+        process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: an unknown method or direction, rules for "eap", a rule that does not fit the model or nodes, an
+            unsupported model, or a metric that cannot be scored with.
+    """
+    rules = _checked(metric, method, direction, rules)
+    transformer = adapt(model)
+    check_rules(rules, transformer)
+    processes = Processes(process_group, transformer.device)
+    processes.check_same({"settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
+    batches = [batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))]
+    per_prompt: dict[str, Tensor] = {}
+    quiet = quiet or not processes.is_first
+    with tqdm(total=sum(map(len, batches)), desc=f"{method} nodes", unit="prompt", disable=quiet, leave=False) as bar:
+        for batch in batches:
+            for kind, value in _batch_scores(transformer, batch, metric, rules, direction).items():
+                value = _padded(value, batch, pairs.clean.shape[1]).cpu()
+                rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
+                rows[batch.indices.cpu()] = value
+            bar.update(len(batch))
+    per_prompt = {kind: processes.total(rows) for kind, rows in per_prompt.items()}  # a prompt's row is zero but in one process
+    metadata = {
+        "model": transformer.name,
+        "method": method,
+        "rules": rules.as_dict(),
+        "metric": metric_name(metric),
+        "direction": direction,
+        "n_prompts": len(pairs),
+    }
+    return NodeScores(per_prompt, metadata)
+
+
+def _checked(metric: Metric, method: str, direction: str, rules: RelPRules | None) -> RelPRules:
+    """The rules to use."""
+    if method not in get_args(NodeMethod):
+        raise ValueError(f"method is one of {', '.join(get_args(NodeMethod))} for nodes; got {method!r}.")
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction is one of {', '.join(get_args(Direction))}; got {direction!r}.")
+    if method == "eap" and rules is not None:
+        raise ValueError("rules are for method='relp'; method 'eap' is the plain gradient.")
+    if direction == "noising" and getattr(metric, "zero_gradient_at_clean", False):
+        raise ValueError(
+            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
+            "there); score with a task metric, or with direction='denoising'."
+        )
+    rules = rules or (GRADIENT if method == "eap" else RelPRules())
+    if rules.reader != "linear":
+        raise ValueError(f"reader {rules.reader!r} is about edges; for nodes use reader='linear'.")
+    return rules
+
+
+def _batch_scores(
+    transformer: Transformer, batch: PromptPairs, metric: Metric, rules: RelPRules, direction: Direction
+) -> dict[str, Tensor]:
+    """Scores of each kind, [layer (head) batch pos], where the last layer may hold the answer row alone."""
+    tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
+    here, there = (transformer.embed(trimmed(each, batch)) for each in tokens)
+    with torch.no_grad():
+        other = transformer.forward(there, answer_rows(batch))
+    heads = cut_heads(transformer, other, answer_rows(batch)) if rules.attention == "secant" else None
+    kept, gradients = _gradients(transformer, here, batch, metric, rules.operations(heads))
+    sign = 1 if direction == "noising" else -1
+    with torch.no_grad():
+        return {kind: sign * value for kind, value in _products(transformer, batch, kept, other, gradients).items()}
+
+
+@dataclass(frozen=True)
+class _NodeGradients:
+    """Gradients of the metric, an entry a layer: at the whole stream before a layer (and before `logits`), at the
+    branch that the MLP reads, and at the heads' mixed values."""
+
+    streams: list[Tensor]
+    mlp_in: list[Tensor]
+    z: list[Tensor]
+
+
+def _gradients(
+    transformer: Transformer, embed: Tensor, batch: PromptPairs, metric: Metric, operations: Operations
+) -> tuple[Activations, _NodeGradients]:
+    """Values and gradients at one prompt of each pair."""
+    with torch.enable_grad():
+        kept = transformer.forward(embed.detach().requires_grad_(), answer_rows(batch), operations)
+        values = metric(transformer.unembed(kept.final[:, 0], operations), batch)
+        check_values(values, batch, metric)
+        places = [*kept.attention_in, kept.final, *kept.mlp_in, *kept.z]
+        gradients = torch.autograd.grad(values.sum(), places, materialize_grads=True)
+    n, n_mlps = len(transformer.blocks), len(kept.mlp_in)
+    streams, mlp_in, z = gradients[: n + 1], gradients[n + 1 : n + 1 + n_mlps], gradients[n + 1 + n_mlps :]
+    return kept, _NodeGradients(list(streams), list(mlp_in), list(z))
+
+
+def _products(
+    transformer: Transformer, batch: PromptPairs, kept: Activations, other: Activations, gradients: _NodeGradients
+) -> dict[str, Tensor]:
+    """Change . gradient of every node: [batch pos layer], and [batch pos layer head] for heads."""
+    rows, width = answer_rows(batch).to(transformer.device), kept.embed.shape[1]
+    found: dict[str, list[Tensor]] = {}
+
+    def add(kind: str, now: Tensor, then: Tensor, gradient: Tensor) -> None:
+        product = ((then - now) * gradient.to(now.device)).sum(-1)
+        found.setdefault(kind, []).append(_at_positions(product.to(rows.device), rows, width))
+
+    streams = [*kept.attention_in, kept.final], [*other.attention_in, other.final]
+    for layer, block in enumerate(transformer.blocks):
+        after = gradients.streams[layer + 1].to(block.device)
+        add("resid_pre", streams[0][layer], streams[1][layer], gradients.streams[layer])
+        add("resid_post", streams[0][layer + 1], streams[1][layer + 1], after)
+        add("heads", kept.z[layer], other.z[layer], gradients.z[layer])
+        sequential = block.mlp is not None and not block.parallel
+        at_attention = after + gradients.mlp_in[layer] if sequential else after
+        writes = (EXACT.norm(block.attention_post_norm, each.attention_sum[layer]) for each in (kept, other))
+        add("attention_out", *writes, at_attention)
+        if sequential:
+            add("resid_mid", kept.mlp_in[layer], other.mlp_in[layer], at_attention)
+        if block.mlp is not None:
+            add("mlp_out", kept.mlp_out[layer], other.mlp_out[layer], after)
+    order = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out", "heads")
+    return {kind: torch.stack(found[kind], dim=2) for kind in order if kind in found}
+
+
+def _at_positions(product: Float[Tensor, "batch row *head"], rows: Tensor, width: int) -> Float[Tensor, "batch pos *head"]:
+    """A value of all positions as it is; one of the answer row at its position, with zeros elsewhere."""
+    if product.shape[1] == width:
+        return product
+    out = product.new_zeros(len(product), width, *product.shape[2:])
+    out[torch.arange(len(rows), device=rows.device), rows[:, 0]] = product[:, 0]
+    return out
+
+
+def _padded(value: Float[Tensor, "batch pos layer *head"], batch: PromptPairs, width: int) -> Float[Tensor, "batch layer *head width"]:
+    """Positions last, up to `width`: zero after the answer, NaN after the prompt's end."""
+    out = value.new_zeros(len(value), width, *value.shape[2:])
+    out[:, : value.shape[1]] = value
+    out[torch.arange(width, device=value.device) >= batch.lengths[:, None]] = torch.nan
+    return out.movedim(1, -1)

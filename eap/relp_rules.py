@@ -1,0 +1,279 @@
+"""Rules of layer-wise relevance propagation (LRP), as replacements for the gradient in one backward pass.
+
+Every rule keeps the value of a step and replaces its local derivative by an LRP coefficient:
+
+| rule | step | coefficient |
+| --- | --- | --- |
+| LN-rule | every norm: LayerNorm, RMSNorm, post-norms, norms of q and k, the final one | sigma is a constant |
+| Identity-rule | activation function f | f(x) / x, with its limit at 0 |
+| 0-rule | linear maps, rotary embedding, residual sums | the plain gradient (biases receive nothing) |
+| Half-rule | product of a gated MLP | half the gradient to each factor |
+| LRP-all | the same | the whole gradient to the signal, nothing to the gate |
+| AH-rule | attention | the pattern is a constant |
+| AttnLRP | attention | each product shares equally between its factors: q and k x 1/4, v x 1/2 |
+| secant | attention | the softmax's Jacobian, averaged on the line from clean to cut queries (for q) or keys (for k) |
+
+Soft caps (Gemma 2) keep their gradient, those of attention scores and that of the logits.
+
+References: Ali et al. 2022, XAI for Transformers: Better Explanations through Conservative Propagation (LN-rule,
+AH-rule). Jafari et al. 2024, MambaLRP (Identity and Half). Arras et al. 2019, Explaining and Interpreting LSTMs
+(LRP-half, LRP-all). Montavon et al. 2019, Layer-Wise Relevance Propagation: An Overview (0-rule). Achtibat et al. 2024,
+AttnLRP (propositions 3.1 and 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edge_circuits.graphs.model.attention import project
+from edge_circuits.graphs.model.operations import AttentionScores, Operations, exact_activation, exact_attention
+from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
+
+NormRule = Literal["ln", "exact"]
+ActivationRule = Literal["identity", "exact"]
+AttentionRule = Literal["live", "ah", "attnlrp", "secant"]
+GateRule = Literal["half", "all", "exact"]
+Reader = Literal["linear", "norm", "softmax"]
+
+COEFFICIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: torch.special.ndtr(x),
+    "gelu_new": lambda x: torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)),
+    "relu": lambda x: (x > 0).to(x.dtype),
+    "silu": torch.sigmoid,
+    "solu": lambda x: F.softmax(x, dim=-1),
+}
+"""f(x) / x of each activation function, in a form without the division; at 0 this is f'(0), 0 for ReLU."""
+
+SECANT_POINTS = ((0.1127016653792583, 5 / 18), (0.5, 8 / 18), (0.8872983346207417, 5 / 18))
+"""Where on the line from clean (0) to cut (1) the secant takes Jacobians, and their weights (Gauss-Legendre)."""
+
+
+class CutHeads(NamedTuple):
+    """Queries and keys of a layer on the cut streams, as attention meets them: after norms and rotation."""
+
+    q: Float[Tensor, "batch head row d_head"]
+    k: Float[Tensor, "batch head pos d_head"]
+
+
+@dataclass(frozen=True)
+class RelPRules:
+    """Which rule is used where. The default is RelP's own: LN, Identity and Half, attention live.
+
+    Attributes:
+        norm: "ln", or "exact", the gradient.
+        activation: "identity", or "exact".
+        attention: "live" (the gradient), "ah", "attnlrp" or "secant".
+        gate: "half"; "all", where the gate act(W_gate x) is a constant; or "exact".
+        reader: how an edge's change passes the destination that it enters. "linear" (published): by the rules
+            above; "norm": exactly through the destination's norm (`edge_circuits.eap.exact_norm`); "softmax": for <q> and <k>
+            exactly through the softmax too (`edge_circuits.eap.exact_softmax`).
+
+    Raises:
+        ValueError: an unknown choice.
+    """
+
+    norm: NormRule = "ln"
+    activation: ActivationRule = "identity"
+    attention: AttentionRule = "live"
+    gate: GateRule = "half"
+    reader: Reader = "linear"
+
+    def __post_init__(self) -> None:
+        for name, choices in get_type_hints(RelPRules).items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(
+                    f"RelPRules: {name} is one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}."
+                )
+
+    @property
+    def name(self) -> str:
+        """Every choice, for tables and metadata: "norm=ln activation=identity attention=live gate=half reader=linear"."""
+        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+
+    def as_dict(self) -> dict[str, str]:
+        """Every choice by name, for metadata."""
+        return asdict(self)
+
+    def operations(self, cut_heads: Sequence[CutHeads] | None = None) -> Operations:
+        """The steps of a forward pass under these rules.
+
+        Args:
+            cut_heads: for attention "secant" alone, which then serves one forward pass; see `cut_heads`.
+        """
+        attention: dict[str, Callable[..., Tensor]] = {
+            "live": exact_attention,
+            "ah": constant_pattern_attention,
+            "attnlrp": shared_attention,
+        }
+        if self.attention == "secant":
+            assert cut_heads is not None, "the secant needs the cut queries and keys"
+            attention["secant"] = SecantAttention(iter(cut_heads))
+        return Operations(
+            constant_scale=self.norm == "ln",
+            activation=identity_activation if self.activation == "identity" else exact_activation,
+            gate={"half": half_gate, "all": constant_gate, "exact": torch.mul}[self.gate],
+            attention=attention[self.attention],
+        )
+
+
+GRADIENT = RelPRules(norm="exact", activation="exact", attention="live", gate="exact")
+"""No rule at all: edge attribution patching."""
+
+
+def check_rules(rules: RelPRules, transformer: Transformer) -> None:
+    """Refuse a rule for which a model has no place.
+
+    RelP's own rules are for models in general and have nothing to do where there is no such step; a choice that
+    departs from them is meant for a step that has to be there.
+
+    Raises:
+        ValueError: gate "all" without a gated MLP, or reader "norm" without a norm before any destination.
+    """
+    blocks = transformer.blocks
+    if rules.gate == "all" and not any(block.mlp is not None and block.mlp.W_gate is not None for block in blocks):
+        raise ValueError(f"gate rule 'all' has no place in {transformer.name}: it has no gated MLP. Use 'half' or 'exact'.")
+    norms = [transformer.final_norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))]
+    if rules.reader == "norm" and not any(norm is not None for norm in norms):
+        raise ValueError(f"reader 'norm' has no place in {transformer.name}: no destination has a norm. Use 'linear'.")
+
+
+class _Identity(torch.autograd.Function):
+    """An activation function whose backward pass multiplies by f(x) / x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.name = name
+        return exact_activation(name, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * COEFFICIENTS[ctx.name](*ctx.saved_tensors), None
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, with the gradient times a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def identity_activation(name: str, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """The activation function under the Identity-rule.
+
+    Reference: Jafari et al. 2024, MambaLRP, section 4.1.
+    """
+    return _Identity.apply(x, name)
+
+
+def half_gate(gate: Float[Tensor, "*n d"], signal: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """The product under the Half-rule: each factor gets half the gradient, so half the relevance.
+
+    Reference: Arras et al. 2019, LRP-half; Jafari et al. 2024, MambaLRP, section 4.3.
+    """
+    return _ScaledGradient.apply(gate * signal, 0.5)
+
+
+def constant_gate(gate: Float[Tensor, "*n d"], signal: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """The product with the gate as a constant: all relevance goes to the signal.
+
+    Reference: Arras et al. 2019, LRP-all.
+    """
+    return gate.detach() * signal
+
+
+def constant_pattern_attention(
+    q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores
+) -> Float[Tensor, "batch head row d_head"]:
+    """Attention under the AH-rule: a linear map of the values.
+
+    Reference: Ali et al. 2022, equation 8.
+    """
+    return exact_attention(q.detach(), k.detach(), v, scores)
+
+
+def shared_attention(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) -> Float[Tensor, "batch head row d_head"]:
+    """Attention under AttnLRP.
+
+    The product of pattern and values gives half its relevance to each (proposition 3.3); the softmax passes
+    x * gradient, its Taylor expansion without the bias (proposition 3.1); the product of queries and keys shares by
+    halves again. As gradients: v times 1/2, q and k times 1/4. The softmax's bias is why relevance is not conserved.
+
+    Reference: Achtibat et al. 2024, section 3.3.
+    """
+    q, k, v = (_ScaledGradient.apply(x, factor) for x, factor in ((q, 0.25), (k, 0.25), (v, 0.5)))
+    return exact_attention(q, k, v, scores)
+
+
+@dataclass(frozen=True)
+class SecantAttention:
+    """Attention whose softmax is linearised between the clean and the cut pattern; for one forward pass.
+
+    The gradient at q is the mean of the gradients that attention has at queries on the line from clean to cut, keys
+    and values as they are; so for q' = cut it gives the exact change of the output, up to the three-point rule. The
+    gradient at k likewise with keys on their line. v has its own gradient.
+
+    Deviation: Kramar et al. 2024 recompute the softmax for each node; a mean Jacobian serves all edges of a
+    destination at once, and is exact only for the edges together.
+
+    Attributes:
+        cut_heads: queries and keys of the layers still to come.
+
+    Reference: Kramar et al. 2024, AtP*, section 3.1, for the pattern's exact change; Sundararajan et al. 2017 for the
+    mean gradient.
+    """
+
+    cut_heads: Iterator[CutHeads]
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores
+    ) -> Float[Tensor, "batch head row d_head"]:
+        """The exact output; its gradients are the means."""
+        cut_q, cut_k = (x.to(q.device) for x in next(self.cut_heads))
+        q0, k0, v0 = q.detach(), k.detach(), v.detach()
+        z = exact_attention(q0, k0, v, scores)
+        for point, weight in SECANT_POINTS:
+            through_q = exact_attention(q + point * (cut_q - q0), k0, v0, scores)
+            through_k = exact_attention(q0, k + point * (cut_k - k0), v0, scores)
+            for through in (through_q, through_k):
+                z = z + weight * (through - through.detach())
+        return z
+
+
+@torch.no_grad()
+def cut_heads(transformer: Transformer, cut: Activations, rows: Int[Tensor, "batch row"]) -> list[CutHeads]:
+    """Queries and keys on the cut streams, layer by layer.
+
+    Args:
+        cut: what `cut_values` gives: with q and k (patching) or with streams alone.
+        rows: the answer positions, where the last layer's queries are.
+    """
+    found: list[CutHeads] = []
+
+    def look(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) -> Tensor:
+        found.append(CutHeads(q, k))
+        return q
+
+    for layer, block in enumerate(transformer.blocks):
+        attention, here = block.attention, rows if layer == len(transformer.blocks) - 1 else None
+        if cut.q:
+            q, k = cut.q[layer], cut.k[layer]
+        else:
+            x = Operations().norm(block.attention_norm, cut.attention_in[layer])
+            q = project(x if here is None else take_rows(x, here), attention.W_Q, attention.b_Q)
+            k = attention.per_query_head(project(x, attention.W_K, attention.b_K))
+        attention.mix(q, k, k, here, Operations(attention=look))
+    return found

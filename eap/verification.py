@@ -1,0 +1,247 @@
+"""Self-checks before scores of a model are trusted: `verify(model, graph, pairs)`.
+
+    graph = eap.score(model, pairs, metric, "relp")
+    result = verify(model, graph, pairs, metric)
+    print(result.text); assert result.passed
+
+Each check has a number, the limit it must keep, and a verdict. Numbers are relative to the size of what is compared, unless
+stated. A check that cannot be made, because the model is refused or a value is not finite, has failed and says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
+from edge_circuits.graphs.correlation import pearson, spearman
+from edge_circuits.graphs.metrics import Metric, logit_difference
+
+# Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
+ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+LEAST_PEARSON, LEAST_SPEARMAN, LEAST_SIGNS, LEAST_BF16 = 0.3, 0.3, 0.6, 0.7
+N_EDGES = 64
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: What is checked.
+        value: The number found; NaN where it could not be.
+        limit: What it has to keep.
+        at_most: The limit is an upper one.
+        reason: Why it could not be made.
+    """
+
+    name: str
+    value: float
+    limit: float
+    at_most: bool = True
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """The number keeps the limit."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+    @property
+    def text(self) -> str:
+        """Verdict, name, number and limit on a line."""
+        verdict, sign = "ok" if self.passed else "FAILED", "<=" if self.at_most else ">="
+        return f"{verdict:6} {self.name:58} {self.value:10.3g} {sign} {self.limit:g}{'  ' + self.reason if self.reason else ''}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks, in the order in which they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """All of them."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def text(self) -> str:
+        """A line a check."""
+        return "\n".join(check.text for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked, and how exactly."""
+
+    model: nn.Module
+    graph: ScoredGraph
+    pairs: PromptPairs
+    metric: Metric
+    n_edges: int
+    seed: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def rounding(self) -> float:
+        """What rounding may do to a relative difference."""
+        return ROUNDING[self.dtype]
+
+    def score(self, model: nn.Module, pairs: PromptPairs, method: str = "eap", **settings: object) -> Tensor:
+        """Scores by a method, with the key and value destinations of the graph that is checked."""
+        grouped = "query-head" if self.graph.graph.n_kv_heads is None else "kv-head"
+        return eap.score(model, pairs, self.metric, method, kv_destinations=grouped, quiet=True, **settings).scores
+
+
+def verify(
+    model: nn.Module,
+    graph: ScoredGraph,
+    pairs: PromptPairs,
+    metric: Metric = logit_difference,
+    *,
+    n_edges: int = N_EDGES,
+    bf16: bool = True,
+    seed: int = 0,
+) -> Verification:
+    """Check a model, scores of its edges, and prompts.
+
+    Args:
+        model: The model that was scored; handed back as it came.
+        graph: The scores.
+        pairs: The prompts they were made with, or some of them.
+        metric: The metric they were made with.
+        n_edges: How many edges are patched exactly: half of them of the largest scores, half at random.
+        bf16: Also score a copy of the model in bfloat16.
+        seed: Of the random half.
+
+    Raises:
+        ValueError: The scores are not finite, or n_edges is not positive.
+    """
+    if n_edges < 1:
+        raise ValueError(f"n_edges: expected 1 or more, came {n_edges}")
+    if not graph.scores.isfinite().all():
+        raise ValueError("graph: expected finite scores, came NaN or infinity; score again with a metric that is finite")
+    subject = Subject(model, graph, pairs, metric, n_edges, seed)
+    checks = [_as_the_model, _none_cut, _all_cut, _identical_pairs, _sums_of_edges, _padding]
+    found = [check for make in checks for check in _made(make, subject)]
+    found += _made(_exact_sample, subject)
+    if bf16 and subject.dtype is not torch.bfloat16:
+        found += _made(_bf16, subject)
+    return Verification(tuple(found))
+
+
+def _made(make: Callable[[Subject], Iterator[Check]], subject: Subject) -> list[Check]:
+    """A check's results; refusals are failures."""
+    try:
+        return list(make(subject))
+    except (ValueError, RuntimeError) as error:
+        return [Check(make.__doc__.splitlines()[0].rstrip("."), float("nan"), 0.0, reason=str(error))]
+
+
+@torch.no_grad()
+def _as_the_model(subject: Subject) -> Iterator[Check]:
+    """Logits are the model's own."""
+    own = _own_logits(subject, subject.pairs.clean)
+    found = run(subject.model, Circuit.full(subject.graph.graph), subject.pairs)
+    yield Check("logits against the model's own, clean prompts", _difference(found, own), subject.rounding)
+
+
+@torch.no_grad()
+def _none_cut(subject: Subject) -> Iterator[Check]:
+    """With no edge cut, corrupted prompts do not matter."""
+    full, pairs = Circuit.full(subject.graph.graph), subject.pairs
+    found, other = (run(subject.model, full, each) for each in (pairs, pairs.identical()))
+    yield Check("no edge cut: other corrupted prompts change", _difference(found, other), subject.rounding)
+
+
+@torch.no_grad()
+def _all_cut(subject: Subject) -> Iterator[Check]:
+    """With all edges cut, logits are the model's on the corrupted prompts."""
+    found = run(subject.model, Circuit.empty(subject.graph.graph), subject.pairs)
+    own = _own_logits(subject, subject.pairs.corrupted)
+    yield Check("all edges cut, against the model on corrupted prompts", _difference(found, own), subject.rounding)
+
+
+def _identical_pairs(subject: Subject) -> Iterator[Check]:
+    """Where clean and corrupted prompts are the same, every score is zero."""
+    scores = subject.score(subject.model, subject.pairs.identical())
+    size = subject.score(subject.model, subject.pairs).abs().max()
+    yield Check("scores of identical pairs", (scores.abs().max() / size).item(), subject.rounding)
+
+
+def _sums_of_edges(subject: Subject) -> Iterator[Check]:
+    """The scores of a source's out-edges add up to its node score."""
+    graph = subject.graph.graph
+    by_source = subject.score(subject.model, subject.pairs).double().sum(1)
+    nodes = eap.score_nodes(subject.model, subject.pairs, subject.metric, quiet=True).per_prompt
+    sums = {kind: value.double().nan_to_num().sum(-1).mean(0) for kind, value in nodes.items()}
+    node_scores = [sums["resid_pre"][0][None]]
+    for layer in range(graph.n_layers):
+        node_scores += [sums["heads"][layer], *([sums["mlp_out"][layer][None]] if graph.mlps else [])]
+    yield Check("sum of out-edges against the node score", _difference(by_source, torch.cat(node_scores)), subject.rounding)
+
+
+def _padding(subject: Subject) -> Iterator[Check]:
+    """A batch gives what one prompt at a time gives."""
+    together, alone = (subject.score(subject.model, subject.pairs, batch_size=size) for size in (len(subject.pairs), 1))
+    yield Check("all prompts in a batch against one at a time", _difference(together, alone), subject.rounding)
+
+
+def _exact_sample(subject: Subject) -> Iterator[Check]:
+    """Scores agree with exact patching."""
+    chosen = _sample(subject)
+    exact = subject.score(subject.model, subject.pairs, "exact", edges=chosen)[chosen].double()
+    scores = subject.graph.scores[chosen].double()
+    told = exact.abs() > 0.01 * exact.abs().max()
+    same = (scores.sign() == exact.sign())[told].double().mean().item() if told.any() else float("nan")
+    yield Check(f"Pearson with exact patching, {len(exact)} edges", pearson(scores, exact).item(), LEAST_PEARSON, at_most=False)
+    yield Check(f"Spearman with exact patching, {len(exact)} edges", spearman(scores, exact).item(), LEAST_SPEARMAN, at_most=False)
+    yield Check(f"same sign as exact patching, {int(told.sum())} edges", same, LEAST_SIGNS, at_most=False)
+
+
+def _bf16(subject: Subject) -> Iterator[Check]:
+    """In bfloat16 edges keep their ranks."""
+    with redirect_stdout(io.StringIO()):  # a bridge tells that its type changes
+        narrow = copy.deepcopy(subject.model).to(torch.bfloat16)
+    edges = subject.graph.graph.edge_mask
+    wide, found = (subject.score(model, subject.pairs)[edges].double() for model in (subject.model, narrow))
+    yield Check("Spearman of scores in bfloat16 with those here", spearman(found, wide).item(), LEAST_BF16, at_most=False)
+
+
+def _own_logits(subject: Subject, tokens: Tensor) -> Tensor:
+    """The model's own logits at the answer positions, one prompt at a time. [pair d_vocab]"""
+    device = next(subject.model.parameters()).device
+    rows = zip(tokens.to(device), subject.pairs.positions.tolist())
+    return torch.stack([subject.model(row[None, : position + 1])[0, -1] for row, position in rows])
+
+
+def _sample(subject: Subject) -> Tensor:
+    """A mask of the edges of the largest scores and as many others at random."""
+    mask = subject.graph.graph.edge_mask
+    places, scores = mask.nonzero(), subject.graph.scores[mask].abs()
+    n = min(subject.n_edges, len(places))
+    largest = scores.argsort(descending=True, stable=True)[: (n + 1) // 2]
+    left = torch.ones(len(places), dtype=torch.bool).index_fill_(0, largest, False).nonzero()[:, 0]
+    shuffled = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(subject.seed))]
+    chosen = places[torch.cat((largest, shuffled[: n // 2]))]
+    sample = torch.zeros_like(mask)
+    sample[chosen[:, 0], chosen[:, 1]] = True
+    return sample
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, in units of the largest value expected (from its mean, for logits)."""
+    found, expected = found.cpu().double(), expected.cpu().double()
+    centre = expected.mean(-1, keepdim=True)
+    return ((found - expected).abs().max() / (expected - centre).abs().max()).item()

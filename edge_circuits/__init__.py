@@ -1,0 +1,79 @@
+"""Edge-level circuits of transformer language models: score every edge, prune, refine, run, measure and draw.
+
+    import edge_circuits as ec
+
+    model = ec.open_model("gpt2")
+    scores = ec.score(model, pairs, "logit_difference", "relp")
+    circuit = ec.prune(scores, k=200)
+    ec.render(circuit, "circuit.svg")
+
+The parts are `edge_circuits.graphs`, `.eap`, `.acdc` and `.benchmarks`. Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_circuits.graphs.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from edge_circuits.acdc.discovery import discover
+    from edge_circuits.acdc.refinement import refine
+    from edge_circuits.acdc.threshold_sweep import sweep
+    from edge_circuits.benchmarks.problems.opening import open_model
+    from edge_circuits.eap.intervals import error_bars, score_groups
+    from edge_circuits.eap.node_scores import score_nodes
+    from edge_circuits.eap.relp_rules import RelPRules
+    from edge_circuits.eap.scoring import score
+    from edge_circuits.eap.verification import verify
+    from edge_circuits.graphs.circuit import Circuit
+    from edge_circuits.graphs.drawing.rendering import render
+    from edge_circuits.graphs.graph import Graph
+    from edge_circuits.graphs.measures.quality import measure
+    from edge_circuits.graphs.prompts.pairs import PromptPairs
+    from edge_circuits.graphs.pruning import prune
+    from edge_circuits.graphs.running.execution import run
+    from edge_circuits.graphs.scores import ScoredGraph
+
+__all__ = [
+    "Circuit",
+    "Graph",
+    "PromptPairs",
+    "RelPRules",
+    "ScoredGraph",
+    "discover",
+    "error_bars",
+    "measure",
+    "open_model",
+    "prune",
+    "refine",
+    "render",
+    "run",
+    "score",
+    "score_groups",
+    "score_nodes",
+    "sweep",
+    "verify",
+]
+
+_MODULES = {
+    "Circuit": "graphs.circuit",
+    "Graph": "graphs.graph",
+    "PromptPairs": "graphs.prompts.pairs",
+    "RelPRules": "eap.relp_rules",
+    "ScoredGraph": "graphs.scores",
+    "discover": "acdc.discovery",
+    "error_bars": "eap.intervals",
+    "measure": "graphs.measures.quality",
+    "open_model": "benchmarks.problems.opening",
+    "prune": "graphs.pruning",
+    "refine": "acdc.refinement",
+    "render": "graphs.drawing.rendering",
+    "run": "graphs.running.execution",
+    "score": "eap.scoring",
+    "score_groups": "eap.intervals",
+    "score_nodes": "eap.node_scores",
+    "sweep": "acdc.threshold_sweep",
+    "verify": "eap.verification",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,0 +1,1 @@
+"""Pictures of circuits: Graphviz' DOT, and an SVG that needs no program."""

@@ -1,0 +1,147 @@
+"""Scores and circuits of EAP-IG and of MIB's circuit track, both ways.
+
+`edge_circuits.graphs.files.eap_ig_format` describes their files: `.json` and `.pt`. What differs from the files of `edge_circuits.graphs.files.json_format`, and
+what is made of it:
+
+- Sign. There, a score is (corrupted - clean) . gradient of the function that was handed over, which is as a rule a
+  loss such as the negative logit difference: positive then says that cutting the edge *lowers* the metric, the opposite
+  of the sign here. The file does not tell which function it was, so numbers are taken as they are; `negate=True` turns
+  them. Unit and reduction over prompts are not converted either.
+- Kept edges. Edges decide what is in a circuit, as in EAP-IG, whose pruning derives the nodes from them.
+- Grouped-query attention. Their graph has a `<k>` and a `<v>` per query head, as is the default here.
+- Nodes and neurons. Their scores have no counterpart here; a circuit that keeps single neurons is refused.
+- Metadata. Their files have room for none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.files import eap_ig_format as eap_ig_layout
+from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.eap_ig_format import Layout, Table
+from edge_circuits.graphs.scores import ScoredGraph
+
+
+def import_scores(
+    path: str | os.PathLike[str], *, negate: bool = False, metadata: Mapping[str, Any] | None = None
+) -> ScoredGraph:
+    """Read the scores of all edges from a `.json` or `.pt` file of EAP-IG or MIB.
+
+    Args:
+        path: The file.
+        negate: Turn the sign, for scores made with a loss. Positive here: cutting the edge raises the metric.
+        metadata: Added to what the file itself tells: `imported`, and `d_model` if it is there.
+
+    Returns:
+        The scores, in float32 where that holds them exactly and in float64 otherwise.
+
+    Raises:
+        ValueError: The file is torn or of another layout, or not every edge has a score; the message names it.
+        FileNotFoundError: There is no such file.
+    """
+    table = _read(path)
+    if table.scores is None:
+        raise ValueError(
+            f"cannot import scores from {path}: not every edge has one; import_circuit reads which edges are kept"
+        )
+    return ScoredGraph(table.graph, _signed(table.scores, negate), _origin(path, table, negate, metadata))
+
+
+def import_circuit(
+    path: str | os.PathLike[str], *, negate: bool = False, metadata: Mapping[str, Any] | None = None
+) -> Circuit:
+    """Read the circuit that is marked in a `.json` or `.pt` file of EAP-IG or MIB: the edges with `in_graph`.
+
+    Args:
+        path: The file.
+        negate: Turn the sign of the scores, for scores made with a loss.
+        metadata: Added to what the file itself tells: `imported`, and `d_model` if it is there.
+
+    Returns:
+        The circuit as marked, dead ends included; with scores if every edge has one and they are not all 0.
+
+    Raises:
+        ValueError: The file is torn or of another layout, does not say which edges are kept, or keeps single neurons;
+            the message names it.
+        FileNotFoundError: There is no such file.
+    """
+    table = _read(path)
+    if table.kept is None:
+        raise ValueError(f"cannot import a circuit from {path}: its edges have no in_graph; use import_scores and prune")
+    if table.has_neurons:
+        raise ValueError(f"cannot import a circuit from {path}: it keeps single neurons, and circuits here are of edges")
+    has_scores = table.scores is not None and bool(table.scores.any())
+    scores = _signed(table.scores, negate) if has_scores else None
+    return Circuit(table.graph, table.kept, scores, _origin(path, table, negate, metadata))
+
+
+def export(
+    value: ScoredGraph | Circuit, path: str | os.PathLike[str], *, negate: bool = False, d_model: int | None = None
+) -> None:
+    """Write scores or a circuit so that EAP-IG and MIB read them, whole or not at all.
+
+    Args:
+        value: Scores are written with no edge kept; a circuit with its scores, or with zeros if it has none.
+        path: The file; its ending, `.json` or `.pt`, chooses the layout.
+        negate: Turn the sign of the scores, for readers that expect those of a loss.
+        d_model: Width of the residual stream, which EAP-IG wants to know; by default `value.metadata["d_model"]`.
+
+    Raises:
+        ValueError: The graph has key-value heads as destinations, a score is NaN or infinite, d_model is not known, or
+            the path ends otherwise.
+    """
+    layout, graph = _layout(path), value.graph
+    if graph.n_kv_heads is not None:
+        raise ValueError(
+            f"EAP-IG's layout has <k> and <v> per query head, got {graph} with key-value heads: "
+            "score with kv_destinations='query-head'"
+        )
+    d_model = value.metadata.get("d_model") if d_model is None else d_model
+    if not isinstance(d_model, int) or isinstance(d_model, bool) or d_model < 1:
+        raise ValueError(
+            f"d_model must be the width of the residual stream, got {d_model!r}: EAP-IG reads it, pass d_model="
+        )
+    scores = torch.zeros(graph.edge_mask.shape) if value.scores is None else value.scores
+    if not scores.isfinite().all():
+        raise ValueError("scores must not be NaN or infinite in EAP-IG's layout")
+    kept = value.mask if isinstance(value, Circuit) else torch.zeros_like(graph.edge_mask)
+    table = Table(graph, _signed(scores, negate), kept, d_model)
+    write_whole(path, eap_ig_layout.write(table, layout))
+
+
+def _read(path: str | os.PathLike[str]) -> Table:
+    layout = _layout(path)
+    content = Path(path).read_bytes()
+    try:
+        return eap_ig_layout.read(content, layout)
+    except ValueError as error:
+        raise ValueError(f"cannot import {path}: {error}") from error
+
+
+def _layout(path: str | os.PathLike[str]) -> Layout:
+    ending = Path(path).suffix.lower()
+    if ending not in (".json", ".pt"):
+        raise ValueError(f"a file of EAP-IG or MIB must end in .json or .pt, got {path}")
+    return ending
+
+
+def _signed(scores: Float[Tensor, "source destination"], negate: bool) -> Float[Tensor, "source destination"]:
+    return 0 - scores if negate else scores  # not -scores, which makes -0 of 0
+
+
+def _origin(
+    path: str | os.PathLike[str], table: Table, negate: bool, metadata: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Metadata of an imported value."""
+    imported = {"layout": f"EAP-IG {_layout(path)}", "file": Path(path).name, "negated": negate}
+    known = {} if table.d_model is None else {"d_model": table.d_model}
+    return {**known, "imported": imported, **(metadata or {})}

@@ -1,0 +1,261 @@
+"""Metrics: how well a model does a task, one value a prompt, larger is better.
+
+    metric = load("logit_difference")
+    values = metric(logits, pairs)             # logits at the answer positions, [batch d_vocab] -> [batch]
+    relative = normalised(metric, clean_value=3.1, corrupted_value=-2.0)       # 0 = corrupted, 1 = clean
+
+| name                    | value                                                    | unit        | used for         |
+| ----------------------- | -------------------------------------------------------- | ----------- | ---------------- |
+| logit_difference        | mean answer logit - mean wrong-answer logit              | logits      | IOI, AutoCircuit |
+| answer_minus_best_wrong | mean answer logit - largest wrong-answer logit           | logits      | Docstring        |
+| probability_difference  | probability of the answers - that of the wrong answers   | probability | Greater-Than     |
+| log_probability         | log of the probability of the answers (minus the NLL)    | nats        | all              |
+| accuracy                | 1 if an answer has a larger logit than all wrong answers | share right | reports          |
+| top_accuracy            | 1 if an answer has the largest logit of the vocabulary   | share right | reports          |
+
+`KLDivergence(pairs, logits)` compares with reference logits and is no task metric. A metric may say
+`zero_gradient_at_clean = True` (with `zero_gradient_reason`): its gradient on the clean prompt is zero, so that
+attribution with it would score every edge zero, and `eap.score` refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edge_circuits.graphs import PromptPairs
+
+Metric: TypeAlias = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
+
+
+def metric_name(metric: Metric) -> str:
+    """What results call it."""
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
+def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
+    """Refuse what a metric may not return.
+
+    Raises:
+        ValueError: not one finite value a prompt; or, where gradients are on, not differentiable.
+    """
+    name = metric_name(metric)
+    if not isinstance(values, Tensor) or values.shape != (len(pairs),):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"metric {name} must return one value a prompt, shape ({len(pairs)},); got {shape}.")
+    if not torch.isfinite(values).all():
+        row = int((~torch.isfinite(values)).nonzero()[0])
+        raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
+    if torch.is_grad_enabled() and not values.requires_grad:
+        raise ValueError(f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it.")
+
+
+def load(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    if name not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, came {name!r}")
+    return METRICS[name]
+
+
+def logit_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """Mean logit of the answers minus mean logit of the wrong answers, in logits.
+
+    Raises:
+        ValueError: Pairs without answers or wrong answers.
+    """
+    return _mean(*_chosen(logits, pairs, "answers")) - _mean(*_chosen(logits, pairs, "wrong_answers"))
+
+
+def answer_minus_best_wrong(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """Mean logit of the answers minus the largest logit of the wrong answers, in logits.
+
+    Raises:
+        ValueError: Pairs without answers or wrong answers.
+    """
+    return _mean(*_chosen(logits, pairs, "answers")) - _largest(*_chosen(logits, pairs, "wrong_answers"))
+
+
+def probability_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """Summed probability of the answers minus that of the wrong answers, from -1 to 1.
+
+    The softmax is over the whole vocabulary; the probabilities are not renormalised over the two sets.
+
+    Raises:
+        ValueError: Pairs without answers or wrong answers.
+    """
+    probabilities = logits.softmax(dim=-1)
+    right, wrong = (_chosen(probabilities, pairs, name) for name in ("answers", "wrong_answers"))
+    return _sum(*right) - _sum(*wrong)
+
+
+def log_probability(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """Log of the summed probability of the answers, in nats; its negative is the negative log-likelihood.
+
+    Raises:
+        ValueError: Pairs without answers.
+    """
+    values, real = _chosen(logits.log_softmax(dim=-1), pairs, "answers")
+    return values.masked_fill(~real, -torch.inf).logsumexp(dim=-1)
+
+
+def _flat(metric: Metric) -> Metric:
+    metric.zero_gradient_at_clean = True
+    metric.zero_gradient_reason = "it is 0 or 1, so its gradient is zero almost everywhere"
+    return metric
+
+
+@_flat
+def accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """1 where the largest answer logit is above every wrong-answer logit, else 0; a tie is 0.
+
+    Raises:
+        ValueError: Pairs without answers or wrong answers.
+    """
+    right, wrong = (_largest(*_chosen(logits, pairs, name)) for name in ("answers", "wrong_answers"))
+    return (right > wrong).to(logits.dtype)
+
+
+@_flat
+def top_accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    """1 where the largest logit of the whole vocabulary is an answer's, else 0; a tie with another token is 1.
+
+    Raises:
+        ValueError: Pairs without answers.
+    """
+    return (_largest(*_chosen(logits, pairs, "answers")) >= logits.amax(dim=-1)).to(logits.dtype)
+
+
+class KLDivergence:
+    """Minus the KL divergence from a reference to the logits, in nats: 0 where equal, else negative.
+
+    -KL(reference || logits) = -sum over the vocabulary of p_reference (log p_reference - log p), per prompt. The
+    reference is usually the whole model on the clean prompts. Its row is found by the clean prompt itself (tokens and
+    answer position), so any batch, subset or order of the pairs will do.
+
+        metric = KLDivergence(pairs, run(model, Circuit.full(graph), pairs))
+    """
+
+    zero_gradient_at_clean = True
+    zero_gradient_reason = (
+        "the divergence from the clean model is at its minimum on the clean prompt, where its gradient is zero"
+    )
+
+    def __init__(self, pairs: PromptPairs, logits: Float[Tensor, "pair d_vocab"]) -> None:
+        """
+        Args:
+            pairs: The prompts of the reference.
+            logits: Reference logits at their answer positions, in the order of pairs.
+
+        Raises:
+            ValueError: Not one row of logits for each pair.
+        """
+        if logits.ndim != 2 or len(logits) != len(pairs):
+            raise ValueError(
+                f"logits: expected one row for each of the {len(pairs)} pairs, came shape {tuple(logits.shape)}; "
+                "give the logits at the answer positions, in the order of pairs"
+            )
+        self.reference = logits.detach().log_softmax(dim=-1)
+        self._rows = {prompt: row for row, prompt in enumerate(_prompts(pairs))}
+
+    def __call__(self, logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+        """
+        Raises:
+            ValueError: A prompt that has no reference.
+        """
+        rows = torch.tensor([self._row(prompt) for prompt in _prompts(pairs)], device=self.reference.device)
+        reference = self.reference[rows].to(logits.device)
+        terms = reference.exp() * (reference - logits.log_softmax(dim=-1))
+        return -terms.where(reference > -torch.inf, 0).sum(dim=-1)  # 0 log 0 = 0, for logits of minus infinity
+
+    def _row(self, prompt: tuple[int, ...]) -> int:
+        if prompt not in self._rows:
+            raise ValueError(
+                f"pairs: expected prompts among the {len(self._rows)} with reference logits, came the clean prompt "
+                f"{list(prompt[1:])} (answer at {prompt[0]}), none of them; build KLDivergence from these pairs"
+            )
+        return self._rows[prompt]
+
+
+def normalised(metric: Metric, clean_value: float, corrupted_value: float) -> Metric:
+    """The metric rescaled so that the corrupted prompts' value is 0 and the clean prompts' is 1.
+
+    (metric - corrupted_value) / (clean_value - corrupted_value), prompt by prompt; its mean over the prompts on which
+    the two means were taken is 0 for the model on the corrupted and 1 on the clean prompts.
+
+    Args:
+        clean_value: Mean of the metric over the prompts, the model run on the clean ones.
+        corrupted_value: The same, run on the corrupted ones (with the clean prompts' answers).
+
+    Raises:
+        ValueError: Both values are equal or not finite.
+    """
+    span = float(clean_value) - float(corrupted_value)
+    if not span or not abs(span) < float("inf"):
+        raise ValueError(
+            f"clean_value and corrupted_value: expected two different finite numbers, came {float(clean_value)} and "
+            f"{float(corrupted_value)}; the corruption does not change this metric, take another one"
+        )
+
+    def rescaled(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+        return (metric(logits, pairs) - float(corrupted_value)) / span
+
+    rescaled.__name__ = f"normalised {metric_name(metric)}"
+    for name in ("zero_gradient_at_clean", "zero_gradient_reason"):
+        if hasattr(metric, name):
+            setattr(rescaled, name, getattr(metric, name))
+    return rescaled
+
+
+def _chosen(
+    values: Float[Tensor, "batch d_vocab"], pairs: PromptPairs, name: str
+) -> tuple[Float[Tensor, "batch choice"], Bool[Tensor, "batch choice"]]:
+    """The values at the answers or wrong answers, and where an answer is real."""
+    choices: Int[Tensor, "batch choice"] | None = getattr(pairs, name)
+    if choices is None:
+        raise ValueError(f"pairs: expected pairs with {name}, came pairs without; give PromptPairs {name}=...")
+    if len(choices) != len(values):
+        raise ValueError(
+            f"logits: expected one row for each of the {len(choices)} pairs, came {len(values)}; "
+            "give the logits at the answer positions of these pairs"
+        )
+    choices = choices.to(values.device)
+    return values.gather(1, choices.clamp(min=0)), choices >= 0
+
+
+def _sum(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch choice"]) -> Float[Tensor, "batch"]:
+    return values.where(real, 0).sum(dim=-1)
+
+
+def _mean(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch choice"]) -> Float[Tensor, "batch"]:
+    return _sum(values, real) / real.sum(dim=-1)
+
+
+def _largest(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch choice"]) -> Float[Tensor, "batch"]:
+    return values.masked_fill(~real, -torch.inf).amax(dim=-1)
+
+
+def _prompts(pairs: PromptPairs) -> list[tuple[int, ...]]:
+    """Answer position and real tokens of each clean prompt."""
+    columns = (pairs.positions.tolist(), pairs.lengths.tolist(), pairs.clean.tolist())
+    return [(position, *tokens[:length]) for position, length, tokens in zip(*columns)]
+
+
+METRICS: dict[str, Metric] = {
+    metric.__name__: metric
+    for metric in (
+        logit_difference,
+        answer_minus_best_wrong,
+        probability_difference,
+        log_probability,
+        accuracy,
+        top_accuracy,
+    )
+}

@@ -1,0 +1,102 @@
+"""The steps of a forward pass that are not linear, each replaceable by a relevance rule that keeps its value.
+
+`Operations` holds the places where a rule may differ from the exact computation: the norm, the activation function, the
+multiplicative gate, attention, and what a source writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.graphs.model.norm import Norm, apply_norm
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "solu": lambda x: x * F.softmax(x, dim=-1),
+}
+
+
+@dataclass(frozen=True)
+class AttentionScores:
+    """How queries meet keys: scale, soft cap and which keys a query row sees.
+
+    Attributes:
+        visible: bool [batch|1, 1, row, pos]; None means plainly causal over all positions.
+    """
+
+    scale: float
+    softcap: float | None
+    visible: Tensor | None
+
+    def mask(self, n_rows: int, n_keys: int, device: torch.device) -> Tensor:
+        """`visible`, written out when it is causal."""
+        if self.visible is not None:
+            return self.visible
+        return torch.ones(n_rows, n_keys, dtype=torch.bool, device=device).tril()
+
+    def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch head row pos"]:
+        """The attention pattern, softmax in float32 at least."""
+        scores = (q @ k.transpose(-1, -2)) * self.scale
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        hidden = ~self.mask(q.shape[-2], k.shape[-2], q.device)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        return torch.softmax(scores.masked_fill(hidden, -math.inf), dim=-1, dtype=wide).to(q.dtype)
+
+
+def exact_attention(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) -> Float[Tensor, "batch head row d_head"]:
+    """Softmax attention; fused where there is no soft cap."""
+    if scores.softcap is not None:
+        return scores.pattern(q, k) @ v
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=scores.visible, is_causal=scores.visible is None, scale=scores.scale
+    )
+
+
+def unchanged(layer: int, kind: str, value: Tensor) -> Tensor:
+    """The value itself."""
+    return value
+
+
+def exact_activation(name: str, x: Tensor) -> Tensor:
+    """The activation function of that name."""
+    return ACTIVATIONS[name](x)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The non-linear steps of a forward pass, each replaceable by a relevance rule that keeps its value.
+
+    Attributes:
+        constant_scale: gradients treat the scale of every norm as a constant.
+        source: given a layer, "heads" or "mlp" and what that layer's heads (z) or MLP give, what is to be written
+            in its place.
+    """
+
+    constant_scale: bool = False
+    source: Callable[[int, str, Tensor], Tensor] = unchanged
+    activation: Callable[[str, Tensor], Tensor] = exact_activation
+    gate: Callable[[Tensor, Tensor], Tensor] = torch.mul
+    attention: Callable[[Tensor, Tensor, Tensor, AttentionScores], Tensor] = exact_attention
+
+    def norm(self, norm: Norm | None, x: Tensor) -> Tensor:
+        """The norm under these operations."""
+        return apply_norm(norm, x, self.constant_scale)
+
+
+EXACT = Operations()
+
+
+def linear(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None) -> Tensor:
+    """`x @ weight + bias`, in one call, on the weight's device; the result is on the device of x."""
+    return F.linear(x.to(weight.device), weight.T, bias).to(x.device)

@@ -1,0 +1,49 @@
+"""What the readers of TransformerLens models share: tensors with or without gradients, activations by value, token checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edge_circuits.graphs.model.operations import ACTIVATIONS
+
+Read = Callable[[Tensor | None], Tensor | None]
+"""How a weight is taken from the model."""
+
+
+def reader(trainable: bool) -> Read:
+    """Weights as they are, or cut off from gradients; views either way."""
+    return (lambda tensor: tensor) if trainable else (lambda tensor: None if tensor is None else tensor.detach())
+
+
+def positive(value: float | None) -> float | None:
+    """A soft cap, which is on where it is above zero."""
+    return float(value) if value is not None and value > 0 else None
+
+
+def activation_of(function: Callable[[Tensor], Tensor], setting: str | None) -> str:
+    """The name of an activation function; `setting` is the model's own word for it."""
+    name = _name_by_values(function)
+    if name is None:
+        raise ValueError(f"activation {setting!r} is not supported; supported: {', '.join(ACTIVATIONS)}.")
+    return name
+
+
+@lru_cache(maxsize=256)
+def _name_by_values(function: Callable[[Tensor], Tensor]) -> str | None:
+    """An activation function known by its values: settings name it in several places and spellings."""
+    x = torch.linspace(-4, 4, 33)
+    return next((name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None)
+
+
+def check_tokens(tokens: Int[Tensor, "batch pos"], d_vocab: int, longest: int | None) -> None:
+    """Refuse prompts that the embedding or the positions have no row for."""
+    if longest is not None and tokens.shape[1] > longest:
+        raise ValueError(f"a prompt has {tokens.shape[1]} tokens, the model reads at most {longest}.")
+    if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
+        bad = tokens[(tokens < 0) | (tokens >= d_vocab)][0].item()
+        raise ValueError(f"a prompt has the token id {bad}, the model's ids are 0 to {d_vocab - 1}.")

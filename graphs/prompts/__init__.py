@@ -1,0 +1,1 @@
+"""Prompts: pairs of clean and corrupted ones, their files, batches and checks."""

@@ -1,0 +1,188 @@
+"""Prompt pairs as CSV and JSON Lines files.
+
+Columns: `clean` and `corrupted` (always), `answers`, `wrong_answers` and `position` (for all rows or for none, but a
+single `position` may be left empty: the last token). Anything else is refused.
+
+- JSON Lines: one object a line. A prompt is a string or a list of token ids; answers are a string, an id or a list.
+- CSV: a header line, then one row a pair. Read with a tokenizer, prompts are text as it stands, and answers are one
+  text as it stands (leading space kept) or a JSON list: `[" Mary", " Anna"]`. Without a tokenizer, prompts are JSON
+  lists of token ids, `[464, 3797]`, and answers an id or a JSON list of ids.
+
+Blank lines are skipped. Files are UTF-8, and are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_circuits.graphs.files.atomic import write_whole
+
+REQUIRED = ("clean", "corrupted")
+COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position")
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """What a file holds, column by column, not yet checked; `lines` are the line numbers of the rows, from 1."""
+
+    path: Path
+    lines: list[int]
+    clean: list[Any]
+    corrupted: list[Any]
+    answers: list[Any] | None
+    wrong_answers: list[Any] | None
+    positions: list[Any] | None
+
+
+def read_csv(path: str | os.PathLike[str], texts: bool) -> PairColumns:
+    """The columns of a CSV file; `texts` says whether prompts are text (with a tokenizer) or lists of token ids.
+
+    Raises:
+        ValueError: A file, header or cell that does not fit; the message names file and line.
+    """
+    path = Path(path)
+    lines, rows = [], []
+    # The reader's own limit of 131,072 characters a cell is too few for a long prompt of ids.
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for line, record in _csv_records(path, file):
+                lines.append(line)
+                rows.append({name: _cell(f"{path}, line {line}", name, record[name], texts) for name in record})
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, came other bytes ({error}); save the file as UTF-8") from None
+    finally:
+        csv.field_size_limit(limit)
+    if texts and rows and all(_is_id_list(row["clean"]) for row in rows):
+        raise ValueError(
+            f"{path}: every clean prompt is a list of token ids, but a tokenizer was given, which would read it "
+            "as text; leave the tokenizer out"
+        )
+    return _columns(path, lines, rows)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> PairColumns:
+    """The columns of a JSON Lines file.
+
+    Raises:
+        ValueError: A file, line or key that does not fit; the message names file and line.
+    """
+    path = Path(path)
+    lines, rows = [], []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, came other bytes ({error}); save the file as UTF-8") from None
+    for line, content in enumerate(text.split("\n"), start=1):  # a JSON string may hold other line separators
+        if content.strip():
+            lines.append(line)
+            rows.append(_json_object(f"{path}, line {line}", content))
+    return _columns(path, lines, rows)
+
+
+def write_csv(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records of token ids as CSV; lists become JSON lists."""
+    records = list(records)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [name for name in COLUMNS if name in records[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: json.dumps(value) for name, value in record.items()} for record in records)
+    write_whole(path, text.getvalue().encode())
+
+
+def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records as one JSON object a line."""
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def _csv_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row as a dict, with the number of its first line (a quoted cell may span several)."""
+    reader, header = csv.reader(file, strict=True), None
+    line = 1
+    try:
+        for cells in reader:
+            if cells and header is None:
+                header = _checked_names(f"{path}, line {line}", cells, "column")
+            elif cells and len(cells) != len(header):
+                raise ValueError(
+                    f"{path}, line {line}: expected {len(header)} cells as in the header {header}, came {len(cells)}: "
+                    f"{cells}; put a cell with a comma in double quotes"
+                )
+            elif cells:
+                yield line, dict(zip(header, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {line}: expected a CSV row, came one that cannot be read: {error}") from None
+
+
+def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:
+    for name in names:
+        if name not in COLUMNS:
+            close = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "leave it out"
+            raise ValueError(f"{where}: unknown {kind} {name!r}, expected {', '.join(COLUMNS)}; {hint}")
+    if missing := [name for name in REQUIRED if name not in names]:
+        raise ValueError(f"{where}: {kind} {missing[0]!r} is missing, came {list(names)}; every pair needs it")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: expected each {kind} once, came {list(names)}; leave one out")
+    return list(names)
+
+
+def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
+    """A CSV cell as the value that JSON Lines would hold; None where it is empty."""
+    if name in REQUIRED and texts:
+        return cell
+    if not cell.strip():
+        return None
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        value = None
+    if name == "position" and isinstance(value, int):
+        return value
+    if name in ("answers", "wrong_answers") and (isinstance(value, list) or texts):
+        return value if isinstance(value, list) else cell
+    if name != "position" and isinstance(value, (int, list)):
+        return value
+    expected = {"position": "an integer"}.get(name, "token ids such as [464, 3797]")
+    remedy = "correct the cell" if name == "position" else "pass a tokenizer if it is text"
+    raise ValueError(f"{where}: {name}: expected {expected}, came {cell!r}; {remedy}")
+
+
+def _is_id_list(cell: str) -> bool:
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        return False
+    return isinstance(value, list) and all(isinstance(token, int) for token in value)
+
+
+def _json_object(where: str, content: str) -> dict[str, Any]:
+    try:
+        pairs = json.loads(content, object_pairs_hook=_JsonObject)
+    except ValueError as error:
+        raise ValueError(f"{where}: expected a JSON object, came {content[:80]!r} ({error})") from None
+    if not isinstance(pairs, _JsonObject):
+        raise ValueError(f"{where}: expected a JSON object with clean and corrupted, came {content[:80]!r}")
+    _checked_names(where, [name for name, _ in pairs], "key")
+    return dict(pairs)
+
+
+class _JsonObject(list):
+    """The (key, value) pairs of a JSON object as they stand, so that a key given twice is seen."""
+
+
+def _columns(path: Path, lines: list[int], rows: Sequence[Mapping[str, Any]]) -> PairColumns:
+    if not rows:
+        raise ValueError(f"{path}: expected at least one pair, came none; give a file with pairs")
+    given = {name: [row.get(name) for row in rows] for name in COLUMNS}
+    optional = [column if any(v is not None for v in column) else None for column in map(given.get, COLUMNS[2:])]
+    return PairColumns(path, lines, given["clean"], given["corrupted"], *optional)

@@ -1,0 +1,156 @@
+"""A prompt set spread over processes with `torch.distributed`: which of them runs which batch, and how results come together.
+
+Every process has the whole model and all prompts, and process r of n runs the batches r, r + n, r + 2n, ... Results are put
+in the order of the batches before they are added up, so every process ends with what one process alone gets, bit for bit
+where that one takes the same batches on as many threads; means that cut edges read are added in float64 in any order.
+
+    torch.distributed.init_process_group()                                        # in a script that torchrun starts
+    graph = eap.score(model, pairs, metric, process_group=torch.distributed.group.WORLD)
+
+An error ends the process that meets it; `torchrun` then ends the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+from edge_circuits.graphs.prompts.pairs import PromptPairs
+
+Item = TypeVar("Item")
+
+
+class Processes:
+    """The processes of a group, or this one alone.
+
+    Attributes:
+        rank: which of them this one is, from 0.
+        size: how many they are.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+        """
+        Args:
+            group: None for this process alone.
+            device: where tensors are sent from if the group's backend does not send them from the CPU (nccl).
+
+        Raises:
+            ValueError: this process is not of the group.
+        """
+        self._group = group
+        self.rank, self.size, self._device = 0, 1, torch.device("cpu")
+        if group is not None:
+            self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+            if self.rank < 0:
+                raise ValueError("process_group: this process is not one of the group's; call from the group's processes alone.")
+            if "cpu:" not in dist.get_backend_config(group):
+                self._device = torch.device(device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def batches(self, pairs: PromptPairs, batch_size: int | None, max_tokens: int) -> list[PromptPairs]:
+        """The batches of all processes, at least one for each, from the prompts that all were given.
+
+        Args:
+            batch_size: prompts in a batch; None: as many as fit in `max_tokens`, and no more than gives all processes some.
+
+        Raises:
+            ValueError: the processes were given other prompts, or there are more processes than batches.
+        """
+        if self.size > 1:
+            self.check_same({"prompts": pairs.digest})
+        if batch_size is None:
+            even = -(-len(pairs) // self.size)
+            batches = pairs.batches(even, max_tokens)
+            if len(batches) < self.size:
+                batches = pairs.batches(max(1, len(pairs) // self.size), max_tokens)
+        else:
+            batches = pairs.batches(batch_size)
+        if len(batches) < self.size:
+            raise ValueError(
+                f"process_group: {len(batches)} batches of {len(pairs)} prompts cannot be spread over {self.size} processes; "
+                + (f"start at most {len(pairs)}." if len(pairs) < self.size else "give a smaller batch_size.")
+            )
+        return batches
+
+    def mine(self, items: Sequence[Item]) -> list[Item]:
+        """What this process runs of the items of all."""
+        return list(items[self.rank :: self.size])
+
+    def in_turn(self, items: Sequence[Item], compute: Callable[[Item], Tensor], like: Tensor) -> Iterator[Tensor]:
+        """What `compute` gives for each item, in order; each item is computed by one process and sent to all.
+
+        Args:
+            items: the same for all processes.
+            compute: an item to a tensor like `like`.
+        """
+        for start in range(0, len(items), self.size):
+            some = items[start : start + self.size]
+            value = compute(some[self.rank]) if self.rank < len(some) else torch.zeros_like(like)
+            yield from self._sent(value)[: len(some)]
+
+    def in_order(self, mine: Shaped[Tensor, "mine ..."], n_items: int) -> Shaped[Tensor, "item ..."]:
+        """A row for each item of all processes, from the rows of this process' own."""
+        if self.size == 1:
+            return mine
+        n_rows = -(-n_items // self.size)
+        padded = torch.cat((mine, mine.new_zeros(n_rows - len(mine), *mine.shape[1:])))
+        return torch.stack(self._sent(padded), dim=1).flatten(0, 1)[:n_items]
+
+    def total(self, mine: Tensor) -> Tensor:
+        """The sum over processes; theirs are added in any order, so give float64."""
+        if self.size == 1:
+            return mine
+        summed = mine.to(self._device, copy=True)
+        dist.all_reduce(summed, group=self._group)
+        return summed.to(mine.device)
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process gives; what others give does not count."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=dist.get_global_rank(self._group, 0), group=self._group, device=self._device)
+        return held[0]
+
+    def check_same(self, given: Mapping[str, Any]) -> None:
+        """Refuse processes that were not given the same.
+
+        Args:
+            given: names and what this process was given under them, small.
+
+        Raises:
+            ValueError: in every process, with the name and what came.
+        """
+        if self.size == 1:
+            return
+        all_given: list[Any] = [None] * self.size
+        dist.all_gather_object(all_given, dict(given), group=self._group)
+        for name, first in all_given[0].items():
+            for rank, other in enumerate(all_given):
+                if other.get(name) != first:
+                    raise ValueError(
+                        f"process_group: expected the same {name} in every process, came {first} in process 0 and "
+                        f"{other.get(name)} in process {rank}; load the same model and prompts, in the same order, in all of them."
+                    )
+
+    def _sent(self, value: Tensor) -> list[Tensor]:
+        """A value of this process and those of the others, by rank."""
+        if self.size == 1:
+            return [value]
+        own = value.to(self._device).contiguous()
+        got = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(got, own, group=self._group)
+        return [each.to(value.device) for each in got]
+
+
+ALONE = Processes()
+"""This process alone."""

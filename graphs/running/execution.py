@@ -1,0 +1,210 @@
+"""`run`: a circuit as a model, at the price of its live nodes.
+
+Every destination reads the sum of its kept sources' current values and its cut sources' cut values. What a source
+changes by is kept in two streams, one for all positions and one for the answer row, so a node is computed only on
+the rows that are read. See `edge_circuits.graphs.running.plan` for what is left out and why that is exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.attention import project, write
+from edge_circuits.graphs.model.norm import apply_norm
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
+from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
+from edge_circuits.graphs.running.plan import Heads, Mixture, Plan, make_plan
+from edge_circuits.graphs.running.residual import Stream, Written
+
+MAX_TOKENS = 4096
+
+
+def run(
+    model: nn.Module,
+    circuit: Circuit,
+    pairs: PromptPairs,
+    intervention: Intervention = "patching",
+    *,
+    batch_size: int | None = None,
+) -> Float[Tensor, "pair d_vocab"]:
+    """The circuit's logits at the answer positions, in the order of the pairs.
+
+    All edges outside the circuit are cut. With every edge kept this is the model on the clean prompts; with none
+    kept, under patching, the model on the corrupted ones. Differentiable with respect to the model's parameters
+    where gradients are enabled; under `torch.no_grad()` nothing is recorded.
+
+    Args:
+        model: a TransformerLens model; handed back as it came.
+        circuit: the kept edges; its graph must be the model's.
+        pairs: clean prompts to run and corrupted ones to cut to.
+        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        batch_size: prompts in a batch; by default as many as fit in 4,096 tokens.
+
+    Raises:
+        ValueError: the circuit is of another graph, or the model or intervention is not supported.
+    """
+    check_intervention(intervention)
+    grouped = circuit.graph.n_kv_heads is not None
+    transformer = adapt(model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head")
+    if circuit.graph != transformer.graph:
+        raise ValueError(f"the circuit is of {circuit.graph}, the model's graph is {transformer.graph}.")
+    plan = make_plan(circuit.graph, circuit.mask, patching=intervention == "patching")
+    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
+    cuts = cut_values(transformer, batches, intervention)
+    return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+
+
+def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations) -> Float[Tensor, "batch d_vocab"]:
+    """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
+    execution = started(transformer, plan, batch, cut)
+    execution.run_layers()
+    return execution.logits()
+
+
+def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations, together: bool = False) -> Execution:
+    """A run in which `input` is written and no layer has run.
+
+    Args:
+        together: the changes of all computed sources are to stand in one tensor a stream (`Stream.room`).
+    """
+    rows = answer_rows(batch).to(transformer.device)
+    execution = Execution(transformer, plan, cut, Stream(None), Stream(rows))
+    change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
+    if together:
+        n_batch, n_positions, d_model = change.shape
+        execution.everywhere.room = change.new_empty(plan.n_everywhere, n_batch, n_positions, d_model)
+        execution.at_answer.room = change.new_empty(int(plan.computed.sum()), n_batch, 1, d_model)
+    execution.add(0, change, everywhere=True)
+    return execution
+
+
+class Execution:
+    """One batch on its way through a plan: the two streams, and the steps that read and write them."""
+
+    def __init__(self, transformer: Transformer, plan: Plan, cut: Activations, everywhere: Stream, at_answer: Stream) -> None:
+        self.transformer, self.plan, self.cut = transformer, plan, cut.to(transformer.device)
+        self.everywhere, self.at_answer = everywhere, at_answer
+        self._inputs: dict[tuple[int, int, int], Tensor] = {}  # normalised mixtures of the layer at work
+
+    def run_layers(self) -> None:
+        """Run all layers, from the first to the last."""
+        for layer, block in enumerate(self.transformer.blocks):
+            heads = self.attend(layer)
+            mlp = self.run_mlp(layer) if block.parallel else None
+            self.add_heads(layer, *heads)
+            mlp = mlp if block.parallel else self.run_mlp(layer)
+            if mlp is not None:
+                self.add_mlp(layer, mlp)
+
+    def logits(self) -> Float[Tensor, "batch d_vocab"]:
+        """Logits at the answer row."""
+        return self.transformer.unembed(self.at_answer.mixture(self.plan.logits, self.cut.final)[:, 0])
+
+    def attend(self, layer: int) -> tuple[Tensor, Tensor]:
+        """What the mixed values z of the live heads change by, [batch row head d_head]: everywhere, at the answer."""
+        plan = self.plan.layers[layer]
+        self._inputs.clear()
+        return self._attend(layer, self.everywhere, plan.everywhere), self._attend(layer, self.at_answer, plan.at_answer)
+
+    def _attend(self, layer: int, stream: Stream, heads: Heads) -> Float[Tensor, "batch row head d_head"]:
+        cut_z = stream.at_rows(self.cut.z[layer])[:, :, list(heads.heads)]
+        if not heads.heads:
+            return cut_z
+        q = self.project(layer, "q", heads, stream)
+        k, v = (self.project(layer, letter, heads, self.everywhere) for letter in "kv")
+        return self.transformer.blocks[layer].attention.mix(q, k, v, stream.rows) - cut_z
+
+    def project(self, layer: int, letter: str, heads: Heads, stream: Stream) -> Float[Tensor, "batch row head d_head"]:
+        """Queries, keys or values of some heads, each from its own mixture; equal mixtures are computed once."""
+        readers: dict[Mixture, list[int]] = {}
+        for place, mixture in enumerate(heads.reads[letter]):
+            readers.setdefault(mixture, []).append(place)
+        parts = [
+            self._project_mixture(layer, letter, stream, mixture, [heads.heads[place] for place in places])
+            for mixture, places in readers.items()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([place for places in readers.values() for place in places], device=parts[0].device)
+        return torch.cat(parts, dim=2)[:, :, order.argsort()]
+
+    def _project_mixture(
+        self, layer: int, letter: str, stream: Stream, mixture: Mixture, heads: list[int]
+    ) -> Float[Tensor, "batch row head d_head"]:
+        known = getattr(self.cut, letter)
+        if mixture.is_cut and len(known):  # as in the corrupted run
+            known = known[layer]
+            return stream.at_rows(known if len(heads) == known.shape[2] else known[:, :, heads])
+        key = (layer, id(stream), id(mixture))
+        if key not in self._inputs:
+            x = stream.mixture(mixture, self.cut.attention_in[layer])
+            self._inputs[key] = apply_norm(self.transformer.blocks[layer].attention_norm, x)
+        return self.project_heads(layer, letter, self._inputs[key], heads)
+
+    def project_heads(self, layer: int, letter: str, x: Tensor, heads: list[int]) -> Float[Tensor, "batch row head d_head"]:
+        """Queries, keys or values of some heads from one normalised input."""
+        attention = self.transformer.blocks[layer].attention
+        weight, bias = (getattr(attention, f"{name}_{letter.upper()}") for name in "Wb")
+        group = len(attention.W_Q) // len(weight)
+        projections = sorted({head // group for head in heads})
+        if len(projections) < len(weight):
+            weight, bias = weight[projections], None if bias is None else bias[projections]
+        out = project(x, weight, bias)
+        places = [projections.index(head // group) for head in heads]
+        return out if places == list(range(len(projections))) else out[:, :, places]
+
+    def run_mlp(self, layer: int) -> Float[Tensor, "batch row d_model"] | None:
+        """What the MLP of a layer changes by; None where it is not live."""
+        plan, block = self.plan.layers[layer], self.transformer.blocks[layer]
+        if plan.mlp is None:
+            return None
+        stream = self.everywhere if plan.mlp_everywhere else self.at_answer
+        x = stream.mixture(plan.mlp, self.cut.mlp_in[layer])
+        out = apply_norm(block.mlp_post_norm, block.mlp(apply_norm(block.mlp_norm, x)))
+        return out - stream.at_rows(self.cut.mlp_out[layer])
+
+    def add_mlp(self, layer: int, change: Float[Tensor, "batch row d_model"]) -> None:
+        """Write what an MLP changes by."""
+        self.add(self.plan.graph.mlp_source(layer), change, self.plan.layers[layer].mlp_everywhere)
+
+    def add(self, source: int, change: Float[Tensor, "batch row d_model"], everywhere: bool) -> None:
+        """Write what `input` or an MLP changes by, at every position or at the answer row alone."""
+        for stream in (self.everywhere, self.at_answer) if everywhere else (self.at_answer,):
+            at_rows = stream.at_rows(change)
+            if self.plan.keeps_current:
+                stream.change = stream.change + at_rows
+            if source in self.plan.individual:
+                stream.write(Written((source,), at_rows[None]))
+
+    def add_heads(self, layer: int, everywhere: Tensor, at_answer: Tensor) -> None:
+        """Write what the live heads of a layer change by, given for their mixed values."""
+        plan = self.plan.layers[layer]
+        self._add_heads(layer, self.everywhere, plan.everywhere.heads, everywhere)
+        both = torch.cat((self.at_answer.at_rows(everywhere), at_answer), dim=2)
+        self._add_heads(layer, self.at_answer, plan.everywhere.heads + plan.at_answer.heads, both)
+
+    def _add_heads(self, layer: int, stream: Stream, heads: tuple[int, ...], change: Tensor) -> None:
+        if not heads:
+            return
+        block, start = self.transformer.blocks[layer], self.plan.graph.head_sources(layer).start
+        weights = block.attention.W_O if heads == tuple(range(self.plan.graph.n_heads)) else block.attention.W_O[list(heads)]
+        singled = [place for place, head in enumerate(heads) if start + head in self.plan.individual]
+        norm, cut_sum, current_sum = block.attention_post_norm, None, None
+        if norm is not None and singled:
+            singled = list(range(len(heads)))
+        if self.plan.keeps_current or norm is not None:
+            total = write(change, weights, None)
+            if norm is not None:
+                cut_sum = stream.at_rows(self.cut.attention_sum[layer])
+                current_sum = cut_sum + total
+                total = apply_norm(norm, current_sum) - apply_norm(norm, cut_sum)
+            stream.change = stream.change + total
+        if singled:
+            changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled].to(change.device))
+            sources = tuple(start + heads[place] for place in singled)
+            stream.write(Written(sources, changes, norm, cut_sum, current_sum))

@@ -1,0 +1,149 @@
+"""What cutting an edge means: the values that the destination of a cut edge reads.
+
+The four interventions give every source a cut value:
+
+- `patching`: its value on the corrupted prompt;
+- `zero`: zero;
+- `mean`: its mean over all real tokens of all corrupted prompts;
+- `mean-positional`: the same at each position, counted from the start of the prompt.
+
+Sources are `input`, heads (their write without the output bias) and MLPs (bias included). The output bias of
+attention belongs to no source and is never cut. `cut_values` returns the cut value of every source together with
+the residual streams they sum to, as `Activations`: what a destination with every in-edge cut reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edge_circuits.graphs.model.attention import write
+from edge_circuits.graphs.model.operations import EXACT
+from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
+from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.running.distributed import ALONE, Processes
+
+Intervention = Literal["patching", "zero", "mean", "mean-positional"]
+CutValues = Callable[[PromptPairs], Activations]
+
+
+def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor, "batch kept_pos"]:
+    """Tokens up to the last answer position of the batch; later ones cannot matter."""
+    return tokens[:, : int(pairs.positions.max()) + 1]
+
+
+def answer_rows(pairs: PromptPairs) -> Int[Tensor, "batch 1"]:
+    """Each prompt's answer position, as the rows of a forward pass."""
+    return pairs.positions[:, None]
+
+
+def check_intervention(intervention: str) -> None:
+    """Refuse an unknown intervention.
+
+    Raises:
+        ValueError: naming the four there are.
+    """
+    if intervention not in get_args(Intervention):
+        raise ValueError(f"intervention is one of {', '.join(get_args(Intervention))}; got {intervention!r}.")
+
+
+@torch.no_grad()
+def cut_values(
+    transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention, processes: Processes = ALONE
+) -> CutValues:
+    """A function from a batch to the cut value of every source and the streams they sum to.
+
+    The means are taken here, once, over all the batches, which `processes` share; the other interventions look at one
+    batch at a time.
+    In the result the last layer holds answer rows only. Gradients flow to the weights when they are enabled at
+    the call.
+    """
+    check_intervention(intervention)
+    if intervention == "patching":
+        return lambda batch: _corrupted(transformer, batch)
+    if intervention == "zero":
+        return lambda batch: _constant(transformer, batch, _zeros(transformer))
+    means = _means(transformer, batches, intervention == "mean-positional", processes)
+    return lambda batch: _constant(transformer, batch, means)
+
+
+def _corrupted(transformer: Transformer, batch: PromptPairs) -> Activations:
+    embed = transformer.embed(trimmed(batch.corrupted, batch))
+    return transformer.forward(embed, answer_rows(batch))
+
+
+@dataclass(frozen=True)
+class SourceValues:
+    """A value for every source, [1 pos|1 ...], the same for all prompts."""
+
+    embed: Tensor
+    z: list[Tensor]
+    mlp_out: list[Tensor]
+
+
+def _zeros(transformer: Transformer) -> SourceValues:
+    weights = [block.attention.W_O for block in transformer.blocks]
+    d_model = weights[0].shape[2]
+    zeros = partial(weights[0].new_zeros, device=transformer.device)
+    nothing = [zeros(1, 1, d_model) for _ in weights]
+    return SourceValues(nothing[0], [zeros(1, 1, *weight.shape[:2]) for weight in weights], nothing)
+
+
+def _means(transformer: Transformer, batches: Sequence[PromptPairs], positional: bool, processes: Processes) -> SourceValues:
+    """Means over real tokens of the corrupted prompts, summed in float64 on the CPU's behalf of any type."""
+    n_positions = max(batch.corrupted.shape[1] for batch in batches)
+    counts = torch.zeros(n_positions, dtype=torch.float64, device=transformer.device)
+    sums: list[Tensor] = []
+    for batch in processes.mine(batches):
+        kept = transformer.forward(transformer.embed(batch.corrupted))
+        values = [kept.embed, *kept.z, *kept.mlp_out]
+        sums = sums or [value.new_zeros(n_positions, *value.shape[2:], dtype=torch.float64) for value in values]
+        for total, value in zip(sums, values):
+            real = batch.mask.to(value.device).reshape(*batch.mask.shape, *[1] * (value.dim() - 2))
+            total[: value.shape[1]] += (value * real).sum(0, dtype=torch.float64)
+        counts[: batch.mask.shape[1]] += batch.mask.sum(0)
+    counts, *sums = (processes.total(total.to(counts.device)) for total in (counts, *sums))
+    means = [_mean(total, counts, positional).to(transformer.dtype) for total in sums]
+    n_layers = len(transformer.blocks)
+    return SourceValues(means[0], means[1 : 1 + n_layers], means[1 + n_layers :])
+
+
+def _mean(total: Tensor, counts: Tensor, positional: bool) -> Tensor:
+    if not positional:
+        return (total.sum(0) / counts.sum())[None, None]
+    return (total / counts.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1)))[None]
+
+
+def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValues) -> Activations:
+    """The streams that given source values sum to; nothing is run."""
+    n_pairs, n_positions = trimmed(batch.corrupted, batch).shape
+    rows = answer_rows(batch)
+
+    def spread(value: Tensor) -> Tensor:
+        value = value[:, :n_positions] if value.shape[1] > 1 else value
+        return value.expand(n_pairs, n_positions, *value.shape[2:])
+
+    kept = Activations(spread(sources.embed))
+    resid = kept.embed
+    for layer, block in enumerate(transformer.blocks):
+        last = layer == len(transformer.blocks) - 1
+        z, attention = spread(sources.z[layer]), block.attention
+        kept.attention_in.append(resid)
+        z, resid = (take_rows(z, rows), take_rows(resid, rows)) if last else (z, resid)
+        kept.z.append(z)
+        kept.attention_sum.append(write(z, attention.W_O, attention.b_O))
+        after = resid + EXACT.norm(block.attention_post_norm, kept.attention_sum[-1])
+        if block.mlp is not None:
+            mlp_out = spread(sources.mlp_out[layer])
+            kept.mlp_in.append(resid if block.parallel else after)
+            kept.mlp_out.append(take_rows(mlp_out, rows) if last else mlp_out)
+            after = after + kept.mlp_out[-1]
+        resid = after
+    kept.final = resid
+    return kept

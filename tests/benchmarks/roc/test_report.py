@@ -1,0 +1,82 @@
+"""Findings as text, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from toy import toy_problem, toy_search
+
+from edge_circuits.benchmarks.output.cache import SavedParts
+from edge_circuits.benchmarks.roc import methods, report
+from edge_circuits.benchmarks.roc.finding import Finding
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
+    parts = SavedParts(tmp_path_factory.mktemp("parts"))
+    search = toy_search()
+    return [methods.method(name).find(search, parts, lambda: None) for name in ("eap", "random")]
+
+
+def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Finding]) -> None:
+    lines = report.text(findings).splitlines()
+    assert lines[0] == "planted toy: 6 of 46 edges are the circuit (made up); 6 random prompts in 3 groups, seed 0"
+    assert lines[1].split() == (
+        "method metric AUC 95 % interval AP TPR@1% TPR@5% TPR@10% best J at k TPR k=6 FPR k=6 node AUC seconds".split()
+    )
+    eap, random = (line.split() for line in lines[3:5])
+    assert eap[:3] == ["eap", "logit_difference", f"{findings[0].auc:.3f}"]
+    assert eap[3:6] == [f"{findings[0].low:.3f}", "-", f"{findings[0].high:.3f}"]
+    assert random[:2] == ["random", "-"] and random[-1] == "-"
+    assert lines[-1].startswith("random: mean of 20 draws")
+
+
+def test_columns_are_aligned(findings: list[Finding]) -> None:
+    lines = report.text(findings).splitlines()
+    ends = [at for at, (dash, space) in enumerate(zip(lines[2], lines[2][1:] + " ")) if (dash, space) == ("-", " ")]
+    for line in lines[3:5]:
+        assert all(line[end] != " " for end in ends[2:] if end < len(line))
+
+
+def test_problems_have_tables_of_their_own(findings: list[Finding], tmp_path: Path) -> None:
+    other = toy_search(toy_problem(n_prompts=2))
+    more = methods.method("random").find(other, SavedParts(tmp_path), lambda: None)
+    text = report.text([*findings, more])
+    assert text.count("edges are the circuit") == 2 and "2 random prompts in 2 groups" in text
+
+
+def test_what_was_skipped_is_told_once_a_reason(findings: list[Finding]) -> None:
+    search = findings[0].search
+    skipped = [report.Skipped(search, name, "it cannot") for name in ("eap", "eap-ig")]
+    assert "logit_difference without eap, eap-ig: it cannot" in report.text(findings, skipped).splitlines()
+
+
+def test_csv_and_json_have_unrounded_figures(findings: list[Finding]) -> None:
+    rows = list(csv.DictReader(io.StringIO(report.as_csv(findings))))
+    content = json.loads(report.as_json(findings, [], {"seed": 0}))
+    assert [float(row["auc"]) for row in rows] == [row["auc"] for row in content["rows"]] == [f.auc for f in findings]
+    assert rows[1]["seconds"] == "" and content["rows"][1]["seconds"] is None
+    assert json.loads(rows[0]["settings"])["intervention"] == "patching"
+    assert content["versions"].keys() >= {"python", "edge-circuits", "torch"}
+    assert content["settings"] == {"seed": 0}
+
+
+def test_the_commit_is_told_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.commit() is None
+    (tmp_path / ".git").mkdir()
+    answers = {"rev-parse": "abc123\n", "status": ""}
+    monkeypatch.setattr(report, "_git", lambda *words: answers[words[0]])
+    assert report.commit() == "abc123"
+    answers["status"] = " M file.py\n"
+    assert report.commit() == "abc123+"
+
+    def no_git(*words: str) -> str:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(report, "_git", no_git)
+    assert report.commit() is None
