@@ -61,7 +61,9 @@ class Objective:
             values = -torch.stack([self._measured(number, each) for each in logits])
         return values.sum(1, dtype=torch.float64).cpu()
 
-    def _divergence(self, number: int, logits: Float[Tensor, "candidate batch d_vocab"]) -> Float[Tensor, "candidate batch"]:
+    def _divergence(
+        self, number: int, logits: Float[Tensor, "candidate batch d_vocab"]
+    ) -> Float[Tensor, "candidate batch"]:
         gap = logits - self._clean[number]
         expected = torch.einsum("bv,cbv->cb", self._probabilities[number], gap)
         return gap.add_(self._log_probabilities[number]).logsumexp(-1) - expected

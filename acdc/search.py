@@ -82,7 +82,9 @@ class Search:
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.settings = self._settings(pairs, batches, intervention, clean)
-        self.processes.check_same({"search": {**self.settings, "start": digest_of(repr(self.start.edges)), "change": change}})
+        self.processes.check_same(
+            {"search": {**self.settings, "start": digest_of(repr(self.start.edges)), "change": change}}
+        )
         self.start_value = self._start_value()
 
     def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
@@ -133,7 +135,9 @@ class Search:
     ) -> list[float]:
         """The objective when a destination keeps, in turn, each of these sets of sources."""
         self.n_evaluated += len(candidates)
-        totals = torch.stack([self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)])
+        totals = torch.stack(
+            [self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)]
+        )
         return (self.processes.in_order(totals, self.n_batches).sum(0) / self.n_prompts).tolist()
 
     def check_finite(self, value: float, what: str) -> float:

@@ -209,7 +209,14 @@ def _parsed(cls: type[Trace], content: bytes) -> Trace:
     edges, before, values, kept = zip(*rows) if rows else ((),) * 4
     _check_edges(start, edges, header["complete"])
     names = ("change", "start_value", "noise", "complete", "settings")
-    trace = cls(start, float(header["threshold"]), edges=edges, values=values, kept=kept, **{name: header[name] for name in names})
+    trace = cls(
+        start,
+        float(header["threshold"]),
+        edges=edges,
+        values=values,
+        kept=kept,
+        **{name: header[name] for name in names},
+    )
     if trace.values_before != before:
         raise ValueError("its values do not follow from one another")
     return trace

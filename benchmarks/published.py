@@ -211,15 +211,20 @@ def report(score: Sequence[Row], point: Sequence[Row]) -> str:
         "Measured before and not computed again: the files carry no licence and are not kept here",
         _table(("task", "AUC", "what"), left),
         "",
-        f"{n_agree} of {len(all_figures)} figures come out" + ("." if n_agree == len(all_figures) else "; * marks the others."),
+        f"{n_agree} of {len(all_figures)} figures come out"
+        + ("." if n_agree == len(all_figures) else "; * marks the others."),
     ]
     return "\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; the result is the exit status, 1 when a figure does not come out."""
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.published", description=__doc__.split("\n")[0])
-    parser.add_argument("--all", action="store_true", help="also mask learning, nodes, zero ablation and the older table")
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.published", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="also mask learning, nodes, zero ablation and the older table"
+    )
     everything = parser.parse_args(arguments).all
     score, point = ([row for row in rows if everything or row.is_headline] for rows in (score_rows(), point_rows()))
     print(report(score, point))

@@ -117,7 +117,9 @@ class Attribution:
             written = take(self.clean.attention_sum[layer])
             heads.copy_(_through_post_norm(block.attention_post_norm, written, heads, self.constant_scale))
         if graph.mlps:
-            torch.sub(take(self.cut.mlp_out[layer]), take(self.clean.mlp_out[layer]), out=changes[graph.mlp_source(layer)])
+            torch.sub(
+                take(self.cut.mlp_out[layer]), take(self.clean.mlp_out[layer]), out=changes[graph.mlp_source(layer)]
+            )
 
     def _columns(self, layer: int, letter: str) -> range:
         where = self.transformer.graph.part_destinations(layer, letter)
@@ -126,7 +128,9 @@ class Attribution:
     def _mlp_gradient(self, layer: int, take: Take) -> Float[Tensor, "token d_model"]:
         return _mean(take(point.mlp_in[layer]) for point in self.points)
 
-    def _attention_gradients(self, layer: int, letters: str, take: Take, out: Float[Tensor, "reader token d_model"]) -> None:
+    def _attention_gradients(
+        self, layer: int, letters: str, take: Take, out: Float[Tensor, "reader token d_model"]
+    ) -> None:
         """Write the gradient at the stream each <q>, <k>, <v> of a layer reads, letter by letter, into `out`.
 
         The inner product of g and x hat needs no d_model-wide work: it is dq . (projection without its constants).

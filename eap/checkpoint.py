@@ -29,7 +29,9 @@ class Checkpoint:
         done: the steps (batches, or destinations of one batch) that are in them.
     """
 
-    def __init__(self, path: Path | None, scores: Float[Tensor, "source destination"], done: Bool[Tensor, " step"]) -> None:
+    def __init__(
+        self, path: Path | None, scores: Float[Tensor, "source destination"], done: Bool[Tensor, " step"]
+    ) -> None:
         """Go on from a file if it is there.
 
         Args:

@@ -60,7 +60,12 @@ class Job:
         return differentiate(self.transformer, embed, batch, self.metric, operations)
 
     def attribute(
-        self, batch: PromptPairs, clean: Activations, cut: Activations, points: list[Gradients], operations: Operations = EXACT
+        self,
+        batch: PromptPairs,
+        clean: Activations,
+        cut: Activations,
+        points: list[Gradients],
+        operations: Operations = EXACT,
     ) -> Float[Tensor, "source destination"]:
         """Edge scores summed over the batch, against gradients averaged over `points`.
 

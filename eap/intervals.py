@@ -54,7 +54,14 @@ class ErrorBars:
 
 
 def score_groups(
-    model: nn.Module, pairs: PromptPairs, metric: Metric, method: str = "relp", *, n_groups: int = 20, quiet: bool = False, **settings: Any
+    model: nn.Module,
+    pairs: PromptPairs,
+    metric: Metric,
+    method: str = "relp",
+    *,
+    n_groups: int = 20,
+    quiet: bool = False,
+    **settings: Any,
 ) -> ScoredGraph:
     """Scores over all prompts, with what each group of prompts adds to them in `per_group`.
 
@@ -119,7 +126,9 @@ def _check(pairs: PromptPairs, method: str, n_groups: int, settings: dict[str, A
             f"intervention {settings['intervention']!r} takes its means over all prompts, which groups do not have: take 'patching' or 'zero'"
         )
     if n_groups < 2 or len(pairs) < 2:
-        raise ValueError(f"n_groups must be 2 or more, of as many prompts, got {n_groups} groups and {len(pairs)} prompts")
+        raise ValueError(
+            f"n_groups must be 2 or more, of as many prompts, got {n_groups} groups and {len(pairs)} prompts"
+        )
 
 
 def _as_matrix(graph: ScoredGraph, values: Float[Tensor, "edge"]) -> Float[Tensor, "source destination"]:

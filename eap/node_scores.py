@@ -99,7 +99,9 @@ def score_nodes(
     check_rules(rules, transformer)
     processes = Processes(process_group, transformer.device)
     processes.check_same({"settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
-    batches = [batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))]
+    batches = [
+        batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))
+    ]
     per_prompt: dict[str, Tensor] = {}
     quiet = quiet or not processes.is_first
     with tqdm(total=sum(map(len, batches)), desc=f"{method} nodes", unit="prompt", disable=quiet, leave=False) as bar:
@@ -109,7 +111,9 @@ def score_nodes(
                 rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
                 rows[batch.indices.cpu()] = value
             bar.update(len(batch))
-    per_prompt = {kind: processes.total(rows) for kind, rows in per_prompt.items()}  # a prompt's row is zero but in one process
+    per_prompt = {
+        kind: processes.total(rows) for kind, rows in per_prompt.items()
+    }  # a prompt's row is zero but in one process
     metadata = {
         "model": transformer.name,
         "method": method,
@@ -209,7 +213,9 @@ def _products(
     return {kind: torch.stack(found[kind], dim=2) for kind in order if kind in found}
 
 
-def _at_positions(product: Float[Tensor, "batch row *head"], rows: Tensor, width: int) -> Float[Tensor, "batch pos *head"]:
+def _at_positions(
+    product: Float[Tensor, "batch row *head"], rows: Tensor, width: int
+) -> Float[Tensor, "batch pos *head"]:
     """A value of all positions as it is; one of the answer row at its position, with zeros elsewhere."""
     if product.shape[1] == width:
         return product
@@ -218,7 +224,9 @@ def _at_positions(product: Float[Tensor, "batch row *head"], rows: Tensor, width
     return out
 
 
-def _padded(value: Float[Tensor, "batch pos layer *head"], batch: PromptPairs, width: int) -> Float[Tensor, "batch layer *head width"]:
+def _padded(
+    value: Float[Tensor, "batch pos layer *head"], batch: PromptPairs, width: int
+) -> Float[Tensor, "batch layer *head width"]:
     """Positions last, up to `width`: zero after the answer, NaN after the prompt's end."""
     out = value.new_zeros(len(value), width, *value.shape[2:])
     out[:, : value.shape[1]] = value

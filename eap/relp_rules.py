@@ -138,7 +138,9 @@ def check_rules(rules: RelPRules, transformer: Transformer) -> None:
     """
     blocks = transformer.blocks
     if rules.gate == "all" and not any(block.mlp is not None and block.mlp.W_gate is not None for block in blocks):
-        raise ValueError(f"gate rule 'all' has no place in {transformer.name}: it has no gated MLP. Use 'half' or 'exact'.")
+        raise ValueError(
+            f"gate rule 'all' has no place in {transformer.name}: it has no gated MLP. Use 'half' or 'exact'."
+        )
     norms = [transformer.final_norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))]
     if rules.reader == "norm" and not any(norm is not None for norm in norms):
         raise ValueError(f"reader 'norm' has no place in {transformer.name}: no destination has a norm. Use 'linear'.")
@@ -205,7 +207,9 @@ def constant_pattern_attention(
     return exact_attention(q.detach(), k.detach(), v, scores)
 
 
-def shared_attention(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) -> Float[Tensor, "batch head row d_head"]:
+def shared_attention(
+    q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores
+) -> Float[Tensor, "batch head row d_head"]:
     """Attention under AttnLRP.
 
     The product of pattern and values gives half its relevance to each (proposition 3.3); the softmax passes

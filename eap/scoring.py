@@ -141,10 +141,14 @@ def score(
     return ScoredGraph(transformer.graph, scores.to(wide), metadata)
 
 
-def _summed(job: Job, batches: list[PromptPairs], processes: Processes, name: str) -> Float[Tensor, "source destination"]:
+def _summed(
+    job: Job, batches: list[PromptPairs], processes: Processes, name: str
+) -> Float[Tensor, "source destination"]:
     """The scores of all batches added up, in float64 on the CPU."""
     zeros = torch.zeros(job.transformer.graph.edge_mask.shape, dtype=torch.float64)
-    sums = Checkpoint(job.checkpoint if processes.is_first else None, zeros, torch.zeros(len(batches), dtype=torch.bool))
+    sums = Checkpoint(
+        job.checkpoint if processes.is_first else None, zeros, torch.zeros(len(batches), dtype=torch.bool)
+    )
     if job.checkpoint is not None:
         sums.scores, sums.done = processes.from_first((sums.scores, sums.done))
     n_done = int(sums.done.sum())

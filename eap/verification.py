@@ -131,7 +131,9 @@ def verify(
     if n_edges < 1:
         raise ValueError(f"n_edges: expected 1 or more, came {n_edges}")
     if not graph.scores.isfinite().all():
-        raise ValueError("graph: expected finite scores, came NaN or infinity; score again with a metric that is finite")
+        raise ValueError(
+            "graph: expected finite scores, came NaN or infinity; score again with a metric that is finite"
+        )
     subject = Subject(model, graph, pairs, metric, n_edges, seed)
     checks = [_as_the_model, _none_cut, _all_cut, _identical_pairs, _sums_of_edges, _padding]
     found = [check for make in checks for check in _made(make, subject)]
@@ -189,7 +191,9 @@ def _sums_of_edges(subject: Subject) -> Iterator[Check]:
     node_scores = [sums["resid_pre"][0][None]]
     for layer in range(graph.n_layers):
         node_scores += [sums["heads"][layer], *([sums["mlp_out"][layer][None]] if graph.mlps else [])]
-    yield Check("sum of out-edges against the node score", _difference(by_source, torch.cat(node_scores)), subject.rounding)
+    yield Check(
+        "sum of out-edges against the node score", _difference(by_source, torch.cat(node_scores)), subject.rounding
+    )
 
 
 def _padding(subject: Subject) -> Iterator[Check]:
@@ -205,8 +209,15 @@ def _exact_sample(subject: Subject) -> Iterator[Check]:
     scores = subject.graph.scores[chosen].double()
     told = exact.abs() > 0.01 * exact.abs().max()
     same = (scores.sign() == exact.sign())[told].double().mean().item() if told.any() else float("nan")
-    yield Check(f"Pearson with exact patching, {len(exact)} edges", pearson(scores, exact).item(), LEAST_PEARSON, at_most=False)
-    yield Check(f"Spearman with exact patching, {len(exact)} edges", spearman(scores, exact).item(), LEAST_SPEARMAN, at_most=False)
+    yield Check(
+        f"Pearson with exact patching, {len(exact)} edges", pearson(scores, exact).item(), LEAST_PEARSON, at_most=False
+    )
+    yield Check(
+        f"Spearman with exact patching, {len(exact)} edges",
+        spearman(scores, exact).item(),
+        LEAST_SPEARMAN,
+        at_most=False,
+    )
     yield Check(f"same sign as exact patching, {int(told.sum())} edges", same, LEAST_SIGNS, at_most=False)
 
 
@@ -216,7 +227,9 @@ def _bf16(subject: Subject) -> Iterator[Check]:
         narrow = copy.deepcopy(subject.model).to(torch.bfloat16)
     edges = subject.graph.graph.edge_mask
     wide, found = (subject.score(model, subject.pairs)[edges].double() for model in (subject.model, narrow))
-    yield Check("Spearman of scores in bfloat16 with those here", spearman(found, wide).item(), LEAST_BF16, at_most=False)
+    yield Check(
+        "Spearman of scores in bfloat16 with those here", spearman(found, wide).item(), LEAST_BF16, at_most=False
+    )
 
 
 def _own_logits(subject: Subject, tokens: Tensor) -> Tensor:

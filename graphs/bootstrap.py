@@ -28,7 +28,9 @@ def drawn_counts(n_groups: int, n_resamples: int, seed: int) -> Float[Tensor, "r
     """How often each group is drawn in each resample; every row adds up to the number of groups."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(n_groups, (n_resamples, n_groups), generator=generator)
-    return torch.zeros(n_resamples, n_groups, dtype=torch.float64).scatter_add_(1, chosen, torch.ones(chosen.shape, dtype=torch.float64))
+    return torch.zeros(n_resamples, n_groups, dtype=torch.float64).scatter_add_(
+        1, chosen, torch.ones(chosen.shape, dtype=torch.float64)
+    )
 
 
 def edge_groups(scored: ScoredGraph) -> Float[Tensor, "group edge"]:
@@ -46,7 +48,9 @@ def edge_groups(scored: ScoredGraph) -> Float[Tensor, "group edge"]:
     return scored.per_group.mT[:, scored.graph.edge_mask.T].double()
 
 
-def resampled(scored: ScoredGraph, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Iterator[Float[Tensor, "chunk edge"]]:
+def resampled(
+    scored: ScoredGraph, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Iterator[Float[Tensor, "chunk edge"]]:
     """The scores of each draw, in edge order, some draws at a time; the draws depend on the seed and number of groups alone.
 
     Raises:

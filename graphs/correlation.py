@@ -88,8 +88,12 @@ def agreement(
     slope = (_centred(estimate) @ _centred(value) / _centred(value).square().sum()).item() if varies else None
     return Agreement(
         n=exact.shape[1],
-        pearson=_measured(pearson(estimate, value), torch.cat([pearson(*both) for both in drawn]), confidence, len(exact)),
-        spearman=_measured(spearman(estimate, value), torch.cat([spearman(*both) for both in drawn]), confidence, len(exact)),
+        pearson=_measured(
+            pearson(estimate, value), torch.cat([pearson(*both) for both in drawn]), confidence, len(exact)
+        ),
+        spearman=_measured(
+            spearman(estimate, value), torch.cat([spearman(*both) for both in drawn]), confidence, len(exact)
+        ),
         slope=slope,
         intercept=None if slope is None else (estimate.mean() - slope * value.mean()).item(),
     )

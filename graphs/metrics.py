@@ -51,7 +51,9 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
         row = int((~torch.isfinite(values)).nonzero()[0])
         raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
     if torch.is_grad_enabled() and not values.requires_grad:
-        raise ValueError(f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it.")
+        raise ValueError(
+            f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it."
+        )
 
 
 def load(name: str) -> Metric:

@@ -139,7 +139,9 @@ def _check_stable(stable: float | None, k: int | None, strategy: str) -> None:
         raise ValueError(f"stable must be a share above 0 and up to 1, got {stable!r}")
     if k is None or strategy != "top":
         came = "a threshold" if k is None else f"strategy={strategy!r}"
-        raise ValueError(f"stable goes with k and strategy='top', got {came}: how often an edge is chosen is counted among the k best")
+        raise ValueError(
+            f"stable goes with k and strategy='top', got {came}: how often an edge is chosen is counted among the k best"
+        )
 
 
 def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None, by: str, strategy: str) -> None:

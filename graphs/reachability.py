@@ -41,9 +41,7 @@ def nodes_to_logits(graph: Graph, mask: Bool[Tensor, "source destination"]) -> B
     return _leading_to_logits(graph, mask)[0]
 
 
-def live_edges(
-    graph: Graph, mask: Bool[Tensor, "source destination"]
-) -> Bool[Tensor, "source destination"]:
+def live_edges(graph: Graph, mask: Bool[Tensor, "source destination"]) -> Bool[Tensor, "source destination"]:
     """The kept edges that lie on a path of kept edges from `input` to `logits`. [source destination]"""
     leading = _leading_to_logits(graph, mask)[1]
     return mask & nodes_from_input(graph, mask).unsqueeze(1) & leading

@@ -52,7 +52,9 @@ class ScoredGraph:
         if not isinstance(other, ScoredGraph):
             return NotImplemented
         same_scores = self.scores.dtype == other.scores.dtype and torch.equal(self.scores, other.scores)
-        return same_scores and self.graph == other.graph and self.metadata == other.metadata and self._same_groups(other)
+        return (
+            same_scores and self.graph == other.graph and self.metadata == other.metadata and self._same_groups(other)
+        )
 
     def _same_groups(self, other: ScoredGraph) -> bool:
         if self.per_group is None or other.per_group is None:
@@ -158,7 +160,9 @@ def _checked_groups(
         ValueError: Shape or dtype do not fit, there are no groups, or their sum is not the scores.
     """
     if not isinstance(per_group, Tensor) or per_group.ndim != 3 or not len(per_group):
-        raise ValueError(f"per_group must be a tensor [group source destination] of one group or more, got {_describe(per_group)}")
+        raise ValueError(
+            f"per_group must be a tensor [group source destination] of one group or more, got {_describe(per_group)}"
+        )
     groups = torch.stack([checked_scores(graph, each) for each in per_group])
     gap = (groups.double().sum(0) - scores).abs().max()
     if gap > GROUPS_TOLERANCE * scores.abs().max():

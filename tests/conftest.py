@@ -17,7 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--typecheck"):
-        jaxtyping.install_import_hook(["edge_circuits.graphs", "edge_circuits.eap", "edge_circuits.acdc"], "beartype.beartype")
+        jaxtyping.install_import_hook(
+            ["edge_circuits.graphs", "edge_circuits.eap", "edge_circuits.acdc"], "beartype.beartype"
+        )
 
 
 @pytest.fixture

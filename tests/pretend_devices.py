@@ -37,7 +37,12 @@ class Pretended(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor, device: torch.device) -> Pretended:
         made = Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=device
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=device,
         )
         made.held = held
         return made
@@ -91,7 +96,9 @@ def compute(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
 def described(function: Any) -> tuple[str, list[tuple[int, str]]]:
     """An operation's name, and place and name of each argument that it writes into and returns."""
     arguments = enumerate(function._schema.arguments)
-    return function._schema.name, [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return function._schema.name, [
+        (i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write
+    ]
 
 
 def held(value: Any) -> Any:

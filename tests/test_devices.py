@@ -41,12 +41,7 @@ RULES = (
     *(dict(reader=rule) for rule in ("norm", "softmax")),
     dict(norm="exact", activation="exact", gate="exact"),
 )
-PLACES = {
-    "one device": (0, 0, 0),
-    "spread": (0, 0, 1),
-    "embedding apart": (0, 1, 1),
-    "back and forth": (0, 1, 0),
-}
+PLACES = {"one device": (0, 0, 0), "spread": (0, 0, 1), "embedding apart": (0, 1, 1), "back and forth": (0, 1, 0)}
 """Where the embedding, the lower half of the layers and the upper half are; the head is with these, or with its embedding."""
 CASES = [
     ("gpt2", "one device"),
@@ -153,7 +148,9 @@ def runs(model: TransformerBridge) -> Tensor:
     graph = Graph.from_model(model)
     circuits = [Circuit.full(graph), Circuit.empty(graph)]
     circuits += [random_circuit(graph, density, 0) for density in (0.1, 0.5, 0.9)]
-    return torch.stack([run(model, circuit, PAIRS, how).detach() for circuit in circuits for how in get_args(Intervention)])
+    return torch.stack(
+        [run(model, circuit, PAIRS, how).detach() for circuit in circuits for how in get_args(Intervention)]
+    )
 
 
 def weight_gradients(model: TransformerBridge) -> Tensor:

@@ -71,7 +71,9 @@ def test_model_is_handed_back(kind: str, metric: Callable) -> None:
     assert not frozen.requires_grad
     after = model.state_dict()
     assert after.keys() == weights.keys()
-    assert all(torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in weights.items())
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in weights.items()
+    )
 
 
 def test_model_is_handed_back_after_a_refusal() -> None:

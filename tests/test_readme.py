@@ -27,7 +27,7 @@ def test_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_files_that_it_names_exist() -> None:
-    named = {name for name in re.findall(r"`((?:graphs|eap|acdc|benchmarks|tests)/[\w/.]*)`", README)}
+    named = set(re.findall(r"`((?:graphs|eap|acdc|benchmarks|tests)/[\w/.]*)`", README))
     assert named and not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 

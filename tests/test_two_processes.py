@@ -78,4 +78,7 @@ def test_what_cannot_be_shared_is_refused_in_every_process(two: list[dict[str, A
     for each in two:
         assert "expected the same prompts in every process" in each["refused: prompts"]
         assert "expected the same settings in every process" in each["refused: rules"]
-        assert "1 batches of 9 prompts cannot be spread over 2 processes; give a smaller batch_size" in each["refused: too few batches"]
+        assert (
+            "1 batches of 9 prompts cannot be spread over 2 processes; give a smaller batch_size"
+            in each["refused: too few batches"]
+        )

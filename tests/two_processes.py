@@ -108,7 +108,9 @@ def refusal(call: Callable[[], Any]) -> str:
 
 def other_prompts(group: Group) -> str:
     """What processes with prompts of their own are told."""
-    mine = PAIRS[1:5] if group is not None and dist.get_rank(group) else PAIRS  # shorter too, so their means do not add up
+    mine = (
+        PAIRS[1:5] if group is not None and dist.get_rank(group) else PAIRS
+    )  # shorter too, so their means do not add up
     settings = dict(intervention="mean", batch_size=2, process_group=group, quiet=True)
     return refusal(lambda: eap.score(tiny("gpt2").model, mine, logit_difference, **settings))
 

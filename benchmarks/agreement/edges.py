@@ -123,7 +123,13 @@ def score_groups(
     """
     groups, model, scored = settings.groups(subject.pairs, method), model_digest(subject.model), []
     for group in groups:
-        key = {"model": model, "pairs": group.digest, "method": method, "metric": subject.metric_name, "code": code_digest()}
+        key = {
+            "model": model,
+            "pairs": group.digest,
+            "method": method,
+            "metric": subject.metric_name,
+            "code": code_digest(),
+        }
         label = f"{subject.stem}-{method}-{subject.metric_name}"
         scored.append(parts.get(label, key, lambda group=group: _score(subject, group, method)))
         step()
@@ -165,7 +171,9 @@ def interpolated(subject: Subject, edge: str, shares: Sequence[float]) -> Float[
         kept = graph.edge_mask.to(transformer.device, transformer.dtype)
         kept[where] = 1 - share
         plan = make_plan(graph, kept, patching=True)
-        total = sum(subject.metric(run_batch(transformer, plan, batch, cuts(batch)), batch).sum().item() for batch in batches)
+        total = sum(
+            subject.metric(run_batch(transformer, plan, batch, cuts(batch)), batch).sum().item() for batch in batches
+        )
         values.append(total / len(subject.pairs))
     return torch.tensor(values, dtype=torch.float64)
 
@@ -175,7 +183,9 @@ def telling_edges(exact: Scores, estimate: Scores, graph: Graph) -> list[str]:
     exact_values, error = exact.mean[graph.edge_mask], (estimate.mean - exact.mean)[graph.edge_mask].abs()
     where = graph.edge_mask.nonzero()
     places = [int(at) for at in (exact_values.argmax(), exact_values.argmin(), error.argmax())]
-    names = [f"{graph.sources[source]}->{graph.destinations[destination]}" for source, destination in where[places].tolist()]
+    names = [
+        f"{graph.sources[source]}->{graph.destinations[destination]}" for source, destination in where[places].tolist()
+    ]
     return list(dict.fromkeys(names))
 
 

@@ -78,7 +78,9 @@ def exact_nodes(subject: Subject, direction: Direction) -> dict[str, Float[Tenso
     batches = [batch.to(transformer.device) for batch in subject.pairs.batches(max_tokens=MAX_TOKENS)]
     parts = [_Patched(transformer, subject, batch, direction).effects() for batch in batches]
     width = subject.pairs.clean.shape[1]
-    padded = [{kind: _padded(value, batch, width) for kind, value in part.items()} for part, batch in zip(parts, batches)]
+    padded = [
+        {kind: _padded(value, batch, width) for kind, value in part.items()} for part, batch in zip(parts, batches)
+    ]
     return {kind: in_order(batches, [part[kind] for part in padded]).cpu() for kind in parts[0]}
 
 
@@ -105,7 +107,9 @@ class _Patched:
         if all(block.mlp is not None for block in blocks):
             found["mlp_out"] = torch.stack([self._of_source(layer, "mlp") for layer in layers], dim=1)
         n_heads = self.transformer.graph.n_heads
-        by_layer = [torch.stack([self._of_source(layer, "heads", head) for head in range(n_heads)], dim=1) for layer in layers]
+        by_layer = [
+            torch.stack([self._of_source(layer, "heads", head) for head in range(n_heads)], dim=1) for layer in layers
+        ]
         return found | {"heads": torch.stack(by_layer, dim=1)}
 
     def _run(self, tokens: Tensor) -> Activations:
@@ -162,7 +166,9 @@ def _patched(here: Tensor, there: Tensor, positions: Tensor) -> Tensor:
     return stacked.flatten(0, 1)
 
 
-def _padded(value: Float[Tensor, "batch layer *head pos"], batch: PromptPairs, width: int) -> Float[Tensor, "batch layer *head width"]:
+def _padded(
+    value: Float[Tensor, "batch layer *head pos"], batch: PromptPairs, width: int
+) -> Float[Tensor, "batch layer *head width"]:
     """Positions up to `width`: zero after the answer, NaN after the prompt's end."""
     out = value.new_zeros(*value.shape[:-1], width)
     out[..., : value.shape[-1]] = value

@@ -42,7 +42,10 @@ def plot_scatter(compared: Sequence[Compared], exact: Scores, path: Path) -> Pat
         axes.set_visible(False)
     panels[0].legend(fontsize=8, frameon=False, markerscale=2)
     subject = compared[0].subject
-    figure.suptitle(f"{subject.name}: {subject.graph.n_edges:,} edges, {len(subject.pairs)} prompts, {subject.metric_name}", fontsize=12)
+    figure.suptitle(
+        f"{subject.name}: {subject.graph.n_edges:,} edges, {len(subject.pairs)} prompts, {subject.metric_name}",
+        fontsize=12,
+    )
     return write_figure(figure, path)
 
 
@@ -58,7 +61,9 @@ def plot_interpolation(
         for one in drawn:
             score = one.scores.mean[subject.graph.edge_index(edge)].item()
             line = [values[0].item() + share * score for share in shares]
-            axes.plot(shares, line, color=colour_of(one.scores.method), linestyle="--", linewidth=1.2, label=one.scores.method)
+            axes.plot(
+                shares, line, color=colour_of(one.scores.method), linestyle="--", linewidth=1.2, label=one.scores.method
+            )
         axes.set_title(edge, fontsize=10)
         axes.set_xlabel("share of the edge that is cut")
         axes.set_ylabel(subject.metric_name.replace("_", " "))
@@ -79,7 +84,15 @@ def plot_bars(agreements: Sequence[NodeAgreement], title: str, path: Path) -> Pa
             heights = [0.0 if each.value is None else each.value for each in measured]
             ends = [[_length(h, each.low), _length(each.high, h)] for h, each in zip(heights, measured)]
             places = [place + (number - (len(here) - 1) / 2) * 0.38 for place in range(len(heights))]
-            axes.bar(places, heights, width=0.36, color=colour_of(one.method), label=one.method, yerr=list(zip(*ends)), ecolor="#444444")
+            axes.bar(
+                places,
+                heights,
+                width=0.36,
+                color=colour_of(one.method),
+                label=one.method,
+                yerr=list(zip(*ends)),
+                ecolor="#444444",
+            )
         axes.set_xticks(range(len(here[0].per_kind)), list(here[0].per_kind), rotation=25, fontsize=8)
         axes.set_title(direction, fontsize=10)
         axes.set_ylabel("Pearson with exact patching")

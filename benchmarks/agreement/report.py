@@ -47,15 +47,31 @@ def text(results: Sequence[Result]) -> str:
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method and class of edges, and for each method, direction and kind of node; nothing is rounded."""
     subject = result.subject
-    start = {"model": subject.model_name, "task": subject.task, "metric": subject.metric_name, "n_prompts": len(subject.pairs)}
+    start = {
+        "model": subject.model_name,
+        "task": subject.task,
+        "metric": subject.metric_name,
+        "n_prompts": len(subject.pairs),
+    }
     start |= {"seed": result.settings.seed}
     found = []
     for one in result.compared:
-        about = {"what": "edges", "method": one.scores.method, "direction": "noising", "by": "size" if one.by_size else "score"}
+        about = {
+            "what": "edges",
+            "method": one.scores.method,
+            "direction": "noising",
+            "by": "size" if one.by_size else "score",
+        }
         about |= {"n_groups": len(one.scores.per_group), "seconds": one.scores.seconds}
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.classes.items()]
     for one in result.nodes:
-        about = {"what": "nodes", "method": one.method, "direction": one.direction, "by": "score", "n_groups": len(subject.pairs)}
+        about = {
+            "what": "nodes",
+            "method": one.method,
+            "direction": one.direction,
+            "by": "score",
+            "n_groups": len(subject.pairs),
+        }
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.per_kind.items()]
     return found
 
@@ -63,7 +79,11 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def as_csv(results: Sequence[Result]) -> str:
     """All rows, with the commit and the versions in each."""
     now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
-    lines = [{name: "" if value is None else value for name, value in (row | now).items()} for result in results for row in rows(result)]
+    lines = [
+        {name: "" if value is None else value for name, value in (row | now).items()}
+        for result in results
+        for row in rows(result)
+    ]
     return csv_text(lines)
 
 
@@ -87,7 +107,14 @@ def _tables(result: Result) -> str:
         f"{subject.metric_name}, seed {result.settings.seed}; exact patching took {result.exact.seconds:.1f} seconds"
     ]
     for name in ("pearson", "spearman") if result.compared else ():
-        headings = ["method", name.capitalize(), *(f"{kind} ({sizes[kind].n:,})" for kind in sizes), "slope", "R2", "seconds"]
+        headings = [
+            "method",
+            name.capitalize(),
+            *(f"{kind} ({sizes[kind].n:,})" for kind in sizes),
+            "slope",
+            "R2",
+            "seconds",
+        ]
         parts.append(table(headings, [_edge_cells(one, name) for one in result.compared]))
     if result.nodes:
         parts.append(_node_table(result.nodes))
@@ -98,7 +125,13 @@ def _edge_cells(compared: Compared, name: str) -> list[str]:
     whole = next(iter(compared.classes.values()))
     cells = [_cell(getattr(agreement, name)) for agreement in compared.classes.values()]
     figures = ["-" if value is None else f"{value:.3g}" for value in (whole.slope, whole.r_squared)]
-    return [compared.scores.method, "|.|" if compared.by_size else "", *cells, *figures, f"{compared.scores.seconds:.2f}"]
+    return [
+        compared.scores.method,
+        "|.|" if compared.by_size else "",
+        *cells,
+        *figures,
+        f"{compared.scores.seconds:.2f}",
+    ]
 
 
 def _node_table(nodes: Sequence[NodeAgreement]) -> str:

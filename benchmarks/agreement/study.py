@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"edge_circuits.benchmarks.agreement: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        kept = "what is finished is kept, and the same command goes on from there" if given.out else "nothing is kept without --out DIR"
+        kept = (
+            "what is finished is kept, and the same command goes on from there"
+            if given.out
+            else "nothing is kept without --out DIR"
+        )
         print(f"\nstopped; {kept}", file=sys.stderr)
         return STOPPED
     if given.out is not None and not given.quiet:
@@ -67,17 +71,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.agreement", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.agreement", description=__doc__.split("\n")[0]
+    )
     add = parser.add_argument
-    add("--model", default=PLANTED, help="planted (the default), a hub name such as gpt2, or a directory; random:gpt2 for random weights")
-    add("--tasks", nargs="+", help="ioi, docstring, greater_than, sort, text; by default all planted ones, else text, without tokenizer sort")
+    add(
+        "--model",
+        default=PLANTED,
+        help="planted (the default), a hub name such as gpt2, or a directory; random:gpt2 for random weights",
+    )
+    add(
+        "--tasks",
+        nargs="+",
+        help="ioi, docstring, greater_than, sort, text; by default all planted ones, else text, without tokenizer sort",
+    )
     add("--methods", nargs="+", help=f"of {', '.join(method_names())}; by default all")
     add("--metric", help="name in edge_circuits.graphs.metrics; by default each task's own")
     add("--n-prompts", type=int, default=100, help="prompts of each task (100)")
     add("--groups", type=int, default=20, help="groups of prompts for the bootstrap (20)")
     add("--resamples", type=int, default=N_RESAMPLES, help=f"draws of the bootstrap ({N_RESAMPLES})")
     add("--seed", type=int, default=0, help="of prompts and bootstrap (0)")
-    add("--edges", nargs="+", help="edges whose interpolation is drawn; by default those of the largest effects and error")
+    add(
+        "--edges",
+        nargs="+",
+        help="edges whose interpolation is drawn; by default those of the largest effects and error",
+    )
     add("--without-nodes", action="store_true", help="edges alone")
     add("--text", type=Path, help="file of prompts for the task text; by default the model writes them")
     add("--weights", type=Path, help="folder with weights of planted models; by default those shipped")
@@ -119,7 +137,9 @@ def _settings(given: argparse.Namespace) -> Settings:
 def _methods(given: argparse.Namespace) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(given.methods or method_names()))
     if unknown := [name for name in chosen if name not in method_names()]:
-        raise ValueError(f"method: expected one of {', '.join(method_names())}, came {unknown[0]!r}; all are held against {EXACT}")
+        raise ValueError(
+            f"method: expected one of {', '.join(method_names())}, came {unknown[0]!r}; all are held against {EXACT}"
+        )
     return chosen
 
 
@@ -142,15 +162,21 @@ def _result(
     exact = scored.pop(EXACT)
     compared = [compare(subject, scores, exact, settings) for scores in scored.values()]
     exact_nodes, nodes = {}, []
-    for direction in () if given.without_nodes or getattr(subject.metric, "zero_gradient_at_clean", False) else DIRECTIONS:
+    for direction in (
+        () if given.without_nodes or getattr(subject.metric, "zero_gradient_at_clean", False) else DIRECTIONS
+    ):
         exact_nodes[direction], found = compare_nodes(subject, direction, settings)
         nodes += found
     return Result(subject, settings, exact, compared, left_out, nodes), exact_nodes
 
 
-def _write(results: Sequence[Result], exact_nodes: Sequence[dict[str, dict[str, Tensor]]], given: argparse.Namespace) -> None:
+def _write(
+    results: Sequence[Result], exact_nodes: Sequence[dict[str, dict[str, Tensor]]], given: argparse.Namespace
+) -> None:
     """All files, tables first."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"
+    }
     write_whole(given.out / "agreement.txt", (agreement_report.text(results) + "\n").encode())
     write_whole(given.out / "agreement.csv", agreement_report.as_csv(results).encode())
     write_whole(given.out / "agreement.json", agreement_report.as_json(results, settings).encode())

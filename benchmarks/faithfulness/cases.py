@@ -120,17 +120,34 @@ def cases(
     if metric is not None:
         metrics.load(metric)
     if model_name == PLANTED:
-        return [_planted(name, n_prompts, seed, metric, weights) for name in (planted.NAMES if tasks is None else tasks)]
-    found = subjects(model_name, tasks, n_prompts=2 * n_prompts, seed=seed, metric=metric, text=text, device=device, quiet=quiet)
+        return [
+            _planted(name, n_prompts, seed, metric, weights) for name in (planted.NAMES if tasks is None else tasks)
+        ]
+    found = subjects(
+        model_name, tasks, n_prompts=2 * n_prompts, seed=seed, metric=metric, text=text, device=device, quiet=quiet
+    )
     halves = [subject.pairs.split(n_prompts, seed) for subject in found]
     return [
-        Case(subject.model_name, subject.task, subject.model, train, test, subject.metric_name, _reference(subject.task, subject.graph))
+        Case(
+            subject.model_name,
+            subject.task,
+            subject.model,
+            train,
+            test,
+            subject.metric_name,
+            _reference(subject.task, subject.graph),
+        )
         for subject, (train, test) in zip(found, halves)
     ]
 
 
 def find(
-    case: Case, method: str, intervention: Intervention, seed: int, shares: Sequence[float] = SHARES, folder: Path | None = None
+    case: Case,
+    method: str,
+    intervention: Intervention,
+    seed: int,
+    shares: Sequence[float] = SHARES,
+    folder: Path | None = None,
 ) -> Row:
     """Score on the training prompts with a method, measure on the held-out ones.
 
@@ -150,12 +167,18 @@ def find(
     found = curves(case.model, asked, case.test, case.metric, intervention, shares=shares, by=by)
     drawn = {name: [found[f"{name} {draw}"] for draw in range(len(scored))] for name in ranked}
     known = None if case.known is None else [prune(one, case.known.n_edges) for one in scored]
-    at_known = None if known is None else _at_known(measure(case.model, known, case.test, case.metric, intervention), seed)
+    at_known = (
+        None if known is None else _at_known(measure(case.model, known, case.test, case.metric, intervention), seed)
+    )
     return Row(
         method=method,
         curves={name: each[0] for name, each in drawn.items()},
-        faithfulness={name: torch.stack([curve.faithfulness for curve in each]).mean(0) for name, each in drawn.items()},
-        figures={name: _figure(drawn[ranking], area, clipped, seed) for name, (area, ranking, clipped) in FIGURES.items()},
+        faithfulness={
+            name: torch.stack([curve.faithfulness for curve in each]).mean(0) for name, each in drawn.items()
+        },
+        figures={
+            name: _figure(drawn[ranking], area, clipped, seed) for name, (area, ranking, clipped) in FIGURES.items()
+        },
         at_known=at_known,
         seconds=seconds / len(scored),
     )

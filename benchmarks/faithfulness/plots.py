@@ -26,7 +26,15 @@ def plot_case(result: Result, path: Path) -> Path:
             _draw_curve(axes, row, ranking, f"{row.method}  {row.figures[name].value:.3f}")
         if result.known is not None:
             at = result.known.circuit.n_edges / result.case.graph.n_edges
-            axes.plot([at], [result.known.faithfulness], marker="*", markersize=13, color="black", linestyle="", label="known circuit")
+            axes.plot(
+                [at],
+                [result.known.faithfulness],
+                marker="*",
+                markersize=13,
+                color="black",
+                linestyle="",
+                label="known circuit",
+            )
         _finish(axes, title, word)
     case = result.case
     title = f"{case.name}: {case.graph.n_edges:,} edges, {len(case.test)} held-out prompts, {case.metric_name}, {result.intervention}"

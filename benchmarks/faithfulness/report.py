@@ -45,8 +45,18 @@ def text(results: Sequence[Result]) -> str:
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method, with its curves; nothing is rounded."""
     case = result.case
-    start = {"model": case.model_name, "task": case.task, "metric": case.metric_name, "intervention": result.intervention}
-    start |= {"n_prompts": len(case.test), "n_prompts_scored": len(case.train), "n_edges": case.graph.n_edges, "seed": result.seed}
+    start = {
+        "model": case.model_name,
+        "task": case.task,
+        "metric": case.metric_name,
+        "intervention": result.intervention,
+    }
+    start |= {
+        "n_prompts": len(case.test),
+        "n_prompts_scored": len(case.train),
+        "n_edges": case.graph.n_edges,
+        "seed": result.seed,
+    }
     start |= {"n_known": None if case.known is None else case.known.n_edges}
     return [start | _of_row(row) for row in result.rows]
 
@@ -54,7 +64,9 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def as_csv(results: Sequence[Result]) -> str:
     """All rows, with the commit and the versions in each; curves as JSON in a cell."""
     now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
-    lines = [{name: _cell_of(value) for name, value in (row | now).items()} for result in results for row in rows(result)]
+    lines = [
+        {name: _cell_of(value) for name, value in (row | now).items()} for result in results for row in rows(result)
+    ]
     return csv_text(lines)
 
 
@@ -109,8 +121,16 @@ def _table(result: Result) -> str:
             f"{known.completeness:.3f}, accuracy kept {kept}, KL {known.divergence:.3f} nats"
         )
     at = "at k" if case.known is None else f"at k={case.known.n_edges}"
-    headings = ["method", *(name.replace("cpr", "CPR").replace("cmd", "CMD").replace("_", " ") for name in FIGURES), at, "seconds"]
-    cells = [[row.method, *map(_cell, row.figures.values()), _cell(row.at_known), f"{row.seconds:.1f}"] for row in result.rows]
+    headings = [
+        "method",
+        *(name.replace("cpr", "CPR").replace("cmd", "CMD").replace("_", " ") for name in FIGURES),
+        at,
+        "seconds",
+    ]
+    cells = [
+        [row.method, *map(_cell, row.figures.values()), _cell(row.at_known), f"{row.seconds:.1f}"]
+        for row in result.rows
+    ]
     left_out = [f"without {method}: {reason}" for method, reason in result.left_out.items()]
     return "\n".join([*parts, table(headings, cells), *left_out])
 

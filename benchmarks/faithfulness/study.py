@@ -51,20 +51,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"edge_circuits.benchmarks.faithfulness: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        kept = "nothing is kept" if given.out is None else f"scores are kept in {given.out / SCORES}, and the same command goes on"
+        kept = (
+            "nothing is kept"
+            if given.out is None
+            else f"scores are kept in {given.out / SCORES}, and the same command goes on"
+        )
         print(f"\nstopped; {kept}", file=sys.stderr)
         return STOPPED
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.faithfulness", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.faithfulness", description=__doc__.split("\n")[0]
+    )
     add = parser.add_argument
     add("--model", default=PLANTED, help="planted (the default), a hub name such as gpt2, or a directory")
-    add("--tasks", nargs="+", help="ioi, docstring, greater_than, sort, text; by default all planted ones, else text, without tokenizer sort")
-    add("--methods", nargs="+", default=DEFAULT_METHODS, help=f"of {', '.join(METHODS)}; by default {', '.join(DEFAULT_METHODS)}")
+    add(
+        "--tasks",
+        nargs="+",
+        help="ioi, docstring, greater_than, sort, text; by default all planted ones, else text, without tokenizer sort",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        default=DEFAULT_METHODS,
+        help=f"of {', '.join(METHODS)}; by default {', '.join(DEFAULT_METHODS)}",
+    )
     add("--metric", help="name in edge_circuits.graphs.metrics; by default each task's own")
-    add("--intervention", default="patching", help=f"what a cut edge reads: {', '.join(get_args(Intervention))} (patching)")
+    add(
+        "--intervention",
+        default="patching",
+        help=f"what a cut edge reads: {', '.join(get_args(Intervention))} (patching)",
+    )
     add("--n-prompts", type=int, default=100, help="prompts of each task to score on, and as many to measure on (100)")
     add("--seed", type=int, default=0, help="of prompts, bootstrap and random scores (0)")
     add("--text", type=Path, help="file of prompts for the task text; by default the model writes them")
@@ -89,7 +108,9 @@ def _results(given: argparse.Namespace) -> list[Result]:
     if unknown := [name for name in methods if name not in METHODS]:
         raise ValueError(f"--methods: expected some of {', '.join(METHODS)}, came {unknown[0]!r}")
     if given.intervention not in get_args(Intervention):
-        raise ValueError(f"--intervention: expected one of {', '.join(get_args(Intervention))}, came {given.intervention!r}")
+        raise ValueError(
+            f"--intervention: expected one of {', '.join(get_args(Intervention))}, came {given.intervention!r}"
+        )
     asked = dict(n_prompts=given.n_prompts, seed=given.seed, metric=given.metric, text=given.text)
     found = cases(given.model, given.tasks, **asked, weights=given.weights, device=given.device, quiet=given.quiet)
     with tqdm(total=len(found) * len(methods), unit="method", disable=given.quiet, leave=False) as bar:
@@ -98,7 +119,9 @@ def _results(given: argparse.Namespace) -> list[Result]:
 
 def _result(case: Case, methods: Sequence[str], given: argparse.Namespace, bar: tqdm) -> Result:
     """All methods in one case; a method that cannot be asked is left out with its reason."""
-    known = None if case.known is None else measure(case.model, case.known, case.test, case.metric, given.intervention)[0]
+    known = (
+        None if case.known is None else measure(case.model, case.known, case.test, case.metric, given.intervention)[0]
+    )
     folder = None if given.out is None else given.out / SCORES
     rows, left_out = [], {}
     for method in methods:
@@ -113,7 +136,9 @@ def _result(case: Case, methods: Sequence[str], given: argparse.Namespace, bar: 
 
 def _write(results: Sequence[Result], given: argparse.Namespace) -> None:
     """All files, tables first."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"
+    }
     write_whole(given.out / "faithfulness.txt", (faithfulness_report.text(results) + "\n").encode())
     write_whole(given.out / "faithfulness.csv", faithfulness_report.as_csv(results).encode())
     write_whole(given.out / "faithfulness.json", faithfulness_report.as_json(results, settings).encode())

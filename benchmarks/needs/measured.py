@@ -33,12 +33,16 @@ PROMPT_LENGTH = 64
 
 def report(sizes: Mapping[str, Size], n_tokens: int, token_chunk: int, dtype: str) -> None:
     """Measure and print each size."""
-    print("\nmeasured: memory in GB, and as a share of the estimate; seconds of plain passes, and of scoring as a ratio to them")
+    print(
+        "\nmeasured: memory in GB, and as a share of the estimate; seconds of plain passes, and of scoring as a ratio to them"
+    )
     print(f"{'':16}{'weights':>18}{'scoring':>18}{'circuit':>18}{'plain s':>10}{'scoring / plain':>18}")
     for name, size in sizes.items():
         asked = json.dumps({"size": asdict(size), "n_tokens": n_tokens, "token_chunk": token_chunk, "dtype": dtype})
         command = [sys.executable, "-m", "edge_circuits.benchmarks.needs.measured", asked]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        found = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
         width = BYTES[dtype]
         expected = {
             "weights": width * size.weights,

@@ -24,7 +24,10 @@ from pathlib import Path
 from edge_circuits.graphs import Graph
 
 STREAM_NUMBERS, MLP_NUMBERS, RUN_NUMBERS = 24, 3.2, 8  # a token and layer, in units of d and f
-EDGE_COST, TRIED_COST = 0.073, 0.015  # of plain: an exact edge, an edge tried by ACDC; edge_circuits.benchmarks.speed, GPT-2 small's size
+EDGE_COST, TRIED_COST = (
+    0.073,
+    0.015,
+)  # of plain: an exact edge, an edge tried by ACDC; edge_circuits.benchmarks.speed, GPT-2 small's size
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -143,14 +146,22 @@ def text(name: str, n_tokens: int, token_chunk: int, dtype: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.needs", description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), help=f"{', '.join(SIZES)} or directories with config.json")
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.needs", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=list(SIZES), help=f"{', '.join(SIZES)} or directories with config.json"
+    )
     parser.add_argument("--tokens", type=int, default=2048, help="tokens in a batch (2048)")
     parser.add_argument("--token-chunk", type=int, default=256, help="of eap.score (256)")
     parser.add_argument("--dtype", choices=tuple(BYTES), default="bfloat16")
-    parser.add_argument("--measure", action="store_true", help="also make Llamas of these sizes with random weights, and measure")
+    parser.add_argument(
+        "--measure", action="store_true", help="also make Llamas of these sizes with random weights, and measure"
+    )
     given = parser.parse_args(arguments)
-    print(f"{given.tokens} tokens in a batch, token_chunk {given.token_chunk}, {given.dtype}; GB, and 10^9 operations a token")
+    print(
+        f"{given.tokens} tokens in a batch, token_chunk {given.token_chunk}, {given.dtype}; GB, and 10^9 operations a token"
+    )
     heads = ("weights", "scoring", "circuit", "plain", "scoring /", "exact: plain", "ACDC: plain")
     print(f"{'':16}{'edges':>12}" + "".join(f"{head:>{n}}" for head, n in zip(heads, (12, 12, 12, 12, 10, 14, 12))))
     for name in given.sizes:

@@ -15,9 +15,7 @@ from torch import Tensor
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 
 
-def at_answer(
-    positions: Int[Tensor, "batch"], keys: Bool[Tensor, "batch pos"]
-) -> Bool[Tensor, "batch pos pos"]:
+def at_answer(positions: Int[Tensor, "batch"], keys: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos pos"]:
     """Look from the answer position at the given keys."""
     rows = torch.zeros_like(keys).scatter_(1, positions[:, None], True)
     return rows[:, :, None] & keys[:, None, :]

@@ -94,7 +94,8 @@ class CausalModel:
         for variable in self.variables:
             reads = {
                 name: [
-                    (cut_values if edge in cut else values)[source] for source, edge in zip(sources, variable.edges(name))
+                    (cut_values if edge in cut else values)[source]
+                    for source, edge in zip(sources, variable.edges(name))
                 ]
                 for name, sources in variable.reads.items()
             }

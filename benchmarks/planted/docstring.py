@@ -1,4 +1,4 @@
-'''Docstring through an early head, key-side markers, a name carrier and argument movers.
+"""Docstring through an early head, key-side markers, a name carrier and argument movers.
 
 Three layers of eight heads without MLPs, LayerNorm, learned positions. The prompt is a function's signature and a docstring
 that names its arguments in order; the answer is the argument after the one named last.
@@ -18,7 +18,7 @@ template words is the same in both prompts of a pair.
 
 Reference: Heimersheim and Janiak 2023, A circuit for Python docstrings in a 4-layer attention-only transformer, whose
 early value, key-side marker and argument movers these are; there a further layer brings the name to the marker.
-'''
+"""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
 PLANTED = PlantedTask(
     name="docstring",
     task=TASK,
-    settings=dict(
-        n_layers=3, n_heads=8, d_model=80, d_head=20, n_ctx=41, attn_only=True, normalization_type="LN"
-    ),
+    settings=dict(n_layers=3, n_heads=8, d_model=80, d_head=20, n_ctx=41, attn_only=True, normalization_type="LN"),
     causal=CausalModel(
         (
             head(EARLY, here, v=("input",)),

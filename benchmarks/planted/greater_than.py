@@ -101,10 +101,6 @@ PLANTED = PlantedTask(
     ),
     read=start_year,
     attends=attends,
-    roles={
-        "early MLP": (EARLY_MLP,),
-        "year reader": (EARLY_READER, *READERS),
-        "comparison": COMPARISONS,
-    },
+    roles={"early MLP": (EARLY_MLP,), "year reader": (EARLY_READER, *READERS), "comparison": COMPARISONS},
     training=Training(steps=1000, alone=250),
 )

@@ -207,9 +207,13 @@ def distance(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, write the weights, and say where they are."""
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.planted.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.planted.train", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced"
+    )
     parser.add_argument("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
     parser.add_argument("--seed", type=int, help="of weights, prompts and cuts")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -106,7 +106,9 @@ def verify(planted: Planted, n_prompts: int = N_PROMPTS, seed: int = SEED, quiet
     pairs = task.pairs(n_prompts, seed=seed, split="test")
     whole, empty = Circuit.full(task.graph), Circuit.empty(task.graph)
     metric, accuracy = metrics.load(task.task.metric), metrics.top_accuracy
-    logits = {name: run(model, edges, pairs) for name, edges in (("whole", whole), ("circuit", circuit), ("empty", empty))}
+    logits = {
+        name: run(model, edges, pairs) for name, edges in (("whole", whole), ("circuit", circuit), ("empty", empty))
+    }
     measured = {name: metric(values, pairs).mean().item() for name, values in logits.items()}
     right = {name: accuracy(values, pairs).mean().item() for name, values in logits.items()}
     same = accuracy(logits["whole"], pairs) == accuracy(logits["circuit"], pairs)
@@ -129,11 +131,7 @@ def verify(planted: Planted, n_prompts: int = N_PROMPTS, seed: int = SEED, quiet
 
 
 def edge_cost(
-    edge: str,
-    planted: Planted,
-    pairs: PromptPairs,
-    in_model: Float[Tensor, "pair"],
-    in_circuit: Float[Tensor, "pair"],
+    edge: str, planted: Planted, pairs: PromptPairs, in_model: Float[Tensor, "pair"], in_circuit: Float[Tensor, "pair"]
 ) -> EdgeCost:
     """What cutting an edge costs, given the metric of the whole model and of the circuit prompt by prompt."""
     model, circuit, task = planted
@@ -187,7 +185,9 @@ def _verdict(passed: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; exit status 1 when a check fails."""
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.planted.verify", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.planted.verify", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--weights", type=Path, help="folder of the weights; by default those shipped")
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="how many held-out prompts")

@@ -38,7 +38,8 @@ def save(task: PlantedTask, model: nn.Module, training: Training, folder: Path) 
         "command": f"python -m edge_circuits.benchmarks.planted.train {task.name} --steps {training.steps} --seed {training.seed}",
         "training": vars(training),
         "n_parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformer_lens")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformer_lens")},
     }
     write_whole(folder / f"{task.name}.json", (json.dumps(about, indent=1) + "\n").encode())
     return path
@@ -54,7 +55,9 @@ def load_into(model: nn.Module, task: PlantedTask, folder: Path = SHIPPED) -> No
 
     path = folder / f"{task.name}.safetensors"
     if not path.is_file():
-        raise ValueError(f"expected weights at {path}, found none; run python -m edge_circuits.benchmarks.planted.train {task.name}")
+        raise ValueError(
+            f"expected weights at {path}, found none; run python -m edge_circuits.benchmarks.planted.train {task.name}"
+        )
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if differing := [name for name in MUST_AGREE if about[name] != _identity(task)[name]]:
         raise ValueError(
@@ -68,7 +71,11 @@ def load_into(model: nn.Module, task: PlantedTask, folder: Path = SHIPPED) -> No
 
 
 def _identity(task: PlantedTask) -> dict[str, Any]:
-    return {"settings": dict(task.settings), "vocabulary": list(task.task.vocabulary()), "edges": list(task.causal.edges)}
+    return {
+        "settings": dict(task.settings),
+        "vocabulary": list(task.task.vocabulary()),
+        "edges": list(task.causal.edges),
+    }
 
 
 def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -161,7 +161,9 @@ def text_pairs(
     long = [text for text in ids if len(text) > n_tokens]
     pool = sorted({token for text in long for token in text})
     if len(pool) < 2:
-        raise ValueError(f"text: expected one of more than {n_tokens} tokens, two of them different, came none; give more text")
+        raise ValueError(
+            f"text: expected one of more than {n_tokens} tokens, two of them different, came none; give more text"
+        )
     clean, corrupted, answers = [], [], []
     for number in range(n):
         text = long[number % len(long)]
@@ -213,10 +215,14 @@ def _prompts(
     if task == SORT:
         return _sort_prompts(n, seed, transformer.n_ctx, transformer.W_U.shape[1])
     if tokenizer is None:
-        raise ValueError(f"task: expected a model with a tokenizer for {task!r}, came {model_name!r} without one; it can do {SORT!r}")
+        raise ValueError(
+            f"task: expected a model with a tokenizer for {task!r}, came {model_name!r} without one; it can do {SORT!r}"
+        )
     if task == TEXT:
         if text is None:
-            pairs = text_pairs(model, written_texts(model, _first_token(tokenizer), n, N_TEXT_TOKENS + 1, seed), n, seed)
+            pairs = text_pairs(
+                model, written_texts(model, _first_token(tokenizer), n, N_TEXT_TOKENS + 1, seed), n, seed
+            )
             return pairs, "prompts that the model wrote", "logit_difference"
         pairs = text_pairs(model, [tokenizer.encode(_read(text))], n, seed)
         return pairs, f"prompts of {text.name}", "logit_difference"

@@ -190,5 +190,7 @@ def _other_shape(model_name: str, graph: Graph, tasks: Sequence[str]) -> str:
     def shape(of: Graph) -> str:
         return f"{of.n_layers} layers of {of.n_heads} heads {'with' if of.mlps else 'without'} MLPs"
 
-    known = "; ".join(f"{task} of {load_reference(task).model}, {shape(load_reference(task).circuit.graph)}" for task in tasks)
+    known = "; ".join(
+        f"{task} of {load_reference(task).model}, {shape(load_reference(task).circuit.graph)}" for task in tasks
+    )
     return f"model: {model_name!r} has {shape(graph)}, and no circuit of such a model is known (known: {known})"

@@ -1,9 +1,9 @@
 """Known circuits of real models, and the sets of edges among which they are to be found.
 
-    from edge_circuits.benchmarks.reference import reference_circuit, candidates
+from edge_circuits.benchmarks.reference import reference_circuit, candidates
 
-    circuit = reference_circuit("ioi")                            # ACDC's edge set, 963 of 32,491 edges
-    among = candidates(scored_graph, circuit, universe="no-input")  # labels and scores, ready for a ROC curve
+circuit = reference_circuit("ioi")                            # ACDC's edge set, 963 of 32,491 edges
+among = candidates(scored_graph, circuit, universe="no-input")  # labels and scores, ready for a ROC curve
 """
 
 from edge_circuits.benchmarks.reference.circuits import (

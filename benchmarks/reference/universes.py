@@ -176,7 +176,9 @@ def candidate_scores(
     return result.abs() if by == "absolute" else result
 
 
-def node_candidates(scored: ScoredGraph, circuit: Circuit | ReferenceCircuit, aggregate: Aggregate = "max") -> Candidates:
+def node_candidates(
+    scored: ScoredGraph, circuit: Circuit | ReferenceCircuit, aggregate: Aggregate = "max"
+) -> Candidates:
     """Labels and scores of the heads and MLPs, for a ROC curve over nodes; `input` and `logits` are no candidates.
 
     A node is positive when an edge of the circuit starts or ends at it; its score is that of `node_scores`.

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from edge_circuits.benchmarks.refine.study import Row
 
-MAPS = {"true positive rate": "true_positive_rate", "false positive rate": "false_positive_rate", "Youden's J": "youden"}
+MAPS = {
+    "true positive rate": "true_positive_rate",
+    "false positive rate": "false_positive_rate",
+    "Youden's J": "youden",
+}
 
 
 def plot_maps(rows: Sequence[Row], path: Path) -> Path:
@@ -34,8 +38,12 @@ def _draw_map(axes: Axes, rows: Sequence[Row], title: str, name: str) -> None:
     shown = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for y, line in enumerate(values):
         for x, value in enumerate(line):
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white")
-    axes.set_xticks(range(len(thresholds)), ["pruned" if t is None else f"{t:g}" for t in thresholds], rotation=45, fontsize=8)
+            axes.text(
+                x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white"
+            )
+    axes.set_xticks(
+        range(len(thresholds)), ["pruned" if t is None else f"{t:g}" for t in thresholds], rotation=45, fontsize=8
+    )
     axes.set_yticks(range(len(sizes)), [f"{k:,}" for k in sizes], fontsize=8)
     axes.set_xlabel("threshold")
     axes.set_ylabel("k")

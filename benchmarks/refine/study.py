@@ -90,12 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.refine", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.refine", description=__doc__.split("\n")[0]
+    )
     add = parser.add_argument
     add("--tasks", nargs="+", help="ioi, docstring, greater_than; by default all that are planted")
     add("--method", default="relp", help="of eap.score, with the task's metric (relp)")
-    add("--metric", default=KL, help="what ACDC keeps: kl, task (the task's own) or a name in edge_circuits.graphs.metrics (kl)")
-    add("--k", nargs="+", type=int, help="sizes of pruned graphs; by default some multiples of the known circuit's, and all edges")
+    add(
+        "--metric",
+        default=KL,
+        help="what ACDC keeps: kl, task (the task's own) or a name in edge_circuits.graphs.metrics (kl)",
+    )
+    add(
+        "--k",
+        nargs="+",
+        type=int,
+        help="sizes of pruned graphs; by default some multiples of the known circuit's, and all edges",
+    )
     add("--thresholds", nargs="+", type=float, default=list(THRESHOLDS), help="of ACDC")
     add("--n-prompts", type=int, default=24, help="prompts of each task (24)")
     add("--seed", type=int, default=0, help="of the prompts (0)")
@@ -111,7 +122,9 @@ def rows_of(problem: Problem, given: argparse.Namespace, folder: Path) -> Iterat
     scored = eap.score(problem.model, problem.pairs, problem.metric_named(problem.metric), given.method, quiet=True)
     name = problem.metric if given.metric == "task" else given.metric
     metric = KL if name == KL else problem.metric_named(name)
-    bar = tqdm(_sizes(problem, given.k), desc=f"{problem.name}, {given.method}, {name}", unit="graph", disable=given.quiet)
+    bar = tqdm(
+        _sizes(problem, given.k), desc=f"{problem.name}, {given.method}, {name}", unit="graph", disable=given.quiet
+    )
     for k in bar:
         start = Circuit.full(problem.graph) if k >= problem.graph.n_edges else prune(scored, k)
         about = dict(task=problem.task, method=given.method, metric=name, k=k, n_start=start.n_edges)
@@ -119,7 +132,9 @@ def rows_of(problem: Problem, given: argparse.Namespace, folder: Path) -> Iterat
         part = folder / f"{problem.stem}-{name}-{k}-{_digest(problem, start, name)}"
         is_new = not part.exists()
         began = time.perf_counter()
-        found = acdc.sweep(problem.model, problem.pairs, metric, given.thresholds, circuit=start, folder=part, quiet=True)
+        found = acdc.sweep(
+            problem.model, problem.pairs, metric, given.thresholds, circuit=start, folder=part, quiet=True
+        )
         seconds = (time.perf_counter() - began) / len(given.thresholds) if is_new else None
         for trace in found.traces:
             tried = dict(threshold=trace.threshold, n_tried=trace.n_tried, seconds=seconds)
@@ -158,7 +173,9 @@ def table(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row.task == task]
         thresholds = list(dict.fromkeys(row.threshold for row in here))
         lines = [f"{task}: Youden's J of {here[0].method}, then ACDC with {here[0].metric}; {_n_known(here)}"]
-        lines.append("".join(f"{text:>8}" for text in ("k", *("pruned" if t is None else f"{t:g}" for t in thresholds))))
+        lines.append(
+            "".join(f"{text:>8}" for text in ("k", *("pruned" if t is None else f"{t:g}" for t in thresholds)))
+        )
         for k in dict.fromkeys(row.k for row in here):
             values = {row.threshold: row.youden for row in here if row.k == k}
             lines.append(f"{k:8}" + "".join(f"{values[t]:8.3f}" for t in thresholds))
@@ -180,7 +197,9 @@ def _in_words(row: Row) -> str:
 
 def _write(rows: Sequence[Row], given: argparse.Namespace) -> None:
     """All files."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items() if name != "out"
+    }
     records = [asdict(row) | {"youden": row.youden} for row in rows]
     write_whole(given.out / "refine.csv", csv_text(records).encode())
     write_whole(given.out / "refine.json", json.dumps({"settings": settings, "rows": records}, indent=1).encode())

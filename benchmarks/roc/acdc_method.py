@@ -68,7 +68,10 @@ class Sweep:
         problem = search.problem
         if self.name != "eap+acdc":
             return Circuit.full(problem.graph)
-        return prune(eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True), round(SHARE * problem.graph.n_edges))
+        return prune(
+            eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True),
+            round(SHARE * problem.graph.n_edges),
+        )
 
     def _digest(self, search: Search, start: Circuit) -> str:
         """Of all that decides the sweeps."""
@@ -78,7 +81,10 @@ class Sweep:
 
     def _measured(self, search: Search, found: ThresholdSweep, seconds: float | None) -> Finding:
         points = [_point(search, circuit.live()) for circuit in found.circuits]
-        axes = (torch.tensor([getattr(p, f"{kind}_positive_rate") for p in points], dtype=torch.double) for kind in ("true", "false"))
+        axes = (
+            torch.tensor([getattr(p, f"{kind}_positive_rate") for p in points], dtype=torch.double)
+            for kind in ("true", "false")
+        )
         front = threshold_roc(*axes, torch.tensor(found.thresholds, dtype=torch.double))
         among = candidates(found.scored, search.problem.known, search.settings.universe)
         ranked, best = roc_curve(among.labels, among.scores), max(points, key=lambda point: point.youden)

@@ -47,7 +47,9 @@ def plot_problem(findings: Sequence[Finding], path: Path) -> Path:
     _finish_axes(start, lowest=0.5 / (n - n_positives))
     whole.legend(title="AUC", alignment="left", loc="lower right", fontsize=8.5, frameon=False)
     search = findings[0].search
-    figure.suptitle(f"{search.problem.name}: {n_positives} of {n:,} edges, {len(search.problem.pairs)} prompts", fontsize=12)
+    figure.suptitle(
+        f"{search.problem.name}: {n_positives} of {n:,} edges, {len(search.problem.pairs)} prompts", fontsize=12
+    )
     return write_figure(figure, path)
 
 
@@ -65,7 +67,14 @@ def plot_beside_published(findings: Sequence[Finding], path: Path) -> Path:
         _finish_axes(axes)
         axes.set_title(problem.name, fontsize=11)
         below.axis("off")
-        below.legend(*axes.get_legend_handles_labels(), title="AUC", alignment="left", loc="upper center", fontsize=8, frameon=False)
+        below.legend(
+            *axes.get_legend_handles_labels(),
+            title="AUC",
+            alignment="left",
+            loc="upper center",
+            fontsize=8,
+            frameon=False,
+        )
     figure.suptitle("Solid: measured here. Dashed: published scores. Points: published circuits.", fontsize=10)
     return write_figure(figure, path)
 
@@ -118,17 +127,26 @@ def _draw_published_scores(axes: Axes, task: str, universe: str) -> None:
         among = candidates(scored, load_reference(task), universe)
         curve, method = roc_curve(among.labels, among.scores), SCORES[name][1]
         look = {"color": colour_of(PUBLISHED_AS.get(method, method)), "linestyle": "--", "linewidth": 1.2}
-        axes.plot(curve.false_positive_rates, curve.true_positive_rates, label=f"MIB's {method}  {curve.auc:.3f}", **look)
+        axes.plot(
+            curve.false_positive_rates, curve.true_positive_rates, label=f"MIB's {method}  {curve.auc:.3f}", **look
+        )
 
 
 def _draw_published_points(axes: Axes, task: str) -> None:
     """The points that the ACDC paper tells of, where corrupted prompts were patched in."""
-    for at, entry in enumerate(_published_points(task)):
+    for _at, entry in enumerate(_published_points(task)):
         _, method, objective, *_ = entry["points"].split("-")
         roc = published_roc(entry["points"])
         colour = "black" if method == "acdc" else "#777777"
-        label = f"{POINT_METHODS[method]}, {'KL' if objective == 'kl' else 'task metric'}  {roc.stairs_auc:.3f} (stairs)"
-        look = {"color": colour, "linewidth": 0.8, "linestyle": "-" if objective == "kl" else ":", "drawstyle": "steps-post"}
+        label = (
+            f"{POINT_METHODS[method]}, {'KL' if objective == 'kl' else 'task metric'}  {roc.stairs_auc:.3f} (stairs)"
+        )
+        look = {
+            "color": colour,
+            "linewidth": 0.8,
+            "linestyle": "-" if objective == "kl" else ":",
+            "drawstyle": "steps-post",
+        }
         fill = colour if objective == "kl" else "white"
         marker = {"marker": MARKERS[method], "markersize": 3.5, "markerfacecolor": fill}
         axes.plot(roc.false_positive_rates, roc.true_positive_rates, label=label, **look, **marker)
@@ -138,7 +156,9 @@ def _published_points(task: str) -> list[dict[str, Any]]:
     return [
         entry
         for entry in figures()["points"]
-        if entry["table"] == "paper" and entry["level"] == "edge" and entry["points"].startswith(f"{task}-")
+        if entry["table"] == "paper"
+        and entry["level"] == "edge"
+        and entry["points"].startswith(f"{task}-")
         and "-random-" in entry["points"]
     ]
 

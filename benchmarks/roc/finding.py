@@ -81,7 +81,9 @@ class Search:
         """
         n, n_positives = self.sizes
         if n_positives in (0, n):
-            raise ValueError(f"universe {self.settings.universe!r} of {self.problem.name}: {n_positives} of {n} edges are the circuit")
+            raise ValueError(
+                f"universe {self.settings.universe!r} of {self.problem.name}: {n_positives} of {n} edges are the circuit"
+            )
         if bad := [k for k in self.settings.k if not 0 < k <= n]:
             raise ValueError(f"k: expected numbers from 1 to {n}, the candidates of {self.problem.name}, came {bad[0]}")
 
@@ -169,7 +171,11 @@ class Finding:
             **{f"tpr_at_fpr_{rate:g}": tpr for rate, tpr in self.rates_at.items()},
             "youden": self.youden,
             "youden_k": self.youden_k,
-            **{f"{name}_at_k_{k}": rate for k, rates in self.rates_at_k.items() for name, rate in zip(("tpr", "fpr"), rates)},
+            **{
+                f"{name}_at_k_{k}": rate
+                for k, rates in self.rates_at_k.items()
+                for name, rate in zip(("tpr", "fpr"), rates)
+            },
             "node_auc": self.node_auc,
             "settings": dict(self.settings),
             "seed": settings.seed,

@@ -33,7 +33,10 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
     for problem, group in groupby(findings, key=lambda finding: finding.search.problem):
         found = list(group)
         with_stairs = any(finding.stairs_auc is not None for finding in found)
-        parts += [_heading(found[0]), table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found])]
+        parts += [
+            _heading(found[0]),
+            table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found]),
+        ]
         parts += [*_left_out([entry for entry in skipped if entry.search.problem is problem]), ""]
     return "\n".join([*parts, _legend(findings)])
 
@@ -47,7 +50,9 @@ def as_csv(findings: Sequence[Finding]) -> str:
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows under all their columns, in the order in which these first come; empty where a row has none or no value."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        out, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -61,7 +66,12 @@ def as_json(findings: Sequence[Finding], skipped: Sequence[Skipped], settings: d
         "versions": versions(),
         "rows": [finding.row() for finding in findings],
         "skipped": [
-            {"problem": entry.search.problem.name, "method": entry.method, "metric": entry.search.metric_name, "reason": entry.reason}
+            {
+                "problem": entry.search.problem.name,
+                "method": entry.method,
+                "metric": entry.search.metric_name,
+                "reason": entry.reason,
+            }
             for entry in skipped
         ],
     }
@@ -73,7 +83,9 @@ def commit() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     try:
-        number, changes = (_git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")))
+        number, changes = (
+            _git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return number.strip() + ("+" if changes else "")
@@ -89,10 +101,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [tuple(headings), *map(tuple, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     padded = [
-        "  ".join(cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(line, widths)))
+        "  ".join(
+            cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(line, widths))
+        )
         for line in lines
     ]
-    return "\n".join([padded[0].rstrip(), "  ".join("-" * width for width in widths), *(line.rstrip() for line in padded[1:])])
+    return "\n".join(
+        [padded[0].rstrip(), "  ".join("-" * width for width in widths), *(line.rstrip() for line in padded[1:])]
+    )
 
 
 def _git(*words: str) -> str:
@@ -129,7 +145,20 @@ def _columns(finding: Finding, with_stairs: bool) -> list[str]:
     rates = [f"TPR@{rate:.0%}" for rate in FALSE_POSITIVE_RATES]
     at_k = [name for k in finding.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
     stairs = ["stairs"] if with_stairs else []
-    return ["method", "metric", "AUC", "95 % interval", *stairs, "AP", *rates, "best J", "at k", *at_k, "node AUC", "seconds"]
+    return [
+        "method",
+        "metric",
+        "AUC",
+        "95 % interval",
+        *stairs,
+        "AP",
+        *rates,
+        "best J",
+        "at k",
+        *at_k,
+        "node AUC",
+        "seconds",
+    ]
 
 
 def _cells(finding: Finding, with_stairs: bool) -> list[str]:
@@ -159,9 +188,13 @@ def _legend(findings: Sequence[Finding]) -> str:
         "where a method's scores are not, there is no interval.",
     ]
     if any(finding.stairs_auc is not None for finding in findings):
-        lines.append("acdc: a circuit a threshold. AUC: trapezoids under the front of these points; stairs: the pessimistic stairs under them.")
+        lines.append(
+            "acdc: a circuit a threshold. AUC: trapezoids under the front of these points; stairs: the pessimistic stairs under them."
+        )
         lines.append("Neither is to be compared with the AUC of scores, which has a point for every edge.")
     drawn = [finding for finding in findings if finding.interval == "draws"]
     if drawn:
-        lines.append(f"random: mean of {drawn[0].search.settings.n_random} draws of random scores, and the interval that holds 95 % of them.")
+        lines.append(
+            f"random: mean of {drawn[0].search.settings.n_random} draws of random scores, and the interval that holds 95 % of them."
+        )
     return "\n".join(lines)

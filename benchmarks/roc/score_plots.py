@@ -45,7 +45,9 @@ def plot_distributions(findings: Sequence[Finding], path: Path) -> Path | None:
     for axes in panels[len(scored) :]:
         axes.set_visible(False)
     panels[0].legend(loc="upper left", fontsize=8, frameon=False)
-    figure.suptitle(f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others", fontsize=12)
+    figure.suptitle(
+        f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others", fontsize=12
+    )
     return write_figure(figure, path)
 
 
@@ -56,7 +58,9 @@ def plot_by_role(findings: Sequence[Finding], path: Path) -> Path | None:
         return None
     problem = scored[0].search.problem
     groups = sources_by_role(problem)
-    figure = new_figure(2.2 + 3.3 * min(COLUMNS, len(scored)), (0.32 * len(groups) + 1.1) * -(-len(scored) // COLUMNS) + 0.4)
+    figure = new_figure(
+        2.2 + 3.3 * min(COLUMNS, len(scored)), (0.32 * len(groups) + 1.1) * -(-len(scored) // COLUMNS) + 0.4
+    )
     n_columns, n_rows = min(COLUMNS, len(scored)), -(-len(scored) // COLUMNS)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
     for axes, finding in zip(panels.flatten(), scored):
@@ -93,7 +97,10 @@ def _draw_distribution(axes: Axes, finding: Finding) -> None:
     graph, circuit = finding.search.problem.graph, finding.search.problem.circuit
     sizes, floor = _sizes(finding)
     bins = torch.logspace(torch.log10(torch.tensor(floor * 0.9)).item(), sizes.max().log10().item() + 0.01, N_BINS + 1)
-    for mask, colour, label in ((graph.edge_mask & ~circuit.mask, OTHER, "other edges"), (circuit.mask, IN_CIRCUIT, "circuit")):
+    for mask, colour, label in (
+        (graph.edge_mask & ~circuit.mask, OTHER, "other edges"),
+        (circuit.mask, IN_CIRCUIT, "circuit"),
+    ):
         values = sizes[mask]
         weights = [1 / len(values)] * len(values)
         axes.hist(values.numpy(), bins=bins.numpy(), weights=weights, color=colour, alpha=0.55, label=label)
@@ -130,7 +137,9 @@ def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, 
 def _mark_zero(axes: Axes, floor: float) -> None:
     """Set off what stands for zero from the scores that are drawn in their place."""
     axes.axvline(floor * 1.6, color="#bbbbbb", linewidth=0.8)
-    axes.annotate("0", (floor, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8, color="#666666")
+    axes.annotate(
+        "0", (floor, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8, color="#666666"
+    )
 
 
 def _panel_title(finding: Finding) -> str:

@@ -61,12 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", nargs="+", default=[PLANTED], help="planted (the default), hub names such as gpt2, or directories")
     add("--tasks", nargs="+", help="ioi, docstring, greater_than; by default all with a known circuit in the model")
-    add("--methods", nargs="+", help=f"of {', '.join(methods.names())}; by default all, on large graphs those that are fast")
-    add("--metrics", nargs="+", default=[TASK_METRIC], help="names in edge_circuits.graphs.metrics, kl, or task: the task's own (the default)")
+    add(
+        "--methods",
+        nargs="+",
+        help=f"of {', '.join(methods.names())}; by default all, on large graphs those that are fast",
+    )
+    add(
+        "--metrics",
+        nargs="+",
+        default=[TASK_METRIC],
+        help="names in edge_circuits.graphs.metrics, kl, or task: the task's own (the default)",
+    )
     add("--n-prompts", type=int, default=100, help="prompts of each task (100)")
     add("--groups", type=int, default=20, help="groups of prompts for the bootstrap (20)")
     add("--seed", type=int, default=0, help="of prompts, bootstrap and random scores (0)")
-    add("--k", nargs="+", type=int, default=[], help="numbers of edges to tell rates and draw circuits for; by default the known circuit's")
+    add(
+        "--k",
+        nargs="+",
+        type=int,
+        default=[],
+        help="numbers of edges to tell rates and draw circuits for; by default the known circuit's",
+    )
     add("--universe", default="all", help="among which edges; see edge_circuits.benchmarks.reference.universes (all)")
     add("--variant", help="whose prompts, of a model that is not planted, e.g. mib; by default ACDC's")
     add("--edge-set", help="whose edge set is the circuit of a model that is not planted; by default ACDC's")
@@ -76,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=("png", "svg", "pdf"), default="png", help="of pictures (png)")
     add("--quiet", action="store_true", help="no progress bar and no notes, the table alone")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", default=True, help="use what was scored before in --out (the default)")
+    again.add_argument(
+        "--resume", action="store_true", default=True, help="use what was scored before in --out (the default)"
+    )
     again.add_argument("--fresh", action="store_true", help="forget what was scored before in --out")
     return parser
 
@@ -92,7 +109,9 @@ def _problems(given: argparse.Namespace) -> list[Problem]:
             real = dict(variant=given.variant, edge_set=given.edge_set, device=given.device, quiet=given.quiet)
             problems += reference_problems(model, given.tasks, **asked, **real)
     if twice := {problem.stem for problem in problems if [other.stem for other in problems].count(problem.stem) > 1}:
-        raise ValueError(f"--model: expected models with different names, since files are named after them; came {', '.join(sorted(twice))} twice")
+        raise ValueError(
+            f"--model: expected models with different names, since files are named after them; came {', '.join(sorted(twice))} twice"
+        )
     return problems
 
 
@@ -145,7 +164,10 @@ def _method_names(problem: Problem, given: argparse.Namespace) -> tuple[str, ...
     chosen = methods.default_names(problem)
     if (left_out := [name for name in methods.names() if name not in chosen]) and not given.quiet:
         n_edges = problem.graph.n_edges
-        print(f"{problem.name}: without {', '.join(left_out)}, slow on {n_edges:,} edges; ask with --methods", file=sys.stderr)
+        print(
+            f"{problem.name}: without {', '.join(left_out)}, slow on {n_edges:,} edges; ask with --methods",
+            file=sys.stderr,
+        )
     return chosen
 
 
@@ -155,10 +177,14 @@ def _stopped(given: argparse.Namespace, parts: SavedParts | None) -> str:
     return f"\nstopped; {parts.n_computed + parts.n_reused} parts are kept, and the same command goes on from there"
 
 
-def _write(findings: Sequence[Finding], skipped: Sequence[report.Skipped], text: str, given: argparse.Namespace) -> None:
+def _write(
+    findings: Sequence[Finding], skipped: Sequence[report.Skipped], text: str, given: argparse.Namespace
+) -> None:
     """All files, tables first."""
     settings = {name: [str(v) for v in value] if name == "model" else value for name, value in vars(given).items()}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "out"}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "out"
+    }
     write_whole(given.out / "roc.txt", (text + "\n").encode())
     write_whole(given.out / "roc.csv", report.as_csv(findings).encode())
     write_whole(given.out / "roc.json", report.as_json(findings, skipped, settings).encode())

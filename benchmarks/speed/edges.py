@@ -60,11 +60,16 @@ def exact_seconds(setup: Setup) -> dict[str, dict[int, float]]:
     n_stacked = max(1, STACKED_TOKENS // batch.clean.numel())
     seconds: dict[str, dict[int, float]] = {}
     places = [(kind, layer, _destination(graph, kind, layer)) for layer in LAYERS for kind in ("q", "k", "v", "mlp")]
-    for kind, layer, destination in tqdm([*places, ("logits", graph.n_layers, graph.n_destinations - 1)], unit="destination", leave=False):
+    for kind, layer, destination in tqdm(
+        [*places, ("logits", graph.n_layers, graph.n_destinations - 1)], unit="destination", leave=False
+    ):
         n = min(n_stacked, int(graph.n_visible[destination]))
         kept = graph.edge_mask[:, destination].repeat(n, 1)
         kept[torch.arange(n), torch.arange(n)] = False
-        taken = [_seconds(lambda: [logit_difference(each, batch) for each in ask(standing, destination, kept)]) for _ in range(ROUNDS)]
+        taken = [
+            _seconds(lambda: [logit_difference(each, batch) for each in ask(standing, destination, kept)])
+            for _ in range(ROUNDS)
+        ]
         seconds.setdefault(kind, {})[layer] = statistics.median(taken) / n
     return seconds
 
@@ -102,8 +107,12 @@ def report_exact(shape: str) -> None:
         print(f"  {kind:7}" + "".join(f"  {layer:3}: {value:.4f}" for layer, value in by_layer.items()))
     total = extrapolated(graph, seconds)
     each = total / graph.n_edges / plain
-    print(f"  all {graph.n_edges:,} edges, extrapolated: {total / 3600:.2f} hours; an edge costs {each:.3f} times plain,")
-    print(f"  {PEER_EXACT / each:.0f} times less than a forward pass with split inputs ({PEER_EXACT} times plain at 8 x 16 tokens)")
+    print(
+        f"  all {graph.n_edges:,} edges, extrapolated: {total / 3600:.2f} hours; an edge costs {each:.3f} times plain,"
+    )
+    print(
+        f"  {PEER_EXACT / each:.0f} times less than a forward pass with split inputs ({PEER_EXACT} times plain at 8 x 16 tokens)"
+    )
 
 
 def report_acdc(shape: str, threshold: float, minutes: float) -> None:
@@ -131,7 +140,9 @@ def _tell_sweep(descent: Descent, spent: dict[str, list[float]], plain: float, s
         print(f"  layer {layer:>6}: {int(n_tried):6,} tried, {taken:7.1f} s, {each}")
     n_edges = len(descent.search.order)
     end = "" if trace.complete else f" (stopped; {len(trace.edges):,} of {n_edges:,} edges decided)"
-    print(f"  {descent.search.n_evaluated:,} candidates evaluated, {trace.n_tried / descent.search.n_evaluated:.0%} of them decisions")
+    print(
+        f"  {descent.search.n_evaluated:,} candidates evaluated, {trace.n_tried / descent.search.n_evaluated:.0%} of them decisions"
+    )
     print(f"  {trace.n_tried:,} edges tried, {trace.n_kept:,} kept, {len(trace.near_ties)} near ties{end}")
     print(f"  {seconds / 60:.1f} minutes = {seconds / plain:,.0f} times plain; peak memory {_peak_gigabytes():.1f} GB")
     if trace.complete:

@@ -34,7 +34,9 @@ K, THRESHOLD = 100, 3e-4
 
 def report(counts: Sequence[int], shape: str, device: str) -> None:
     """Measure and print each count of processes."""
-    print(f"\n{shape} tokens in batches of {BATCH_SIZE}, {device}; seconds, and times faster than {counts[0]} process(es)")
+    print(
+        f"\n{shape} tokens in batches of {BATCH_SIZE}, {device}; seconds, and times faster than {counts[0]} process(es)"
+    )
     found: list[dict[str, Any]] = []
     for n_processes in counts:
         found.append(_measured(n_processes, shape, device))

@@ -138,7 +138,19 @@ def timed(setup: Setup, rounds: int) -> dict[str, list[float]]:
 
 def peak_memory(name: str, shape: str, device: str, dtype: str) -> int:
     """Bytes at the peak of a process that builds the model and does one row, weights included."""
-    command = [sys.executable, "-m", "edge_circuits.benchmarks.speed", "--peak", name, "--shapes", shape, "--device", device, "--dtype", dtype]
+    command = [
+        sys.executable,
+        "-m",
+        "edge_circuits.benchmarks.speed",
+        "--peak",
+        name,
+        "--shapes",
+        shape,
+        "--device",
+        device,
+        "--dtype",
+        dtype,
+    ]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -160,10 +172,20 @@ def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m edge_circuits.benchmarks.speed", description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="?", default="passes", choices=WHAT, help="passes, or see edge_circuits.benchmarks.speed.edges, speed_processes")
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_circuits.benchmarks.speed", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="passes",
+        choices=WHAT,
+        help="passes, or see edge_circuits.benchmarks.speed.edges, speed_processes",
+    )
     parser.add_argument("--shapes", nargs="+", help=f"prompts x tokens ({' '.join(SHAPES)}; of processes 32x16)")
-    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)"
+    )
     parser.add_argument("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
     parser.add_argument("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
     parser.add_argument("--rounds", type=int, default=7)
@@ -221,7 +243,12 @@ def _table(shape: str, setup: Setup, options: argparse.Namespace) -> dict[str, d
     rows = {}
     for name, values in seconds.items():
         ratios = [value / plain for value, plain in zip(values, seconds["plain"])]
-        row = {"seconds": statistics.median(values), "ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        row = {
+            "seconds": statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
+        }
         if with_memory and name in ("plain", "EAP"):
             row["peak_memory"] = peak_memory(name, shape, options.device, options.dtype) / plain_peak
         rows[name] = row

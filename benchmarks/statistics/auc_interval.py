@@ -108,7 +108,9 @@ def _draws(n_groups: int, n_resamples: int, seed: int) -> Int[Tensor, "resample 
 def _check(per_group: Tensor, graph: Graph, by: str, n_resamples: int, confidence: float) -> None:
     expected = (graph.n_sources, graph.n_destinations)
     if per_group.ndim != 3 or tuple(per_group.shape[1:]) != expected:
-        raise ValueError(f"scores must be [group source destination] with the circuit's {expected}, got {tuple(per_group.shape)}")
+        raise ValueError(
+            f"scores must be [group source destination] with the circuit's {expected}, got {tuple(per_group.shape)}"
+        )
     if len(per_group) < 2:
         raise ValueError(f"an interval over prompts needs at least 2 groups, got {len(per_group)}: use smaller groups")
     if by not in get_args(By):

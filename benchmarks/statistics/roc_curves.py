@@ -84,7 +84,9 @@ class RocCurve:
         before = max(after - 1, 0)
         step = int(self.n_selected[after] - self.n_selected[before])
         share = (k - int(self.n_selected[before])) / step if step else 0.0
-        rates = [torch.lerp(r[before], r[after], share).item() for r in (self.true_positive_rates, self.false_positive_rates)]
+        rates = [
+            torch.lerp(r[before], r[after], share).item() for r in (self.true_positive_rates, self.false_positive_rates)
+        ]
         return OperatingPoint(k, *rates, threshold=self.thresholds[after].item())
 
     def at_false_positive_rate(self, rate: float) -> OperatingPoint:
@@ -131,7 +133,9 @@ def roc_curve(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidat
     fpr, tpr, at_rank = metrics.roc_curve(labels.numpy(), ranks.numpy(), drop_intermediate=False)
     rates = torch.tensor(fpr, dtype=torch.double), torch.tensor(tpr, dtype=torch.double)
     n_selected = (rates[0] * n_negatives).round() + (rates[1] * n_positives).round()
-    thresholds = torch.cat([torch.tensor([torch.inf], dtype=torch.double), distinct.cpu()[torch.tensor(at_rank[1:]).long()]])
+    thresholds = torch.cat(
+        [torch.tensor([torch.inf], dtype=torch.double), distinct.cpu()[torch.tensor(at_rank[1:]).long()]]
+    )
     return RocCurve(
         thresholds=thresholds,
         n_selected=n_selected.long(),
@@ -259,7 +263,9 @@ def _check(labels: Tensor, scores: Tensor) -> None:
         ValueError: There are no positives or no negatives, a score is NaN, or the lengths differ.
     """
     if scores.shape[-1:] != labels.shape:
-        raise ValueError(f"labels and scores must be one per candidate, got shapes {tuple(labels.shape)} and {tuple(scores.shape)}")
+        raise ValueError(
+            f"labels and scores must be one per candidate, got shapes {tuple(labels.shape)} and {tuple(scores.shape)}"
+        )
     for kind, missing in (("positives", ~labels), ("negatives", labels)):
         if missing.all():
             raise ValueError(

@@ -106,10 +106,7 @@ def _one_generator(seed: int) -> Iterator[random.Random]:
 
 
 def _stream(
-    identifiers: Sequence[str],
-    nouns: Sequence[str],
-    corrupt: Callable[[Names], Places],
-    rngs: Iterator[random.Random],
+    identifiers: Sequence[str], nouns: Sequence[str], corrupt: Callable[[Names], Places], rngs: Iterator[random.Random]
 ) -> Iterator[TextPair]:
     """Prompts drawn call by call as ACDC's generator does: all identifiers at once, then the nouns of each line."""
     for rng in rngs:

@@ -75,9 +75,7 @@ class Sentence:
         """Role -> index of the space before that name."""
         lengths = [len(part) + len(name) for part, name in zip(self.filled, self.names)]
         before = (0, lengths[0], lengths[0] + lengths[1])
-        return {
-            role: start + len(part) - 1 for role, start, part in zip(self.template.roles, before, self.filled)
-        }
+        return {role: start + len(part) - 1 for role, start, part in zip(self.template.roles, before, self.filled)}
 
     @property
     def content(self) -> str:

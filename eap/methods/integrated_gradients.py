@@ -47,7 +47,9 @@ def eap_ig_activations(job: Job, batch: PromptPairs) -> Float[Tensor, "source de
             moved["mlp"] = (graph.mlp_source(layer), cut.mlp_out[layer], clean.mlp_out[layer])
         for kind, (sources, start, end) in moved.items():
 
-            def point(at: float, kind: str = kind, layer: int = layer, start: Tensor = start, end: Tensor = end) -> Gradients:
+            def point(
+                at: float, kind: str = kind, layer: int = layer, start: Tensor = start, end: Tensor = end
+            ) -> Gradients:
                 return job.gradients(batch, embed, _moving(layer, kind, torch.lerp(start.to(end.device), end, at)))
 
             scores[sources] = _integrated(job, batch, clean, cut, point)[sources]

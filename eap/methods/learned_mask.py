@@ -53,7 +53,9 @@ def learned_mask(job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "sou
     return (open_probability(logits.detach()) * edge_mask).double().cpu()
 
 
-def hard_concrete(logits: Float[Tensor, "source destination"], generator: torch.Generator) -> Float[Tensor, "source destination"]:
+def hard_concrete(
+    logits: Float[Tensor, "source destination"], generator: torch.Generator
+) -> Float[Tensor, "source destination"]:
     """A draw of every gate."""
     u = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6).to(logits.device)
     soft = torch.sigmoid((u.log() - (-u).log1p() + logits) / BETA)

@@ -75,7 +75,9 @@ def check_settings(method: str, given: dict[str, Any]) -> None:
             raise ValueError(f"{name} has no place in method {method!r}; it belongs to {owner}.")
     for name in ("checkpoint", "process_group"):
         if given[name] is not None and method in OF_ALL:
-            raise ValueError(f"{name} has no place in method {method!r}, which trains on one batch after the other; leave it out.")
+            raise ValueError(
+                f"{name} has no place in method {method!r}, which trains on one batch after the other; leave it out."
+            )
     if given["penalty"] is not None and not 0 <= given["penalty"] < float("inf"):
         raise ValueError(f"penalty must be a number from 0 up, got {given['penalty']!r}.")
     _check_counts(method, given["steps"], given["token_chunk"])

@@ -102,7 +102,7 @@ def _node(node: DrawnNode, place: str = "") -> str:
         return f'"{node.name}" [{look}, {size}{tip}{place}]'
     ports = "".join(
         f'<td port="{part}" width="{(width - 2) // 3}" height="13"><font point-size="10" color="{EDGE_COLOURS[part]}">'
-        f'{part if part in node.readings else " "}</font></td>'
+        f"{part if part in node.readings else ' '}</font></td>"
         for part in ("q", "k", "v")
     )
     table = (
@@ -134,7 +134,9 @@ def _legend(picture: Picture) -> str:
     if picture.has_scores:
         entries += [(_line(INK), "positive score"), (_line(INK, n_dashes=3), "negative score")]
     kinds = {node.kind for node in picture.nodes}
-    entries += [(_swatch(NODE_COLOURS[kind]), label) for kind, label in (("head", "head"), ("mlp", "MLP")) if kind in kinds]
+    entries += [
+        (_swatch(NODE_COLOURS[kind]), label) for kind, label in (("head", "head"), ("mlp", "MLP")) if kind in kinds
+    ]
     entries += [(_swatch(colour), role) for role, colour in picture.roles.items()]
     n_columns = max(1, min(5, _LEGEND_WIDTH // (max((len(label) for _, label in entries), default=0) + 6)))
     cells = [f'<td>{symbol}</td><td align="left">&#160;{escape(label)}&#160;&#160;</td>' for symbol, label in entries]

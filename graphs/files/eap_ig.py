@@ -76,9 +76,13 @@ def import_circuit(
     """
     table = _read(path)
     if table.kept is None:
-        raise ValueError(f"cannot import a circuit from {path}: its edges have no in_graph; use import_scores and prune")
+        raise ValueError(
+            f"cannot import a circuit from {path}: its edges have no in_graph; use import_scores and prune"
+        )
     if table.has_neurons:
-        raise ValueError(f"cannot import a circuit from {path}: it keeps single neurons, and circuits here are of edges")
+        raise ValueError(
+            f"cannot import a circuit from {path}: it keeps single neurons, and circuits here are of edges"
+        )
     has_scores = table.scores is not None and bool(table.scores.any())
     scores = _signed(table.scores, negate) if has_scores else None
     return Circuit(table.graph, table.kept, scores, _origin(path, table, negate, metadata))

@@ -102,7 +102,9 @@ def load_as(kind: type[Value], path: str | os.PathLike[str]) -> Value:
     value = load(path)
     if not isinstance(value, kind):
         found = type(value)
-        raise ValueError(f"cannot read {path} as a {kind.__name__}: it holds a {found.__name__}, use {found.__name__}.load")
+        raise ValueError(
+            f"cannot read {path} as a {kind.__name__}: it holds a {found.__name__}, use {found.__name__}.load"
+        )
     return value
 
 

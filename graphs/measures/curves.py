@@ -18,6 +18,7 @@ the benchmark's own code for shares and trapezoids.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -123,7 +124,9 @@ class Curve:
         """Faithfulness in other samples of prompts, see `resampled_shares`."""
         return resampled_shares(self.ends, self.values, n_resamples, seed)
 
-    def _areas(self, heights: Float[Tensor, "*resample point"], name: str, clipped: bool, over: str) -> Float[Tensor, "*resample"]:
+    def _areas(
+        self, heights: Float[Tensor, "*resample point"], name: str, clipped: bool, over: str
+    ) -> Float[Tensor, "*resample"]:
         for word, value, known in (("area", name, get_args(Area)), ("over", over, get_args(Over))):
             if value not in known:
                 raise ValueError(f"{word}: expected one of {', '.join(known)}, came {value!r}")
@@ -197,7 +200,9 @@ def curves(
         name: [prune(one, int(share * one.graph.n_edges), by=ranked[name], strategy=strategy) for share in shares]
         for name, one in scored.items()
     }
-    found = values_of(model, [c for each in circuits.values() for c in each], pairs, metric, intervention, batch_size=batch_size)
+    found = values_of(
+        model, [c for each in circuits.values() for c in each], pairs, metric, intervention, batch_size=batch_size
+    )
     found.ends.check()
     parts = zip(circuits.items(), found.metric.split(len(shares)), found.divergence.split(len(shares)))
     return {
@@ -215,8 +220,8 @@ def curves(
 
 
 def _check_shares(shares: Sequence[float]) -> None:
-    ascending = all(one < other for one, other in zip(shares, shares[1:]))
-    if len(shares) < 2 or not ascending or not 0 < shares[0] or shares[-1] > 1:
+    ascending = all(one < other for one, other in itertools.pairwise(shares))
+    if len(shares) < 2 or not ascending or not shares[0] > 0 or shares[-1] > 1:
         raise ValueError(f"shares: expected two or more ascending numbers above 0 and up to 1, came {list(shares)}")
 
 

@@ -169,7 +169,9 @@ def equivalence(circuit: Float[Tensor, "pair"], model: Float[Tensor, "pair"], ma
     if not n:
         return Equivalence(0.5, len(circuit), 1.0)
     high = max(better, worse)
-    p_value = binom.sf(high - 1, n, 0.5 + margin) + binom.cdf(n - high, n, 0.5 + margin)  # above 1 where the shares are even
+    p_value = binom.sf(high - 1, n, 0.5 + margin) + binom.cdf(
+        n - high, n, 0.5 + margin
+    )  # above 1 where the shares are even
     return Equivalence(better / n, len(circuit) - n, min(1.0, float(p_value)))
 
 
@@ -196,7 +198,9 @@ def minimality_p_values(
 ) -> Float[Tensor, "edge"]:
     """For each edge P(K <= number of stray changes below its own), K ~ Binomial(number of strays, quantile)."""
     below = (stray_changes[None] < changes[:, None]).sum(1)
-    return torch.tensor([float(binom.cdf(int(count), len(stray_changes), quantile)) for count in below], dtype=torch.double)
+    return torch.tensor(
+        [float(binom.cdf(int(count), len(stray_changes), quantile)) for count in below], dtype=torch.double
+    )
 
 
 def _centred_kernel(values: Float[Tensor, "pair"]) -> Float[Tensor, "pair pair"]:
@@ -241,7 +245,15 @@ def _random_path(circuit: Circuit, generator: random.Random) -> list[str]:
         destination = generator.choice(graph.destinations_of(source))
 
 
-def _check(circuit: Circuit, pairs: PromptPairs, margin: float, quantile: float, level: float, n_permutations: int, n_stray: int) -> None:
+def _check(
+    circuit: Circuit,
+    pairs: PromptPairs,
+    margin: float,
+    quantile: float,
+    level: float,
+    n_permutations: int,
+    n_stray: int,
+) -> None:
     if not 0 < circuit.n_edges < circuit.graph.n_edges:
         raise ValueError(f"circuit: expected some edges and not all, came {circuit.n_edges} of {circuit.graph.n_edges}")
     if len(pairs) < 3:

@@ -205,7 +205,9 @@ def _without(
     readers = nodes_of(circuit.graph)
     for destination in circuit.mask.any(0).nonzero()[:, 0].tolist():
         column = circuit.mask[:, destination]
-        is_read = destination == circuit.graph.n_destinations - 1 or any(leading >> node & 1 for node in readers[destination])
+        is_read = destination == circuit.graph.n_destinations - 1 or any(
+            leading >> node & 1 for node in readers[destination]
+        )
         for chosen in column.nonzero()[:, 0].split(n_stacked):
             if not is_read:
                 yield from [own] * len(chosen)

@@ -94,16 +94,25 @@ class Trial:
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, pairs: PromptPairs, intervention: Intervention, batch_size: int | None = None
+        self,
+        model: nn.Module,
+        graph: Graph,
+        pairs: PromptPairs,
+        intervention: Intervention,
+        batch_size: int | None = None,
     ) -> None:
         """
         Raises:
             ValueError: The graph is not the model's, or the model or intervention is not supported.
         """
         check_intervention(intervention)
-        self.transformer: Transformer = adapt(model, kv_destinations="query-head" if graph.n_kv_heads is None else "kv-head")
+        self.transformer: Transformer = adapt(
+            model, kv_destinations="query-head" if graph.n_kv_heads is None else "kv-head"
+        )
         if graph != self.transformer.graph:
-            raise ValueError(f"the circuit is of {graph}, the model's graph is {self.transformer.graph}: take circuits of this model")
+            raise ValueError(
+                f"the circuit is of {graph}, the model's graph is {self.transformer.graph}: take circuits of this model"
+            )
         batches = pairs.batches(batch_size, None if batch_size else MAX_TOKENS)
         self.batches = [batch.to(self.transformer.device) for batch in batches]
         self.patching = intervention == "patching"
@@ -201,6 +210,8 @@ def _log_probabilities(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, 
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _divergence(reference: Float[Tensor, "batch d_vocab"], other: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch"]:
+def _divergence(
+    reference: Float[Tensor, "batch d_vocab"], other: Float[Tensor, "batch d_vocab"]
+) -> Float[Tensor, "batch"]:
     """Sum over the vocabulary of p (log p - log q); 0 log 0 = 0."""
     return (reference.exp() * (reference - other)).where(reference > -torch.inf, 0).sum(-1)

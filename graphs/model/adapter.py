@@ -91,7 +91,9 @@ def _check_model(model: nn.Module) -> None:
             "A HookedTransformer of TransformerLens 2 or 3 is read too."
         )
     if model.cfg.architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}.")
+        raise ValueError(
+            f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}."
+        )
     if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
 
@@ -157,7 +159,9 @@ def _norm(module: nn.Module, config: Any, read: Read) -> Norm | None:
     if not centred and "RMSNorm" not in kind:
         raise ValueError(f"norm {kind} is not supported; LayerNorm and RMSNorm are.")
     weight = read(getattr(inner, "weight", None))
-    if getattr(module, "uses_weight_offset", getattr(config, "rmsnorm_uses_offset", False)):  # the latter before version 4
+    if getattr(
+        module, "uses_weight_offset", getattr(config, "rmsnorm_uses_offset", False)
+    ):  # the latter before version 4
         weight = 1 + weight
     eps = next((getattr(inner, name) for name in ("eps", "variance_epsilon") if hasattr(inner, name)), config.eps)
     return Norm(centred, eps, weight, read(getattr(inner, "bias", None)))
@@ -177,7 +181,9 @@ def _block(block: nn.Module, layer: int, config: Any, model: nn.Module, rotary: 
     )
 
 
-def _attention(module: nn.Module, layer: int, config: Any, model: nn.Module, rotary: Rotary | None, read: Read) -> Attention:
+def _attention(
+    module: nn.Module, layer: int, config: Any, model: nn.Module, rotary: Rotary | None, read: Read
+) -> Attention:
     inner = module.original_component
     parts = dict(module.named_children())
     native = config.architecture == "TransformerLensNative"
@@ -235,7 +241,10 @@ def _rotary(model: nn.Module) -> Rotary | None:
 def _hooks(model: nn.Module) -> tuple[int, ...]:
     """What hooks are on the model; handles are never used twice."""
     return tuple(
-        handle for module in model.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks) for handle in hooks
+        handle
+        for module in model.modules()
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for handle in hooks
     )
 
 

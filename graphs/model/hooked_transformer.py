@@ -189,4 +189,6 @@ def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
     if getattr(module, "ln", None) is not None:
         given = f"gated_mlp=True and act_fn={config.act_fn!r}"
         raise ValueError(f"HookedTransformer with {given} is not supported: it does not use W_in.")
-    return Mlp(W_in, W_out, None, b_out + b_in @ W_out, activation, W_gate=read(module.W_gate))  # b_in comes after the gate
+    return Mlp(
+        W_in, W_out, None, b_out + b_in @ W_out, activation, W_gate=read(module.W_gate)
+    )  # b_in comes after the gate

@@ -134,7 +134,9 @@ class Transformer:
         """The type of the weights and of the residual stream."""
         return self.W_U.dtype
 
-    def unembed(self, resid: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Float[Tensor, "*n d_vocab"]:
+    def unembed(
+        self, resid: Float[Tensor, "*n d_model"], operations: Operations = EXACT
+    ) -> Float[Tensor, "*n d_vocab"]:
         """Logits of a residual stream: final norm, unembedding, soft cap."""
         here = operations.norm(self.final_norm, resid.to(self.W_U.device))
         logits = _to_vocabulary(here, self.W_U, self.b_U).to(self.device)
@@ -164,7 +166,9 @@ class Transformer:
         kept.final = resid.view_as(resid)
         return kept
 
-    def _block(self, layer: int, resid: Tensor, rows: Tensor | None, operations: Operations, kept: Activations) -> Tensor:
+    def _block(
+        self, layer: int, resid: Tensor, rows: Tensor | None, operations: Operations, kept: Activations
+    ) -> Tensor:
         block = self.blocks[layer]
         attention = block.attention
         kept.attention_in.append(resid)

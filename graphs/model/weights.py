@@ -37,7 +37,9 @@ def activation_of(function: Callable[[Tensor], Tensor], setting: str | None) -> 
 def _name_by_values(function: Callable[[Tensor], Tensor]) -> str | None:
     """An activation function known by its values: settings name it in several places and spellings."""
     x = torch.linspace(-4, 4, 33)
-    return next((name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None)
+    return next(
+        (name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None
+    )
 
 
 def check_tokens(tokens: Int[Tensor, "batch pos"], d_vocab: int, longest: int | None) -> None:

@@ -88,9 +88,7 @@ class PromptPairs:
         Raises:
             ValueError: Empty or unequal sets, or a row that cannot be used; the message shows the row.
         """
-        rows = pair_rows(
-            clean, corrupted, answers, wrong_answers, positions, attention_mask, tokenizer, prepend_bos
-        )
+        rows = pair_rows(clean, corrupted, answers, wrong_answers, positions, attention_mask, tokenizer, prepend_bos)
         device = clean.device if isinstance(clean, Tensor) else torch.device("cpu")
         _fill(
             self,
@@ -279,9 +277,7 @@ class PromptPairs:
         return _fill(object.__new__(type(self)), **{f.name: getattr(self, f.name) for f in fields(self)} | changed)
 
 
-def in_order(
-    batches: Sequence[PromptPairs], values: Sequence[Shaped[Tensor, "_ ..."]]
-) -> Shaped[Tensor, "pair ..."]:
+def in_order(batches: Sequence[PromptPairs], values: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "pair ..."]:
     """Values computed batch by batch, put back into the order of the set that was batched; differentiable.
 
     Args:

@@ -53,7 +53,10 @@ def source_groups(transformer: Transformer) -> tuple[Group, ...]:
     groups, stop = [], 0
     for layer, block in enumerate(transformer.blocks):
         heads = graph.head_sources(layer)
-        groups += [Group(stop, heads.start, None, layer), Group(heads.start, heads.stop, block.attention_post_norm, layer)]
+        groups += [
+            Group(stop, heads.start, None, layer),
+            Group(heads.start, heads.stop, block.attention_post_norm, layer),
+        ]
         stop = heads.stop
     return (*groups, Group(stop, graph.n_sources, None, graph.n_layers))
 
@@ -74,7 +77,11 @@ class Changes:
         return cls(sources, stream.room)
 
     def add_mixed(
-        self, x: Float[Tensor, "mixture batch row d_model"], weights: Float[Tensor, "mixture source"], start: int, stop: int
+        self,
+        x: Float[Tensor, "mixture batch row d_model"],
+        weights: Float[Tensor, "mixture source"],
+        start: int,
+        stop: int,
     ) -> bool:
         """Add to x weighted sums over the sources from `start` up to `stop`; False where every weight is zero."""
         low, high = bisect_left(self.sources, start), bisect_left(self.sources, stop)
@@ -182,7 +189,9 @@ class Standing:
         missing = {key: reader for key, reader in zip(keys, readers) if key not in self._inputs}
         made: dict[tuple[Where, int], Tensor] = {}
         if missing:
-            made = dict(zip(missing, self.read(where, self.weights[list(missing.values())], self.n_visible[readers[0]])))
+            made = dict(
+                zip(missing, self.read(where, self.weights[list(missing.values())], self.n_visible[readers[0]]))
+            )
         found = torch.stack([made[key] if key in made else self._inputs[key] for key in keys])
         if sum(x.nbytes for x in self._inputs.values()) + sum(x.nbytes for x in made.values()) <= CACHED_BYTES:
             self._inputs |= made

@@ -47,7 +47,9 @@ class Processes:
         if group is not None:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
             if self.rank < 0:
-                raise ValueError("process_group: this process is not one of the group's; call from the group's processes alone.")
+                raise ValueError(
+                    "process_group: this process is not one of the group's; call from the group's processes alone."
+                )
             if "cpu:" not in dist.get_backend_config(group):
                 self._device = torch.device(device)
 
@@ -118,7 +120,9 @@ class Processes:
         if self.size == 1:
             return value
         held = [value]
-        dist.broadcast_object_list(held, src=dist.get_global_rank(self._group, 0), group=self._group, device=self._device)
+        dist.broadcast_object_list(
+            held, src=dist.get_global_rank(self._group, 0), group=self._group, device=self._device
+        )
         return held[0]
 
     def check_same(self, given: Mapping[str, Any]) -> None:

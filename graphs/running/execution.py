@@ -50,7 +50,9 @@ def run(
     """
     check_intervention(intervention)
     grouped = circuit.graph.n_kv_heads is not None
-    transformer = adapt(model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head")
+    transformer = adapt(
+        model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
+    )
     if circuit.graph != transformer.graph:
         raise ValueError(f"the circuit is of {circuit.graph}, the model's graph is {transformer.graph}.")
     plan = make_plan(circuit.graph, circuit.mask, patching=intervention == "patching")
@@ -59,14 +61,18 @@ def run(
     return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
 
 
-def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations) -> Float[Tensor, "batch d_vocab"]:
+def run_batch(
+    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations
+) -> Float[Tensor, "batch d_vocab"]:
     """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
     execution = started(transformer, plan, batch, cut)
     execution.run_layers()
     return execution.logits()
 
 
-def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations, together: bool = False) -> Execution:
+def started(
+    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations, together: bool = False
+) -> Execution:
     """A run in which `input` is written and no layer has run.
 
     Args:
@@ -86,7 +92,9 @@ def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activ
 class Execution:
     """One batch on its way through a plan: the two streams, and the steps that read and write them."""
 
-    def __init__(self, transformer: Transformer, plan: Plan, cut: Activations, everywhere: Stream, at_answer: Stream) -> None:
+    def __init__(
+        self, transformer: Transformer, plan: Plan, cut: Activations, everywhere: Stream, at_answer: Stream
+    ) -> None:
         self.transformer, self.plan, self.cut = transformer, plan, cut.to(transformer.device)
         self.everywhere, self.at_answer = everywhere, at_answer
         self._inputs: dict[tuple[int, int, int], Tensor] = {}  # normalised mixtures of the layer at work
@@ -109,7 +117,9 @@ class Execution:
         """What the mixed values z of the live heads change by, [batch row head d_head]: everywhere, at the answer."""
         plan = self.plan.layers[layer]
         self._inputs.clear()
-        return self._attend(layer, self.everywhere, plan.everywhere), self._attend(layer, self.at_answer, plan.at_answer)
+        return self._attend(layer, self.everywhere, plan.everywhere), self._attend(
+            layer, self.at_answer, plan.at_answer
+        )
 
     def _attend(self, layer: int, stream: Stream, heads: Heads) -> Float[Tensor, "batch row head d_head"]:
         cut_z = stream.at_rows(self.cut.z[layer])[:, :, list(heads.heads)]
@@ -146,7 +156,9 @@ class Execution:
             self._inputs[key] = apply_norm(self.transformer.blocks[layer].attention_norm, x)
         return self.project_heads(layer, letter, self._inputs[key], heads)
 
-    def project_heads(self, layer: int, letter: str, x: Tensor, heads: list[int]) -> Float[Tensor, "batch row head d_head"]:
+    def project_heads(
+        self, layer: int, letter: str, x: Tensor, heads: list[int]
+    ) -> Float[Tensor, "batch row head d_head"]:
         """Queries, keys or values of some heads from one normalised input."""
         attention = self.transformer.blocks[layer].attention
         weight, bias = (getattr(attention, f"{name}_{letter.upper()}") for name in "Wb")
@@ -192,7 +204,9 @@ class Execution:
         if not heads:
             return
         block, start = self.transformer.blocks[layer], self.plan.graph.head_sources(layer).start
-        weights = block.attention.W_O if heads == tuple(range(self.plan.graph.n_heads)) else block.attention.W_O[list(heads)]
+        weights = (
+            block.attention.W_O if heads == tuple(range(self.plan.graph.n_heads)) else block.attention.W_O[list(heads)]
+        )
         singled = [place for place, head in enumerate(heads) if start + head in self.plan.individual]
         norm, cut_sum, current_sum = block.attention_post_norm, None, None
         if norm is not None and singled:

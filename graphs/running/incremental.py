@@ -151,18 +151,25 @@ class Ripple:
         readers = {head: readers_of(standing.graph)[start + head] for head in moved}
         rows = {head: head in everywhere for head in moved}
         inputs = {
-            True: self._attention_inputs(layer, True, [r for head in moved for r in readers[head][0 if rows[head] else 1 :]]),
+            True: self._attention_inputs(
+                layer, True, [r for head in moved for r in readers[head][0 if rows[head] else 1 :]]
+            ),
             False: self._attention_inputs(layer, False, [readers[head][0] for head in at_answer]),
         }
         z = {}
         for heads, is_everywhere in ((everywhere, True), (at_answer, False)):
             if heads:
                 parts = [
-                    self._parts(layer, letter, [readers[head][place] for head in heads], inputs, is_everywhere or letter != "q")
+                    self._parts(
+                        layer, letter, [readers[head][place] for head in heads], inputs, is_everywhere or letter != "q"
+                    )
                     for place, letter in enumerate("qkv")
                 ]
                 mixed = standing.transformer.blocks[layer].attention.mix(*parts, None if is_everywhere else self.rows)
-                z[is_everywhere] = heads, self._minus(mixed, standing.at_rows(standing.cut.z[layer], is_everywhere)[:, :, heads])
+                z[is_everywhere] = (
+                    heads,
+                    self._minus(mixed, standing.at_rows(standing.cut.z[layer], is_everywhere)[:, :, heads]),
+                )
         if everywhere:
             known = [self._at_answer(z[True][1]), *([z[False][1]] if at_answer else [])]
             z[False] = everywhere + at_answer, torch.cat(known, dim=2)
@@ -216,7 +223,9 @@ class Ripple:
     def _at_answer(self, x: Float[Tensor, "stacked row *rest"]) -> Float[Tensor, "stacked 1 *rest"]:
         return take_rows(x, self.rows) if x.shape[1] > 1 else x
 
-    def _add_heads(self, layer: int, everywhere: bool, heads: list[int], z: Float[Tensor, "stacked row head d_head"]) -> None:
+    def _add_heads(
+        self, layer: int, everywhere: bool, heads: list[int], z: Float[Tensor, "stacked row head d_head"]
+    ) -> None:
         """Take note of what heads change by, given for their mixed values."""
         standing, start = self.standing, self.standing.graph.head_sources(layer).start
         W_O = standing.transformer.blocks[layer].attention.W_O
@@ -246,6 +255,10 @@ class Ripple:
         held, room = self.standing.changes[everywhere], self.differences[everywhere]
         if source in room.places:
             before = held.values[held.places[source]]
-            torch.sub(change.unflatten(0, (self.n, -1)), before, out=room.values[room.places[source]].unflatten(0, (self.n, -1)))
+            torch.sub(
+                change.unflatten(0, (self.n, -1)),
+                before,
+                out=room.values[room.places[source]].unflatten(0, (self.n, -1)),
+            )
         if self.settles:
             self.settled.append(Settled(everywhere, source, change))

@@ -95,7 +95,9 @@ def _zeros(transformer: Transformer) -> SourceValues:
     return SourceValues(nothing[0], [zeros(1, 1, *weight.shape[:2]) for weight in weights], nothing)
 
 
-def _means(transformer: Transformer, batches: Sequence[PromptPairs], positional: bool, processes: Processes) -> SourceValues:
+def _means(
+    transformer: Transformer, batches: Sequence[PromptPairs], positional: bool, processes: Processes
+) -> SourceValues:
     """Means over real tokens of the corrupted prompts, summed in float64 on the CPU's behalf of any type."""
     n_positions = max(batch.corrupted.shape[1] for batch in batches)
     counts = torch.zeros(n_positions, dtype=torch.float64, device=transformer.device)

@@ -90,9 +90,7 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph,
-    mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"],
-    patching: bool,
+    graph: Graph, mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"], patching: bool
 ) -> Plan:
     """The plan of a circuit.
 

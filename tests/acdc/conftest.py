@@ -8,12 +8,7 @@ from models import bridged, hugging_face, native, prompt_pairs
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 GROUPED = SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=4)
-SETTINGS = {
-    "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
-    "neox-parallel": SMALL,
-    "llama": GROUPED,
-    "gemma2": GROUPED,
-}
+SETTINGS = {"gpt2": dict(n_embd=16, n_layer=2, n_head=2), "neox-parallel": SMALL, "llama": GROUPED, "gemma2": GROUPED}
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +38,9 @@ def pairs():
 def trained():
     """A model that has learned to say again the first token of its prompt, and prompts."""
     torch.manual_seed(0)
-    model = native(n_layers=2, n_heads=3, d_model=24, d_head=8, d_mlp=32, normalization_type="LN", act_fn="gelu", d_vocab=12)
+    model = native(
+        n_layers=2, n_heads=3, d_model=24, d_head=8, d_mlp=32, normalization_type="LN", act_fn="gelu", d_vocab=12
+    )
     inner = model.original_model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(inner.parameters(), lr=5e-3)
     for _ in range(200):

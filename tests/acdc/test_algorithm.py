@@ -173,7 +173,7 @@ def test_near_ties_are_flagged(trained):
     decision = next(each for each in trace.decisions if each.kept)
     tied = decision.value_after - decision.value_before
     again = acdc.discover(model, pairs, "kl", tied, quiet=True).trace
-    at = next((each for each in again.decisions if each.edge == decision.edge))
+    at = next(each for each in again.decisions if each.edge == decision.edge)
     if at.value_before == decision.value_before:  # the same circuit so far: its change is the threshold itself
         assert at.near_tie
         assert at in again.near_ties

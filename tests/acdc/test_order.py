@@ -23,7 +23,10 @@ def test_published_order_of_a_small_model():
         "input->m0",
         "input->a0.h1<v>",
     ]
-    assert order.published(Graph(1, 2))[8:] == ["input->a0.h0<v>", *(f"input->a0.h{h}<{x}>" for x in "kq" for h in (1, 0))]
+    assert order.published(Graph(1, 2))[8:] == [
+        "input->a0.h0<v>",
+        *(f"input->a0.h{h}<{x}>" for x in "kq" for h in (1, 0)),
+    ]
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)
@@ -34,7 +37,9 @@ def test_published_order_has_every_edge_once(graph):
 
 def scored(graph):
     generator = torch.Generator().manual_seed(0)
-    return ScoredGraph(graph, torch.randn(graph.edge_mask.shape, generator=generator).round(decimals=1) * graph.edge_mask)
+    return ScoredGraph(
+        graph, torch.randn(graph.edge_mask.shape, generator=generator).round(decimals=1) * graph.edge_mask
+    )
 
 
 def test_by_score_the_smallest_come_first_and_equal_ones_as_published():

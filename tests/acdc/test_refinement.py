@@ -58,7 +58,10 @@ def test_never_adds_an_edge(trained):
 def test_of_everything_is_discover(trained):
     model, pairs = trained
     full = Circuit.full(Graph.from_model(model))
-    assert acdc.refine(model, full, pairs, "kl", 0.02, quiet=True).trace == acdc.discover(model, pairs, "kl", 0.02, quiet=True).trace
+    assert (
+        acdc.refine(model, full, pairs, "kl", 0.02, quiet=True).trace
+        == acdc.discover(model, pairs, "kl", 0.02, quiet=True).trace
+    )
 
 
 def test_of_nothing_is_nothing(trained):
@@ -90,7 +93,9 @@ def test_key_value_heads_follow_the_circuit(small, pairs):
 
 def test_a_circuit_of_another_graph_is_refused(trained):
     model, pairs = trained
-    with pytest.raises(ValueError, match=r"the circuit is of Graph\(n_layers=5.*the model's graph is Graph\(n_layers=2"):
+    with pytest.raises(
+        ValueError, match=r"the circuit is of Graph\(n_layers=5.*the model's graph is Graph\(n_layers=2"
+    ):
         acdc.refine(model, Circuit.full(Graph(5, 3)), pairs, "kl", 0.02, quiet=True)
 
 

@@ -25,8 +25,12 @@ def first_logit(logits, pairs):
 
 
 def model(direct):
-    bridge = native(n_layers=1, n_heads=1, d_model=2, d_head=2, d_vocab=2, n_ctx=2, attn_only=True, normalization_type=None)
-    weights = {name.replace("_original_component.", ""): weight for name, weight in bridge.original_model.named_parameters()}
+    bridge = native(
+        n_layers=1, n_heads=1, d_model=2, d_head=2, d_vocab=2, n_ctx=2, attn_only=True, normalization_type=None
+    )
+    weights = {
+        name.replace("_original_component.", ""): weight for name, weight in bridge.original_model.named_parameters()
+    }
     for weight in weights.values():
         weight.data.zero_()
     weights["tok_embed.weight"].data[0, 0] = 1.0

@@ -135,7 +135,9 @@ def test_checkpoints_of_other_sweeps_are_refused(trained, tmp_path):
         (dict(order=list(reversed(Graph.from_model(model).edges))), "order"),
     ]:
         arguments = dict(pairs=pairs, metric="kl", threshold=0.3) | changed
-        with pytest.raises(ValueError, match=f"trace.jsonl is of another sweep: its {name} is .* delete it to begin anew"):
+        with pytest.raises(
+            ValueError, match=f"trace.jsonl is of another sweep: its {name} is .* delete it to begin anew"
+        ):
             acdc.discover(model, checkpoint=path, quiet=True, **arguments)
 
 

@@ -79,7 +79,9 @@ def test_torn_files_are_refused(tmp_path, n_bytes):
     path = tmp_path / "trace.jsonl"
     trace().save(path)
     path.write_bytes(path.read_bytes()[:-n_bytes])
-    with pytest.raises(ValueError, match=r"cannot read .*trace.jsonl as a trace: it is torn.*; delete it to begin anew"):
+    with pytest.raises(
+        ValueError, match=r"cannot read .*trace.jsonl as a trace: it is torn.*; delete it to begin anew"
+    ):
         Trace.load(path)
 
 

@@ -140,7 +140,9 @@ def test_terms_are_shipped_with_the_data() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown scores 'ioi_eap': expected one of ioi_eap_ig, greater_than_eap"):
         published_scores("ioi_eap")
-    with pytest.raises(ValueError, match="unknown edge points 'ioi-acdc-kl': expected one of docstring-acdc-kl-random-2023-08"):
+    with pytest.raises(
+        ValueError, match="unknown edge points 'ioi-acdc-kl': expected one of docstring-acdc-kl-random-2023-08"
+    ):
         published_points("ioi-acdc-kl")
 
 

@@ -15,7 +15,9 @@ EDGES = ("input->a0.h1<v>", "a0.h1->a1.h0<q>", "input->a1.h0<k>", "a1.h0->m1", "
 
 def toy_problem(n_prompts: int = 6, seed: int = 0) -> Problem:
     """A native model of two layers and two heads; its "known" circuit is arbitrary."""
-    model = native(n_layers=2, n_heads=2, d_model=12, d_head=6, d_mlp=16, normalization_type="LN", act_fn="gelu", seed=0)
+    model = native(
+        n_layers=2, n_heads=2, d_model=12, d_head=6, d_mlp=16, normalization_type="LN", act_fn="gelu", seed=0
+    )
     graph = adapt(model).graph
     return Problem(
         model_name="planted",

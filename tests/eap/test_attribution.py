@@ -41,13 +41,17 @@ def in_order(graph: Graph, scores: dict[str, float]) -> Tensor:
 @cache
 def expected(kind: str, intervention: str = "patching", grouped: bool = False) -> dict[str, float]:
     pairs = RAGGED if intervention == "patching" else PAIRS
-    return edges.edge_attribution(tiny(kind).literal, prompts_of(pairs), one_by_one(curved, pairs), intervention, grouped)
+    return edges.edge_attribution(
+        tiny(kind).literal, prompts_of(pairs), one_by_one(curved, pairs), intervention, grouped
+    )
 
 
 def ours(kind: str, dtype: torch.dtype, intervention: str = "patching", grouped: bool = False) -> ScoredGraph:
     pairs, kv_destinations = RAGGED if intervention == "patching" else PAIRS, "kv-head" if grouped else "query-head"
     model = tiny(kind, dtype).model
-    return eap.score(model, pairs, curved, "eap", intervention=intervention, kv_destinations=kv_destinations, quiet=True)
+    return eap.score(
+        model, pairs, curved, "eap", intervention=intervention, kv_destinations=kv_destinations, quiet=True
+    )
 
 
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 1e-5)]  # the largest errors seen are 4e-15 and 2e-6
@@ -94,7 +98,12 @@ def test_key_value_heads_are_sums_over_their_group(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [dict(num_hidden_layers=1), dict(num_attention_heads=1, num_key_value_heads=1), dict(num_key_value_heads=4), dict(head_dim=4)],
+    [
+        dict(num_hidden_layers=1),
+        dict(num_attention_heads=1, num_key_value_heads=1),
+        dict(num_key_value_heads=4),
+        dict(head_dim=4),
+    ],
     ids=lambda settings: "-".join(settings),
 )
 @pytest.mark.parametrize("lengths", [[1], [4]])

@@ -63,7 +63,9 @@ EXACT = {
 
 
 def model() -> TransformerBridge:
-    settings = dict(n_layers=1, n_heads=1, d_model=1, d_head=1, n_ctx=2, d_vocab=3, attn_only=True, normalization_type=None)
+    settings = dict(
+        n_layers=1, n_heads=1, d_model=1, d_head=1, n_ctx=2, d_vocab=3, attn_only=True, normalization_type=None
+    )
     bridge = native(**settings).double()
     weights = {"q": (1.0, -1.0), "k": (LN3, 0.0), "v": (1.0, 0.0), "o": (2.0, 0.0)}
     with torch.no_grad():

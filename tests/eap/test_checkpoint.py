@@ -40,7 +40,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) 
         scored(method, Counting(most), tmp_path)
     rest = Counting()
     assert torch.equal(scored(method, rest, tmp_path), whole)
-    begun_again = graph_of(tiny("attention-only").model).n_sources if method == "exact" else 0  # the edges of a destination
+    begun_again = (
+        graph_of(tiny("attention-only").model).n_sources if method == "exact" else 0
+    )  # the edges of a destination
     assert rest.n_calls <= counting.n_calls + 3 - most + begun_again  # the first prompt is looked at in both
     again = Counting()
     assert torch.equal(scored(method, again, tmp_path), whole)
@@ -86,7 +88,9 @@ def test_other_weights_do_not_read_it(tmp_path: Path) -> None:
     first = scored("eap", logit_difference, tmp_path)
     model = build("attention-only", torch.float64).model
     next(model.parameters()).data *= 1.01
-    assert not torch.equal(eap.score(model, PAIRS, logit_difference, "eap", checkpoint=tmp_path, quiet=True).scores, first)
+    assert not torch.equal(
+        eap.score(model, PAIRS, logit_difference, "eap", checkpoint=tmp_path, quiet=True).scores, first
+    )
 
 
 def test_a_torn_file_is_refused(tmp_path: Path) -> None:

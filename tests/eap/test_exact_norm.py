@@ -76,14 +76,17 @@ def test_into_logits_the_score_of_a_linear_metric_is_exact() -> None:
 
 def test_a_small_change_scores_as_the_gradient_does() -> None:
     """The finite difference tends to the derivative."""
-    graph, _ = scores("gpt2", GRADIENT)
+    _graph, _ = scores("gpt2", GRADIENT)
     transformer = adapt(tiny("gpt2").model)
     cut = cut_values(transformer, [PAIRS], "patching")
     clean = transformer.forward(transformer.embed(PAIRS.clean[:, :4]), PAIRS.positions[:, None])
 
     def nearly_clean(batch: PromptPairs) -> object:
         far = cut(batch)
-        lerp = {name: [torch.lerp(a, b, 1e-6) for a, b in zip(getattr(clean, name), getattr(far, name))] for name in ("z", "mlp_out")}
+        lerp = {
+            name: [torch.lerp(a, b, 1e-6) for a, b in zip(getattr(clean, name), getattr(far, name))]
+            for name in ("z", "mlp_out")
+        }
         return replace(clean, embed=torch.lerp(clean.embed, far.embed, 1e-6), **lerp)
 
     job = Job(transformer, curved, nearly_clean, "patching", 64, 1, "left", None, 0)

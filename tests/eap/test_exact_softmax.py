@@ -35,7 +35,9 @@ def scores(kind: str, rules: RelPRules, token_chunk: int = 4, **settings: object
 def test_scores_are_those_of_one_edge_at_a_time(kind: str) -> None:
     graph, found = scores(kind, EXACT_SOFTMAX)
     edges = [edge for edge in graph.edges if edge.endswith(("<q>", "<k>"))][::EVERY]
-    expected = exact_reader_scores(tiny(kind).literal, prompts_of(PAIRS), one_by_one(curved, PAIRS), edges, softmax=True)
+    expected = exact_reader_scores(
+        tiny(kind).literal, prompts_of(PAIRS), one_by_one(curved, PAIRS), edges, softmax=True
+    )
     for edge, value in expected.items():
         assert abs(found[graph.edge_index(edge)] - value) < 1e-10 * found.abs().max(), edge
 
@@ -67,7 +69,9 @@ def test_in_the_last_layer_of_attention_alone_the_scores_are_exact() -> None:
     cuts = cut_values(transformer, [PAIRS], "patching")
     job = Job(transformer, logit_difference, cuts, "patching", 64, 1, "left", None, 0)
     edges = [edge for edge in graph.edges if f"->a{last}" in edge][::5]
-    exact = single_edge_effects(tiny("attention-only").literal, prompts_of(PAIRS), one_by_one(logit_difference, PAIRS), edges)
+    exact = single_edge_effects(
+        tiny("attention-only").literal, prompts_of(PAIRS), one_by_one(logit_difference, PAIRS), edges
+    )
     for rules, agrees in ((EXACT_SOFTMAX, True), (GRADIENT, False)):
         found = relp(replace(job, rules=rules), PAIRS) / len(PAIRS)
         errors = [found[graph.edge_index(edge)] - effect for edge, effect in zip(edges, exact)]

@@ -32,7 +32,9 @@ def test_shapes(kind: str) -> None:
             assert point.mlp_in[layer].shape == (2, rows, d_model)
     assert len(point.mlp_in) == graph.mlps * graph.n_layers
     assert point.final.shape == (2, 1, d_model)
-    assert not any(tensor.requires_grad for tensor in (*point.q, *point.activations.z, point.activations.final, point.values))
+    assert not any(
+        tensor.requires_grad for tensor in (*point.q, *point.activations.z, point.activations.final, point.values)
+    )
 
 
 def test_values_are_the_metric_of_the_model() -> None:
@@ -64,5 +66,8 @@ def test_check_values_needs_no_gradient_where_gradients_are_off() -> None:
 
     with torch.no_grad():
         check_values(torch.zeros(len(BATCH)), BATCH, fixed)
-    with torch.enable_grad(), pytest.raises(ValueError, match="metric fixed does not depend on the logits differentiably"):
+    with (
+        torch.enable_grad(),
+        pytest.raises(ValueError, match="metric fixed does not depend on the logits differentiably"),
+    ):
         check_values(torch.zeros(len(BATCH)), BATCH, fixed)

@@ -50,9 +50,14 @@ def test_linear_model_and_metric_equal_exact_patching(intervention: str) -> None
     with torch.no_grad():
         clean = metric_of(model, Circuit.full(scored.graph), intervention)
         for edge in scored.graph.edges[::11]:
-            exact = metric_of(model, Circuit.full(scored.graph) - Circuit.from_edges(scored.graph, [edge]), intervention) - clean
+            exact = (
+                metric_of(model, Circuit.full(scored.graph) - Circuit.from_edges(scored.graph, [edge]), intervention)
+                - clean
+            )
             assert scored.score(edge) == pytest.approx(exact, rel=1e-9, abs=1e-12), edge
-    queries_and_keys = [scored.scores[:, scored.graph.part_destinations(layer, part)] for layer in range(3) for part in "qk"]
+    queries_and_keys = [
+        scored.scores[:, scored.graph.part_destinations(layer, part)] for layer in range(3) for part in "qk"
+    ]
     assert all((scores == 0).all() for scores in queries_and_keys)
     assert (scored.values.abs() > 1e-4).sum() > 50
 
@@ -63,7 +68,9 @@ def metric_of(model: nn.Module, circuit: Circuit, intervention: str) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_identical_prompts_score_zero(kind: str) -> None:
-    pairs = PromptPairs(RAGGED.clean, RAGGED.clean, RAGGED.answers, RAGGED.wrong_answers, attention_mask=RAGGED.mask.long())
+    pairs = PromptPairs(
+        RAGGED.clean, RAGGED.clean, RAGGED.answers, RAGGED.wrong_answers, attention_mask=RAGGED.mask.long()
+    )
     assert (score(tiny(kind).model, pairs).scores == 0).all()
     assert (score(tiny(kind).model, pairs, intervention="zero").values != 0).any()
 
@@ -100,7 +107,9 @@ def test_scores_are_slopes_of_cutting_an_edge_a_little(kind: str) -> None:
                 logits = run_batch(transformer, make_plan(scored.graph, mask, patching=True), PAIRS, cut)
             ends.append(logit_difference(logits, PAIRS).mean().item())
         slope = (ends[0] - ends[1]) / (2 * step)
-        assert scored.score(scored.graph.edges[index]) == pytest.approx(slope, rel=1e-4, abs=1e-6), scored.graph.edges[index]
+        assert scored.score(scored.graph.edges[index]) == pytest.approx(slope, rel=1e-4, abs=1e-6), scored.graph.edges[
+            index
+        ]
 
 
 def test_positive_means_that_cutting_raises_the_metric() -> None:
@@ -166,7 +175,11 @@ def _written(module: nn.Module, places: Places, tokens: Tensor) -> dict[str, Ten
         out, mlp = block.get_submodule(places.attention_out), block.get_submodule(places.mlp)
         handles.append(out.register_forward_pre_hook(lambda _, inputs, name=f"a{layer}": keep(name, inputs[0])))
         handles.append(mlp.register_forward_hook(lambda _, inputs, output, name=f"m{layer}": keep(name, output)))
-    handles.append(next(module.get_submodule(places.layers).children()).register_forward_pre_hook(lambda _, inputs: keep("input", inputs[0])))
+    handles.append(
+        next(module.get_submodule(places.layers).children()).register_forward_pre_hook(
+            lambda _, inputs: keep("input", inputs[0])
+        )
+    )
     kept[""] = module(tokens).logits
     for handle in handles:
         handle.remove()

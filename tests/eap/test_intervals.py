@@ -32,7 +32,9 @@ def test_groups_add_up_to_scoring_all_prompts(method: str) -> None:
 
 def test_settings_reach_the_method() -> None:
     model = tiny("attention-only").model
-    scored = score_groups(model, PAIRS, logit_difference, "eap-ig", n_groups=2, steps=2, intervention="zero", quiet=True)
+    scored = score_groups(
+        model, PAIRS, logit_difference, "eap-ig", n_groups=2, steps=2, intervention="zero", quiet=True
+    )
     whole = eap.score(model, PAIRS, logit_difference, "eap-ig", steps=2, intervention="zero", quiet=True)
     assert torch.allclose(scored.scores, whole.scores, rtol=0, atol=1e-10)
 
@@ -40,7 +42,10 @@ def test_settings_reach_the_method() -> None:
 def test_one_prompt_a_group_where_there_are_fewer() -> None:
     model = tiny("attention-only").model
     assert len(score_groups(model, PAIRS, logit_difference, quiet=True).per_group) == len(PAIRS)
-    assert prune(score_groups(model, PAIRS, logit_difference, quiet=True), 20, stable=0.8).metadata["pruning"]["n_stable"] < 20
+    assert (
+        prune(score_groups(model, PAIRS, logit_difference, quiet=True), 20, stable=0.8).metadata["pruning"]["n_stable"]
+        < 20
+    )
 
 
 def made_up(seed: int = 0) -> ScoredGraph:
@@ -89,7 +94,9 @@ def test_refusals() -> None:
     for method, reason in error_bars_file.NOT_A_MEAN.items():
         with pytest.raises(ValueError, match=f"method '{method}' has no error bars over prompts: {reason}"):
             ask(method)
-    with pytest.raises(ValueError, match="intervention 'mean' takes its means over all prompts, which groups do not have"):
+    with pytest.raises(
+        ValueError, match="intervention 'mean' takes its means over all prompts, which groups do not have"
+    ):
         ask(intervention="mean")
     with pytest.raises(ValueError, match="n_groups must be 2 or more, of as many prompts, got 1 groups and 7 prompts"):
         ask(n_groups=1)

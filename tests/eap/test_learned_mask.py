@@ -22,7 +22,7 @@ def test_gates_are_open_as_often_as_said(logit: float) -> None:
     expected = 1 / (1 + math.exp(-logit) * (-GAMMA / ZETA) ** BETA)  # equation 12
     assert (gates > 0).double().mean().item() == pytest.approx(expected, abs=0.01)
     assert open_probability(logits)[0, 0].item() == pytest.approx(expected, abs=1e-6)
-    assert 0 <= gates.min() and gates.max() <= 1
+    assert gates.min() >= 0 and gates.max() <= 1
 
 
 def one_path() -> tuple[torch.nn.Module, PromptPairs]:
@@ -49,13 +49,16 @@ def test_training_finds_the_one_path_that_matters() -> None:
     assert {edge for edge, _ in found.top(2)} == wanted
     assert found.scores[found.graph.edge_mask].sort(descending=True).values[2] < 0.5
     kept = logit_difference(run(model, prune(found, 2), pairs), pairs)
-    torch.testing.assert_close(kept, logit_difference(run(model, Circuit.full(found.graph), pairs), pairs), rtol=0.1, atol=0.5)
+    torch.testing.assert_close(
+        kept, logit_difference(run(model, Circuit.full(found.graph), pairs), pairs), rtol=0.1, atol=0.5
+    )
 
 
 def test_without_a_price_gates_stay_open_and_with_a_high_one_they_close() -> None:
     model, pairs = one_path()
     free, dear = (
-        eap.score(model, pairs, logit_difference, "learned-mask", penalty=penalty, quiet=True) for penalty in (0.0, 1000.0)
+        eap.score(model, pairs, logit_difference, "learned-mask", penalty=penalty, quiet=True)
+        for penalty in (0.0, 1000.0)
     )
     edges = Graph.from_model(model).edge_mask
     assert free.scores[edges].mean() > 0.8 and dear.scores[edges].max() < 0.1
@@ -63,9 +66,11 @@ def test_without_a_price_gates_stay_open_and_with_a_high_one_they_close() -> Non
 
 def test_scores_are_probabilities_that_depend_on_the_seed_alone() -> None:
     model = tiny("attention-only").model
-    runs = [eap.score(model, PAIRS, logit_difference, "learned-mask", steps=3, seed=seed, quiet=True) for seed in (1, 1, 2)]
+    runs = [
+        eap.score(model, PAIRS, logit_difference, "learned-mask", steps=3, seed=seed, quiet=True) for seed in (1, 1, 2)
+    ]
     assert torch.equal(runs[0].scores, runs[1].scores) and not torch.equal(runs[0].scores, runs[2].scores)
-    assert 0 <= runs[0].scores.min() and runs[0].scores.max() <= 1
+    assert runs[0].scores.min() >= 0 and runs[0].scores.max() <= 1
     assert not runs[0].scores[~runs[0].graph.edge_mask].any()
 
 

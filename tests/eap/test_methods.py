@@ -21,7 +21,9 @@ PAIRS = prompt_pairs([5, 3], positions=[-1, -2])
 TOLERANCE = 1e-9  # of the largest score; both sides are float64
 
 
-def scored(kind: str, method: str, pairs: PromptPairs = PAIRS, metric: Callable = curved, **settings: object) -> ScoredGraph:
+def scored(
+    kind: str, method: str, pairs: PromptPairs = PAIRS, metric: Callable = curved, **settings: object
+) -> ScoredGraph:
     """A method's scores of a tiny model, in float64."""
     return eap.score(tiny(kind).model, pairs, metric, method, quiet=True, **settings)
 
@@ -34,7 +36,11 @@ def error(found: ScoredGraph, expected: Mapping[str, float]) -> float:
 
 
 def moved_gradient(
-    model: Literal, tokens: list[int], change: Mapping[str, Tensor], start: Mapping[str, Tensor], loss: Callable[[Tensor], Tensor]
+    model: Literal,
+    tokens: list[int],
+    change: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    loss: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
     """Change of each source times the gradient at each destination, in a run whose named sources write `start`."""
     strengths: dict[str, Tensor] = {}
@@ -50,7 +56,12 @@ def moved_gradient(
 
 
 def slow_integrated(
-    kind: str, pairs: PromptPairs, metric: Callable, fractions: list[float], activations: bool, intervention: str = "patching"
+    kind: str,
+    pairs: PromptPairs,
+    metric: Callable,
+    fractions: list[float],
+    activations: bool,
+    intervention: str = "patching",
 ) -> dict[str, float]:
     """EAP-IG by the book: a run for each prompt, point and (for activations) place, gradients edge by edge.
 
@@ -67,7 +78,9 @@ def slow_integrated(
         for place in places if activations else places[:1]:
             for fraction in fractions:
                 at = {source: cut[source] + fraction * (clean[source] - cut[source]) for source in place}
-                slopes = moved_gradient(model, prompt.clean, change, at, lambda out: value_of(out[prompt.position], row))
+                slopes = moved_gradient(
+                    model, prompt.clean, change, at, lambda out: value_of(out[prompt.position], row)
+                )
                 for edge, slope in slopes.items():
                     if not activations or edge.split("->")[0] in place:
                         totals[edge] = totals.get(edge, 0.0) + slope / len(fractions) / len(pairs)
@@ -113,9 +126,11 @@ def test_integrated_gradients_to_zero() -> None:
 def test_last_layer_mlp_scores_complete_the_difference() -> None:
     """The metric's change when m's value alone goes from clean to cut equals m->logits, with points enough."""
     cut = {edge: float(edge != "m2->logits") for edge in scored("gpt2", "random").graph.edges}
-    effect = slow_metric("gpt2", PAIRS, curved, cut) - slow_metric("gpt2", PAIRS, curved, {edge: 1.0 for edge in cut})
+    effect = slow_metric("gpt2", PAIRS, curved, cut) - slow_metric("gpt2", PAIRS, curved, dict.fromkeys(cut, 1.0))
     gaps = {
-        (rule, steps): abs(scored("gpt2", "eap-ig-activations", steps=steps, integration=rule).score("m2->logits") - effect)
+        (rule, steps): abs(
+            scored("gpt2", "eap-ig-activations", steps=steps, integration=rule).score("m2->logits") - effect
+        )
         for rule, steps in (("left", 4), ("left", 40), ("midpoint", 4), ("midpoint", 40))
     }
     assert gaps["left", 40] < 0.15 * gaps["left", 4]  # order one
@@ -126,7 +141,9 @@ def test_last_layer_mlp_scores_complete_the_difference() -> None:
 def test_input_edges_complete_the_difference_of_the_prompts() -> None:
     """The edges out of `input` hold the whole gradient at the embedding, so they sum to the whole difference."""
     whole = run_mean("gpt2", Circuit.empty) - run_mean("gpt2", Circuit.full)
-    sums = {steps: scored("gpt2", "eap-ig", steps=steps, integration="midpoint").scores[0].sum().item() for steps in (8, 80)}
+    sums = {
+        steps: scored("gpt2", "eap-ig", steps=steps, integration="midpoint").scores[0].sum().item() for steps in (8, 80)
+    }
     assert abs(sums[80] - whole) < 1e-3 * abs(whole)
     assert abs(sums[80] - whole) < 0.1 * abs(sums[8] - whole)
 
@@ -181,7 +198,9 @@ def test_exact_with_key_value_heads_cuts_the_shared_reader() -> None:
     full = Circuit.full(found.graph)
     for edge in ("input->a1.h1<k>", "m0->a2.h0<v>", "a0.h3->a1.h0<v>"):
         cut = curved(run(model, full - Circuit.from_edges(found.graph, [edge]), PAIRS), PAIRS)
-        assert found.score(edge) == pytest.approx((cut - curved(run(model, full, PAIRS), PAIRS)).mean().item(), abs=1e-11)
+        assert found.score(edge) == pytest.approx(
+            (cut - curved(run(model, full, PAIRS), PAIRS)).mean().item(), abs=1e-11
+        )
 
 
 def test_exact_of_some_edges_equals_exact_of_all() -> None:
@@ -204,7 +223,9 @@ def test_head_importance_is_that_of_the_lesser_node(kind: str) -> None:
         clean = source_values(model, prompt.clean)
         strengths = {source: torch.zeros((), dtype=torch.float64, requires_grad=True) for source in clean}
         _, out = forward(
-            model, prompt.clean, lambda source, value, destination: value + strengths[source] * (cut[source] - clean[source])
+            model,
+            prompt.clean,
+            lambda source, value, destination: value + strengths[source] * (cut[source] - clean[source]),
         )
         slopes = torch.autograd.grad(value_of(out[prompt.position], row), list(strengths.values()))
         for source, slope in zip(strengths, slopes):
@@ -247,7 +268,9 @@ def test_information_flow_is_the_share_of_proximity(kind: str) -> None:
             positions = [prompt.position] if destination == "logits" else range(prompt.position + 1)
             for position in positions:
                 read_sum = sum(values[source][position] for source in writes) + biases(model, writes)
-                near = {s: max(read_sum.abs().sum() - (read_sum - values[s][position]).abs().sum(), 0.0) for s in writes}
+                near = {
+                    s: max(read_sum.abs().sum() - (read_sum - values[s][position]).abs().sum(), 0.0) for s in writes
+                }
                 for source in writes:
                     share = float(near[source] / sum(near.values())) if sum(near.values()) else 0.0
                     expected[f"{source}->{destination}"] += share / len(positions) / len(PAIRS)
@@ -269,9 +292,14 @@ def test_shares_add_up_to_one(kind: str) -> None:
 
 
 def test_information_flow_needs_no_metric_and_no_corrupted_prompt() -> None:
-    other = PromptPairs(PAIRS.clean.tolist(), prompt_pairs([5, 5], seed=7).corrupted.tolist(), positions=PAIRS.positions.tolist())
+    other = PromptPairs(
+        PAIRS.clean.tolist(), prompt_pairs([5, 5], seed=7).corrupted.tolist(), positions=PAIRS.positions.tolist()
+    )
     same = PromptPairs(PAIRS.clean.tolist(), PAIRS.clean.tolist(), positions=PAIRS.positions.tolist())
-    results = [eap.score(tiny("gpt2").model, each, broken_metric, "information-flow-routes", quiet=True) for each in (other, same)]
+    results = [
+        eap.score(tiny("gpt2").model, each, broken_metric, "information-flow-routes", quiet=True)
+        for each in (other, same)
+    ]
     assert torch.equal(results[0].scores, results[1].scores)
 
 

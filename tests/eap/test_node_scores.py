@@ -23,7 +23,9 @@ KINDS = ("gpt2", "gemma2", "neox-parallel", "attention-only", "rms-gated-grouped
 RULES = {"eap": GRADIENT, "relp": RelPRules()}
 
 
-def nodes(kind: str, method: str = "eap", direction: str = "noising", pairs: PromptPairs = RAGGED, **settings: object) -> NodeScores:
+def nodes(
+    kind: str, method: str = "eap", direction: str = "noising", pairs: PromptPairs = RAGGED, **settings: object
+) -> NodeScores:
     """Scores of a tiny model."""
     return score_nodes(tiny(kind).model, pairs, curved, method, direction, quiet=True, **settings)
 
@@ -54,7 +56,9 @@ def test_a_source_is_worth_the_sum_of_its_edges(kind: str, method: str) -> None:
     found = {name: value.nan_to_num().sum((0, -1)) for name, value in nodes(kind, method).per_prompt.items()}
     assert (found["resid_pre"][0] - by_source[0]).abs() < 1e-10 * by_source.abs().max()
     for layer in range(graph.n_layers):
-        assert (found["heads"][layer] - by_source[graph.head_sources(layer)]).abs().max() < 1e-10 * by_source.abs().max()
+        assert (
+            found["heads"][layer] - by_source[graph.head_sources(layer)]
+        ).abs().max() < 1e-10 * by_source.abs().max()
         if graph.mlps:
             assert (found["mlp_out"][layer] - by_source[graph.mlp_source(layer)]).abs() < 1e-10 * by_source.abs().max()
 

@@ -101,7 +101,9 @@ def test_key_value_head_destinations_and_interventions() -> None:
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("rule", ALONE, ids="=".join)
-def test_each_rule_changes_scores_exactly_where_a_step_of_its_kind_comes_after(kind: str, rule: tuple[str, str]) -> None:
+def test_each_rule_changes_scores_exactly_where_a_step_of_its_kind_comes_after(
+    kind: str, rule: tuple[str, str]
+) -> None:
     """The Identity-rule of a published fork was switched on too late and never applied; nothing noticed."""
     graph, plain = scores(kind, GRADIENT)
     _, ruled_scores = scores(kind, replace(GRADIENT, **dict([rule])))
@@ -155,13 +157,17 @@ def test_secant_gives_edges_of_a_linear_reader_together_their_exact_effect(inter
     graph, found = scores("attention-only", replace(GRADIENT, attention="secant"), intervention=intervention)
     literal, last = tiny("attention-only").literal, graph.n_layers - 1
     prompts, row_metric = prompts_of(PAIRS), one_by_one(logit_difference, PAIRS)
-    kept = {edge: 1.0 for edge in graph.edges}
+    kept = dict.fromkeys(graph.edges, 1.0)
     whole = circuit_logits(literal, prompts, kept, intervention)
     for letter in "qk":
         for head, column in enumerate(range(*graph.part_destinations(last, letter).indices(graph.n_destinations))):
             into = f"->a{last}.h{head}<{letter}>"
-            cut = circuit_logits(literal, prompts, {edge: 1.0 for edge in kept if not edge.endswith(into)}, intervention)
-            change = sum(row_metric(after, row) - row_metric(before, row) for row, (after, before) in enumerate(zip(cut, whole)))
+            cut = circuit_logits(
+                literal, prompts, {edge: 1.0 for edge in kept if not edge.endswith(into)}, intervention
+            )
+            change = sum(
+                row_metric(after, row) - row_metric(before, row) for row, (after, before) in enumerate(zip(cut, whole))
+            )
             assert abs(found[:, column].sum() - change / len(PAIRS)) < 1e-4 * found.abs().max()
 
 
@@ -178,7 +184,9 @@ def test_split_inputs_of_the_model_change_nothing() -> None:
     model.set_use_split_qkv_input(True)
     transformer = adapt(model)
     batches = PAIRS.batches(3)
-    job = Job(transformer, logit_difference, cut_values(transformer, batches, "patching"), "patching", 7, 1, "left", None, 0)
+    job = Job(
+        transformer, logit_difference, cut_values(transformer, batches, "patching"), "patching", 7, 1, "left", None, 0
+    )
     found = sum(relp(job, batch) for batch in batches) / len(PAIRS)
     assert relative_error(found, scores("gpt2", RelPRules())[1]) < TOLERANCE
 

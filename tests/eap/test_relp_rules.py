@@ -30,7 +30,9 @@ from edge_circuits.graphs.model.transformer import Transformer
 
 CAUSAL = AttentionScores(scale=0.6, softcap=None, visible=None)
 CAPPED = AttentionScores(scale=0.6, softcap=1.5, visible=None)
-WINDOWED = AttentionScores(scale=0.6, softcap=None, visible=(torch.ones(5, 5).tril() - torch.ones(5, 5).tril(-2)).bool()[None, None])
+WINDOWED = AttentionScores(
+    scale=0.6, softcap=None, visible=(torch.ones(5, 5).tril() - torch.ones(5, 5).tril(-2)).bool()[None, None]
+)
 
 
 def heads(seed: int, n: int = 3) -> list[Tensor]:
@@ -45,7 +47,10 @@ def test_the_identity_rule_knows_every_activation_function() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_identity_rule_keeps_the_value_and_has_the_coefficient_f_of_x_over_x(name: str) -> None:
-    function = {"gelu": literal.gelu, "gelu_new": literal.gelu_tanh, "solu": literal.solu} | {"relu": literal.relu, "silu": literal.silu}
+    function = {"gelu": literal.gelu, "gelu_new": literal.gelu_tanh, "solu": literal.solu} | {
+        "relu": literal.relu,
+        "silu": literal.silu,
+    }
     x = torch.cat((torch.linspace(-12, 12, 400), torch.tensor([1e-3, -1e-3]))).double()[None].requires_grad_()
     value = identity_activation(name, x)
     assert torch.equal(value, ACTIVATIONS[name](x))
@@ -137,7 +142,9 @@ def test_secant_is_the_mean_of_jacobians_on_the_line(scores: AttentionScores) ->
 def test_secant_without_a_cut_is_the_gradient() -> None:
     q, k, v = heads(5)
     z = SecantAttention(iter([CutHeads(q.detach(), k.detach())]))(q, k, v, CAUSAL)
-    for secant, live in zip(*(torch.autograd.grad((out * out.detach()).sum(), (q, k, v)) for out in (z, exact_attention(q, k, v, CAUSAL)))):
+    for secant, live in zip(
+        *(torch.autograd.grad((out * out.detach()).sum(), (q, k, v)) for out in (z, exact_attention(q, k, v, CAUSAL)))
+    ):
         assert (secant - live).abs().max() < 1e-12
 
 
@@ -194,7 +201,7 @@ def test_relevance_is_conserved_from_layer_to_layer_without_biases(kind: str) ->
     metric, relevances = relevance_by_layer(transformer, RelPRules(attention="ah").operations())
     assert max(abs(relevance - float(metric)) for relevance in relevances) < 1e-10 * abs(float(metric))
     for rule in ("norm", "activation", "gate"):
-        if rule == "gate" and kind not in ("llama", "gemma2", "qwen3") or kind == "attention-only":
+        if (rule == "gate" and kind not in ("llama", "gemma2", "qwen3")) or kind == "attention-only":
             continue
         _, relevances = relevance_by_layer(transformer, RelPRules(attention="ah", **{rule: "exact"}).operations())
         assert max(abs(relevance - float(metric)) for relevance in relevances) > 1e-4 * abs(float(metric))

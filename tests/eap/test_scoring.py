@@ -15,7 +15,9 @@ from edge_circuits.graphs import PromptPairs, ScoredGraph
 INTERVENTIONS = ("patching", "zero", "mean", "mean-positional")
 
 
-def score(kind: str = "gpt2", pairs: PromptPairs = RAGGED, metric: Callable = curved, **settings: object) -> ScoredGraph:
+def score(
+    kind: str = "gpt2", pairs: PromptPairs = RAGGED, metric: Callable = curved, **settings: object
+) -> ScoredGraph:
     return eap.score(tiny(kind).model, pairs, metric, **{"method": "eap", "quiet": True, **settings})
 
 
@@ -53,7 +55,12 @@ def test_padding_gives_the_same(kind: str, side: str) -> None:
         prompts[mask == 0] = 7  # whatever stands there
     positions = (RAGGED.positions - RAGGED.lengths).tolist()  # counted from the end
     pairs = PromptPairs(
-        tokens["clean"], tokens["corrupted"], RAGGED.answers, RAGGED.wrong_answers, attention_mask=mask, positions=positions
+        tokens["clean"],
+        tokens["corrupted"],
+        RAGGED.answers,
+        RAGGED.wrong_answers,
+        attention_mask=mask,
+        positions=positions,
     )
     assert torch.equal(score(kind, pairs).scores, score(kind).scores)
 
@@ -88,7 +95,8 @@ def test_result_says_where_it_comes_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "expected"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
+    ("dtype", "expected"),
+    [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)],
 )
 def test_result_is_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
     scored = eap.score(tiny("llama", dtype).model, RAGGED, curved, "eap", quiet=True)

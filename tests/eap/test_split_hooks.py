@@ -31,7 +31,10 @@ def source_values(model: TransformerBridge, tokens: Tensor, n_layers: int) -> Te
         _, cache = model.run_with_cache(tokens)
     values = [cache["blocks.0.hook_resid_pre"][0][None]]
     for layer in range(n_layers):
-        values += [cache[f"blocks.{layer}.attn.hook_result"][0].transpose(0, 1), cache[f"blocks.{layer}.hook_mlp_out"][0][None]]
+        values += [
+            cache[f"blocks.{layer}.attn.hook_result"][0].transpose(0, 1),
+            cache[f"blocks.{layer}.hook_mlp_out"][0][None],
+        ]
     return torch.cat(values)
 
 

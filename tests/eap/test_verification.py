@@ -119,5 +119,3 @@ def test_bad_input_is_refused() -> None:
         verify(model, scored, PAIRS, n_edges=0)
     with pytest.raises(ValueError, match="graph: expected finite scores"):
         verify(model, replace(scored, scores=scored.scores.masked_fill(scored.graph.edge_mask, float("nan"))), PAIRS)
-
-

@@ -64,7 +64,9 @@ def test_torn_groups_are_refused(tmp_path: Path, torn: object) -> None:
 
 def test_equality_sees_the_groups() -> None:
     scored, bare = grouped(), ScoredGraph(GRAPH, grouped().scores, {"method": "random"})
-    other = ScoredGraph(GRAPH, scored.scores, {"method": "random"}, scored.per_group.flip(0) * 0.5 + scored.per_group * 0.5)
+    other = ScoredGraph(
+        GRAPH, scored.scores, {"method": "random"}, scored.per_group.flip(0) * 0.5 + scored.per_group * 0.5
+    )
     assert scored == grouped() and scored != bare and bare != scored and bare == bare and scored != other
 
 
@@ -77,13 +79,20 @@ def test_groups_are_copied() -> None:
 
 def test_groups_that_do_not_fit_are_refused(without_type_checks: None) -> None:
     scored = grouped()
-    with pytest.raises(ValueError, match="per_group must add up to the scores, their sum differs by up to .*: give each group's mean times its share"):
+    with pytest.raises(
+        ValueError,
+        match="per_group must add up to the scores, their sum differs by up to .*: give each group's mean times its share",
+    ):
         ScoredGraph(GRAPH, scored.scores, {}, 2 * scored.per_group)
-    with pytest.raises(ValueError, match=r"per_group must be a tensor \[group source destination\] of one group or more, got shape"):
+    with pytest.raises(
+        ValueError, match=r"per_group must be a tensor \[group source destination\] of one group or more, got shape"
+    ):
         ScoredGraph(GRAPH, scored.scores, {}, scored.scores)
     with pytest.raises(ValueError, match="scores must be a tensor of shape"):
         ScoredGraph(GRAPH, scored.scores, {}, scored.per_group[:, :2])
-    with pytest.raises(ValueError, match="expected scores kept group by group, in 2 groups of prompts or more, came none; score with"):
+    with pytest.raises(
+        ValueError, match="expected scores kept group by group, in 2 groups of prompts or more, came none; score with"
+    ):
         edge_groups(ScoredGraph(GRAPH, scored.scores))
     with pytest.raises(ValueError, match="in 2 groups of prompts or more, came 1"):
         edge_groups(grouped(1))

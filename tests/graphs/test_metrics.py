@@ -45,9 +45,8 @@ SLOW: dict[str, Callable[[list[float], list[int], list[int]], float]] = {
     "logit_difference": lambda x, right, wrong: mean([x[a] for a in right]) - mean([x[w] for w in wrong]),
     "answer_minus_best_wrong": lambda x, right, wrong: mean([x[a] for a in right]) - max(x[w] for w in wrong),
     "probability_difference": lambda x, right, wrong: (
-        sum(math.exp(x[a]) for a in right) - sum(math.exp(x[w]) for w in wrong)
-    )
-    / sum(math.exp(v) for v in x),
+        (sum(math.exp(x[a]) for a in right) - sum(math.exp(x[w]) for w in wrong)) / sum(math.exp(v) for v in x)
+    ),
     "log_probability": lambda x, right, wrong: math.log(
         sum(math.exp(x[a]) for a in right) / sum(math.exp(v) for v in x)
     ),

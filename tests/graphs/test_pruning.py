@@ -204,7 +204,9 @@ def test_scores_that_cannot_be_ranked_are_refused(settings: dict, bad: float) ->
 def grouped(graph: Graph, n_groups: int = 6, noise: float = 1.5, seed: int = 0, with_ties: bool = False) -> ScoredGraph:
     """Scores of which groups of prompts tell different things."""
     generator = torch.Generator().manual_seed(seed)
-    common, own = (torch.randn(n, *graph.edge_mask.shape, generator=generator, dtype=torch.float64) for n in (1, n_groups))
+    common, own = (
+        torch.randn(n, *graph.edge_mask.shape, generator=generator, dtype=torch.float64) for n in (1, n_groups)
+    )
     groups = (common + noise * own) * graph.edge_mask
     groups = groups.round() if with_ties else groups
     return ScoredGraph(graph, groups.sum(0), {"method": "random"}, groups)
@@ -220,7 +222,9 @@ def test_selection_frequency_counts_prunings_of_draws(graph: Graph, by: str, wit
         for name in slow_top(graph, rank_values(drawn, by))[:k]:
             times[name] += 1
     frequency = selection_frequency(scored, k, by=by, n_resamples=70, seed=2)
-    assert {name: frequency[graph.edge_index(name)].item() for name in graph.edges} == pytest.approx({name: n / 70 for name, n in times.items()})
+    assert {name: frequency[graph.edge_index(name)].item() for name in graph.edges} == pytest.approx(
+        {name: n / 70 for name, n in times.items()}
+    )
     assert not frequency[~graph.edge_mask].any()
 
 
@@ -228,7 +232,11 @@ def test_stable_keeps_of_the_best_those_that_are_mostly_chosen(graph: Graph) -> 
     scored, k = grouped(graph), graph.n_edges // 2
     frequency = selection_frequency(scored, k)
     for stable in (0.5, 0.8, 1.0):
-        chosen = [name for name in slow_top(graph, rank_values(scored, "absolute"))[:k] if frequency[graph.edge_index(name)] >= stable]
+        chosen = [
+            name
+            for name in slow_top(graph, rank_values(scored, "absolute"))[:k]
+            if frequency[graph.edge_index(name)] >= stable
+        ]
         circuit = prune(scored, k, stable=stable)
         assert circuit == Circuit.from_edges(graph, chosen).live() and circuit.n_requested == k
         about = circuit.metadata["pruning"]
@@ -257,7 +265,10 @@ def test_stable_pruning_of_gpt2_small_takes_moments() -> None:
         ({"k": 3, "stable": math.nan}, "stable must be a share above 0 and up to 1, got nan"),
         ({"threshold": 1.0, "stable": 0.9}, "stable goes with k and strategy='top', got a threshold"),
         ({"k": 3, "strategy": "greedy", "stable": 0.9}, "stable goes with k and strategy='top', got strategy='greedy'"),
-        ({"k": 3, "stable": 0.9}, "graph: expected scores kept group by group, .* came none; score with edge_circuits.eap.intervals.score_groups"),
+        (
+            {"k": 3, "stable": 0.9},
+            "graph: expected scores kept group by group, .* came none; score with edge_circuits.eap.intervals.score_groups",
+        ),
     ],
 )
 def test_wrong_settings_of_stable_are_refused(settings: dict, message: str, without_type_checks: None) -> None:

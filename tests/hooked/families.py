@@ -64,7 +64,10 @@ HUGGING_FACE = {
     "neox-sequential": Family("GPTNeoXForCausalLM", _SIZES | dict(use_parallel_residual=False), "neox", _NEOX),
     "llama": Family("LlamaForCausalLM", _GROUPED, "llama", _LLAMA),
     "mistral": Family(
-        "MistralForCausalLM", _GROUPED | dict(sliding_window=WINDOW), "mistral", _LLAMA | _LOCAL | dict(attn_types=["local"] * 2)
+        "MistralForCausalLM",
+        _GROUPED | dict(sliding_window=WINDOW),
+        "mistral",
+        _LLAMA | _LOCAL | dict(attn_types=["local"] * 2),
     ),
     "qwen2": Family("Qwen2ForCausalLM", _GROUPED, "qwen2", _LLAMA),
     "qwen3": Family("Qwen3ForCausalLM", _WIDE, "qwen3", _LLAMA | dict(d_head=16, rotary_dim=16, use_qk_norm=True)),
@@ -144,7 +147,9 @@ def measured(model: nn.Module) -> dict[str, Tensor]:
     from edge_circuits.graphs import run
 
     pairs = prompt_pairs()
-    scored = {method: eap.score(model, pairs, logit_difference, method=method, quiet=True) for method in ("eap", "relp")}
+    scored = {
+        method: eap.score(model, pairs, logit_difference, method=method, quiet=True) for method in ("eap", "relp")
+    }
     grouped = eap.score(model, pairs, logit_difference, method="eap", kv_destinations="kv-head", quiet=True)
     with torch.no_grad():
         logits = run(model, half_of(scored["eap"].graph), pairs)

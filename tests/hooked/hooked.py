@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 if not families.HAS_HOOKED_TRANSFORMER:
-    pytest.skip("TransformerLens 4 has no HookedTransformer; `make test-tl2 test-tl3` tests it", allow_module_level=True)
+    pytest.skip(
+        "TransformerLens 4 has no HookedTransformer; `make test-tl2 test-tl3` tests it", allow_module_level=True
+    )
 
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 

@@ -30,7 +30,9 @@ def bridge(kind: str) -> nn.Module:
     config = TransformerBridgeConfig(**(families.SHAPE | families.NATIVE[kind]))
     model = TransformerBridge.boot_native(config).eval()
     shapes = {name: torch.empty(shape) for name, shape in hooked_shapes(config).items()}
-    missing, unexpected = model.load_state_dict(convert_tl_checkpoint(families.hooked_weights(shapes), config), strict=False)
+    missing, unexpected = model.load_state_dict(
+        convert_tl_checkpoint(families.hooked_weights(shapes), config), strict=False
+    )
     assert not unexpected and not missing, (missing, unexpected)
     return model
 
@@ -40,23 +42,35 @@ def hooked_shapes(config: object) -> dict[str, tuple[int, ...]]:
     d_model, d_head, d_mlp, n_heads = config.d_model, config.d_head, config.d_mlp, config.n_heads
     kv, n_kv = ("_", config.n_key_value_heads) if config.n_key_value_heads else ("", n_heads)
     kind = config.normalization_type
-    shapes = {"embed.W_E": (config.d_vocab, d_model), "unembed.W_U": (d_model, config.d_vocab), "unembed.b_U": (config.d_vocab,)}
+    shapes = {
+        "embed.W_E": (config.d_vocab, d_model),
+        "unembed.W_U": (d_model, config.d_vocab),
+        "unembed.b_U": (config.d_vocab,),
+    }
     if config.positional_embedding_type == "standard":
         shapes["pos_embed.W_pos"] = (config.n_ctx, d_model)
-    block = {"attn.W_Q": (n_heads, d_model, d_head), "attn.b_Q": (n_heads, d_head), "attn.W_O": (n_heads, d_head, d_model)}
+    block = {
+        "attn.W_Q": (n_heads, d_model, d_head),
+        "attn.b_Q": (n_heads, d_head),
+        "attn.W_O": (n_heads, d_head, d_model),
+    }
     block |= {"attn.b_O": (d_model,)}
     for part in "KV":
         block |= {f"attn.{kv}W_{part}": (n_kv, d_model, d_head), f"attn.{kv}b_{part}": (n_kv, d_head)}
     if not config.attn_only:
         block |= {"mlp.W_in": (d_model, d_mlp), "mlp.W_out": (d_mlp, d_model)}
-        block |= {"mlp.W_gate": (d_model, d_mlp)} if config.gated_mlp else {"mlp.b_in": (d_mlp,), "mlp.b_out": (d_model,)}
+        block |= (
+            {"mlp.W_gate": (d_model, d_mlp)} if config.gated_mlp else {"mlp.b_in": (d_mlp,), "mlp.b_out": (d_model,)}
+        )
     norms = {"ln1": d_model, "ln2": d_model} if kind in ("LN", "RMS") else {}
     norms |= {"mlp.ln": d_mlp} if config.act_fn == "solu_ln" and kind == "LN" else {}
     for name, width in norms.items():
         block |= {f"{name}.w": (width,)} | ({f"{name}.b": (width,)} if kind == "LN" else {})
     if kind in ("LN", "RMS"):
         shapes |= {"ln_final.w": (d_model,)} | ({} if kind == "RMS" or config.final_rms else {"ln_final.b": (d_model,)})
-    return shapes | {f"blocks.{layer}.{name}": shape for layer in range(config.n_layers) for name, shape in block.items()}
+    return shapes | {
+        f"blocks.{layer}.{name}": shape for layer in range(config.n_layers) for name, shape in block.items()
+    }
 
 
 def all_scores() -> dict[str, numpy.ndarray]:

@@ -32,7 +32,10 @@ def test_another_weight_gives_other_scores() -> None:
     with torch.no_grad():
         model.blocks[1].attn.W_K[0, 0, 0] += 0.1
     with numpy.load(FILE) as bridge:
-        assert families.relative_error(families.measured(model)["eap"], torch.from_numpy(bridge["gpt2/eap"])) > 100 * TOLERANCE
+        assert (
+            families.relative_error(families.measured(model)["eap"], torch.from_numpy(bridge["gpt2/eap"]))
+            > 100 * TOLERANCE
+        )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,9 @@ def test_weights_can_be_trained_through_a_circuit() -> None:
     graph = adapt(model).graph
     run(model, families.half_of(graph), pairs).sum().backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert all(grads[name].abs().max() > 0 for name in ("embed.W_E", "blocks.0.attn._W_K", "blocks.1.mlp.W_gate", "ln_final.w"))
+    assert all(
+        grads[name].abs().max() > 0 for name in ("embed.W_E", "blocks.0.attn._W_K", "blocks.1.mlp.W_gate", "ln_final.w")
+    )
 
 
 # Processing of the weights: the same logits (up to a shift), and the same scores where the reader's docstring says so
@@ -98,7 +103,9 @@ def processed(kind: str, **settings: bool) -> hooked.HookedTransformer:
 def scores(model: hooked.HookedTransformer, method: str, intervention: str = "patching") -> torch.Tensor:
     """Scores by the logit difference."""
     pairs = families.prompt_pairs()
-    return eap.score(model, pairs, families.logit_difference, method=method, intervention=intervention, quiet=True).scores
+    return eap.score(
+        model, pairs, families.logit_difference, method=method, intervention=intervention, quiet=True
+    ).scores
 
 
 @pytest.mark.parametrize("processing", PROCESSED)

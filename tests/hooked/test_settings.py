@@ -55,14 +55,18 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(f"{name}={settings[name]}" for name in settings))
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=lambda settings: "-".join(f"{name}={settings[name]}" for name in settings)
+)
 def test_logits_are_the_models_own(settings: dict[str, Any]) -> None:
     model = hooked.random(**(dict(act_fn="gelu") | settings))
     with torch.no_grad():
         assert families.relative_error(logits_of(adapt(model)), model(TOKENS)) < 5e-6
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05), (torch.float16, 0.006)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05), (torch.float16, 0.006)]
+)
 def test_logits_in_other_types(dtype: torch.dtype, tolerance: float) -> None:
     model = hooked.random(act_fn="gelu", normalization_type="RMS", gated_mlp=True, dtype=dtype, **ROTARY)
     with torch.no_grad():
@@ -97,7 +101,10 @@ def test_a_token_that_the_tokenizer_pads_with_is_a_token() -> None:
 
 REFUSED = [
     (dict(attention_dir="bidirectional"), "attention_dir='bidirectional' is not supported; supported: 'causal'"),
-    (dict(positional_embedding_type="alibi"), "positional_embedding_type='alibi' is not supported; supported: 'standard', 'rot"),
+    (
+        dict(positional_embedding_type="alibi"),
+        "positional_embedding_type='alibi' is not supported; supported: 'standard', 'rot",
+    ),
     (dict(positional_embedding_type="shortformer"), "positional_embedding_type='shortformer' is not supported"),
     (dict(post_embedding_ln=True), "post_embedding_ln=True is not supported; supported: False"),
     (dict(num_experts=2, experts_per_token=1), "num_experts=2 is not supported; supported: None"),
@@ -105,7 +112,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("settings", "message"), REFUSED, ids=lambda value: "-".join(value) if isinstance(value, dict) else ""
+)
 def test_refuses(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"HookedTransformer with {message}"):
         adapt(hooked.random(**(dict(act_fn="gelu") | settings)))
@@ -121,7 +130,9 @@ def test_refuses_an_activation_that_is_not_known() -> None:
 def test_refuses_a_norm_that_is_not_known() -> None:
     model = hooked.random(act_fn="gelu")
     model.blocks[0].ln1 = torch.nn.GroupNorm(1, 32)
-    with pytest.raises(ValueError, match="norm GroupNorm is not supported; supported: LayerNorm, LayerNormPre, RMSNorm"):
+    with pytest.raises(
+        ValueError, match="norm GroupNorm is not supported; supported: LayerNorm, LayerNormPre, RMSNorm"
+    ):
         adapt(model)
 
 
@@ -129,7 +140,9 @@ def test_refuses_version_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooked_transformer, "version", lambda name: "1.19.0")
     hooked_transformer._major_version.cache_clear()
     try:
-        with pytest.raises(ValueError, match=r"HookedTransformer of TransformerLens 2 or later, got version 1\.19\.0; install"):
+        with pytest.raises(
+            ValueError, match=r"HookedTransformer of TransformerLens 2 or later, got version 1\.19\.0; install"
+        ):
             adapt(hooked.random(act_fn="gelu"))
     finally:
         hooked_transformer._major_version.cache_clear()
@@ -151,10 +164,14 @@ def test_refuses_a_hook_that_changes_the_logits() -> None:
 @pytest.mark.parametrize("positions", ["standard", "rotary"])
 def test_refuses_prompts_longer_than_the_positions(positions: str) -> None:
     model = hooked.random(act_fn="gelu", positional_embedding_type=positions)
-    with pytest.raises(ValueError, match=f"a prompt has {families.N_CTX + 1} tokens, the model reads at most {families.N_CTX}"):
+    with pytest.raises(
+        ValueError, match=f"a prompt has {families.N_CTX + 1} tokens, the model reads at most {families.N_CTX}"
+    ):
         adapt(model).embed(torch.zeros(1, families.N_CTX + 1, dtype=torch.long))
 
 
 def test_refuses_an_unknown_token() -> None:
-    with pytest.raises(ValueError, match=f"token id {families.D_VOCAB}, the model's ids are 0 to {families.D_VOCAB - 1}"):
+    with pytest.raises(
+        ValueError, match=f"token id {families.D_VOCAB}, the model's ids are 0 to {families.D_VOCAB - 1}"
+    ):
         adapt(hooked.random(act_fn="gelu")).embed(torch.tensor([[0, families.D_VOCAB]]))

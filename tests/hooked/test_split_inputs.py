@@ -25,7 +25,10 @@ SPLIT = dict(use_split_qkv_input=True, use_attn_result=True, use_hook_mlp_in=Tru
 
 def blocks_hooks(graph: Graph, attention: str, mlp: str) -> list[list[str]]:
     """For each layer the hooks of its heads and of its MLP."""
-    return [[f"blocks.{layer}.{name}" for name in (attention, *([mlp] if graph.mlps else []))] for layer in range(graph.n_layers)]
+    return [
+        [f"blocks.{layer}.{name}" for name in (attention, *([mlp] if graph.mlps else []))]
+        for layer in range(graph.n_layers)
+    ]
 
 
 def source_values(model: nn.Module, tokens: Tensor, graph: Graph) -> Tensor:

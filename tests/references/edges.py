@@ -51,7 +51,10 @@ def forward(model: Literal, tokens: list[int], read: Read, grouped: bool = False
     for layer in range(model.n_layers):
         for head in range(model.n_heads):
             shared = head // (model.n_heads // model.n_kv_heads) if grouped else head
-            inputs = [stream(f"a{layer}.h{index}<{part}>", layer) for part, index in (("q", head), ("k", shared), ("v", shared))]
+            inputs = [
+                stream(f"a{layer}.h{index}<{part}>", layer)
+                for part, index in (("q", head), ("k", shared), ("v", shared))
+            ]
             values[f"a{layer}.h{head}"] = model.head(layer, head, *inputs)
         if model.mlps:
             values[f"m{layer}"] = model.mlp(layer, stream(f"m{layer}", layer, None if model.parallel else layer))
@@ -80,7 +83,11 @@ def cut_values(model: Literal, prompts: Sequence[Prompt], intervention: str) -> 
             at_position = []
             for position in range(len(values[row][source])):
                 there = [value[source][position] for value in values if len(value[source]) > position]
-                choices = {"zero": 0 * there[0], "mean": every_token.mean(0), "mean-positional": sum(there) / len(there)}
+                choices = {
+                    "zero": 0 * there[0],
+                    "mean": every_token.mean(0),
+                    "mean-positional": sum(there) / len(there),
+                }
                 at_position.append(choices[intervention])
             cut[row][source] = torch.stack(at_position)
     return cut
@@ -110,7 +117,9 @@ def edge_attribution(
             return value + strengths[edge] * (cut[source] - clean[source])
 
         _, out = forward(model, prompt.clean, read, grouped)
-        slopes = torch.autograd.grad(metric(out[prompt.position], row), list(strengths.values()), materialize_grads=True)
+        slopes = torch.autograd.grad(
+            metric(out[prompt.position], row), list(strengths.values()), materialize_grads=True
+        )
         for edge, slope in zip(strengths, slopes):
             totals[edge] = totals.get(edge, 0.0) + slope.item() / len(prompts)
     return totals

@@ -30,7 +30,9 @@ class Native:
     parallel = False
 
     def __init__(self, weights: Weights, config: Any) -> None:
-        self.w = {re.sub(r"_original_component\.", "", name): weight.detach().double() for name, weight in weights.items()}
+        self.w = {
+            re.sub(r"_original_component\.", "", name): weight.detach().double() for name, weight in weights.items()
+        }
         self.config, self.mlps, self.d_head = config, not config.attn_only, config.d_head
         self.n_layers, self.n_heads = config.n_layers, config.n_heads
         self.n_kv_heads = config.n_key_value_heads or config.n_heads
@@ -65,7 +67,9 @@ class Native:
                 parts[part] = rotate(parts[part], even, odd, self.config.rotary_base)
         scores = Scores(self.d_head**-0.5, _if_positive(self.config.attn_scores_soft_cap))
         columns = slice(head * self.d_head, (head + 1) * self.d_head)
-        return attend(parts["q"], parts["k"], parts["v"], scores) @ self.w[f"layers.{layer}.attn.o.weight"][:, columns].T
+        return (
+            attend(parts["q"], parts["k"], parts["v"], scores) @ self.w[f"layers.{layer}.attn.o.weight"][:, columns].T
+        )
 
     def attention_out(self, layer: int, heads: Tensor) -> Tensor:
         return heads + self.w[f"layers.{layer}.attn.o.bias"]
@@ -81,7 +85,9 @@ class Native:
 
     def logits(self, x: Tensor) -> Tensor:
         kind = "RMS" if self.config.final_rms else self.config.normalization_type
-        return capped(self.linear("head", self.norm("ln_out", x, kind)), _if_positive(self.config.output_logits_soft_cap))
+        return capped(
+            self.linear("head", self.norm("ln_out", x, kind)), _if_positive(self.config.output_logits_soft_cap)
+        )
 
 
 def _if_positive(cap: float) -> float | None:

@@ -38,7 +38,9 @@ from edge_circuits.graphs.model.adapter import adapt
 TWO = native(n_layers=2, n_heads=2, d_model=12, d_head=6, d_mlp=16, normalization_type="LN", act_fn="gelu").double()
 
 
-def subject(model: torch.nn.Module = TWO, lengths: tuple[int, ...] = (5, 3, 4, 5), metric: str = "logit_difference") -> Subject:
+def subject(
+    model: torch.nn.Module = TWO, lengths: tuple[int, ...] = (5, 3, 4, 5), metric: str = "logit_difference"
+) -> Subject:
     return Subject("toy", "random", model, prompt_pairs(lengths), "random prompts", metric)
 
 
@@ -143,7 +145,9 @@ def test_bad_correlations_are_refused(sides: tuple, settings: dict, message: str
 # Edges
 
 
-@pytest.mark.parametrize("graph", [Graph(3, 2), Graph(2, 4, 2), Graph(2, 3, mlps=False), Graph(2, 2, parallel=True)], ids=str)
+@pytest.mark.parametrize(
+    "graph", [Graph(3, 2), Graph(2, 4, 2), Graph(2, 3, mlps=False), Graph(2, 2, parallel=True)], ids=str
+)
 def test_classes_part_the_edges(graph: Graph) -> None:
     classes = edge_classes(graph)
     parts = [mask for name, mask in classes.items() if name != ALL]
@@ -180,9 +184,17 @@ def test_exact_agrees_with_itself_and_its_opposite_does_not(tmp_path: Path) -> N
     exact = score_groups(one, "exact", SavedParts(tmp_path), settings)
     opposite = Scores("eap", -2 * exact.per_group, -2 * exact.mean, 0.0)
     for found in compare(one, exact, exact, settings).classes.values():
-        assert found.pearson.value == pytest.approx(1) and found.spearman.low == pytest.approx(1) and found.slope == pytest.approx(1)
+        assert (
+            found.pearson.value == pytest.approx(1)
+            and found.spearman.low == pytest.approx(1)
+            and found.slope == pytest.approx(1)
+        )
     whole = compare(one, opposite, exact, settings).classes[ALL]
-    assert whole.pearson.value == pytest.approx(-1) and whole.slope == pytest.approx(-2) and whole.intercept == pytest.approx(0)
+    assert (
+        whole.pearson.value == pytest.approx(-1)
+        and whole.slope == pytest.approx(-2)
+        and whole.intercept == pytest.approx(0)
+    )
     by_size = compare(one, Scores("hisp", opposite.per_group, opposite.mean, 0.0), exact, settings)
     assert by_size.by_size and by_size.classes[ALL].slope == pytest.approx(2)
 
@@ -191,7 +203,10 @@ def test_interpolation_goes_from_clean_to_the_exact_score(tmp_path: Path) -> Non
     one, edge = subject(), "a0.h1->a1.h0<v>"
     curve = interpolated(one, edge, [0, 1e-4, 1])
     full = Circuit.full(one.graph)
-    ends = [one.metric(run(one.model, c, one.pairs), one.pairs).mean().item() for c in (full, full - Circuit.from_edges(one.graph, [edge]))]
+    ends = [
+        one.metric(run(one.model, c, one.pairs), one.pairs).mean().item()
+        for c in (full, full - Circuit.from_edges(one.graph, [edge]))
+    ]
     assert [curve[0].item(), curve[2].item()] == pytest.approx(ends, abs=1e-11)
     slope = eap.score(one.model, one.pairs, one.metric, "eap", quiet=True).score(edge)
     assert (curve[1] - curve[0]).item() / 1e-4 == pytest.approx(slope, rel=1e-2)
@@ -221,7 +236,10 @@ def test_every_set_of_rules_has_a_method() -> None:
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_exact_nodes_have_the_shapes_of_node_scores(kind: str, direction: str) -> None:
     one = subject(tiny(kind).model, (4, 2))
-    exact, scored = exact_nodes(one, direction), score_nodes(one.model, one.pairs, one.metric, "eap", direction, quiet=True)
+    exact, scored = (
+        exact_nodes(one, direction),
+        score_nodes(one.model, one.pairs, one.metric, "eap", direction, quiet=True),
+    )
     assert set(exact) == set(scored.kinds)
     for name, found in exact.items():
         assert found.shape == scored.per_prompt[name].shape
@@ -230,9 +248,13 @@ def test_exact_nodes_have_the_shapes_of_node_scores(kind: str, direction: str) -
 
 def test_exact_nodes_are_what_small_changes_say() -> None:
     """With a corrupted prompt that differs in nothing but its embedding, a little, node scores are exact to first order."""
-    model = native(n_layers=2, n_heads=2, d_model=12, d_head=6, d_mlp=16, normalization_type="LN", act_fn="gelu", seed=0).double()
+    model = native(
+        n_layers=2, n_heads=2, d_model=12, d_head=6, d_mlp=16, normalization_type="LN", act_fn="gelu", seed=0
+    ).double()
     with torch.no_grad():
-        (embedding,) = [value for name, value in model.original_model.named_parameters() if name.startswith("tok_embed")]
+        (embedding,) = [
+            value for name, value in model.original_model.named_parameters() if name.startswith("tok_embed")
+        ]
         embedding[20:] = embedding[:20] + 1e-5 * torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
     pairs = prompt_pairs([5, 3, 4])
     clean = (pairs.clean % 20).tolist()
@@ -247,7 +269,9 @@ def test_exact_nodes_are_what_small_changes_say() -> None:
 
 def test_patching_the_whole_first_stream_of_a_prompt_of_one_token_is_the_other_prompt() -> None:
     one = subject(lengths=(1, 1))
-    outputs = [one.metric(run(one.model, c, one.pairs), one.pairs) for c in (Circuit.full(one.graph), Circuit.empty(one.graph))]
+    outputs = [
+        one.metric(run(one.model, c, one.pairs), one.pairs) for c in (Circuit.full(one.graph), Circuit.empty(one.graph))
+    ]
     for direction in ("noising", "denoising"):
         found = exact_nodes(one, direction)
         for kind, layer in (("resid_pre", 0), ("resid_pre", 1), ("resid_mid", 1), ("resid_post", 1)):
@@ -258,7 +282,12 @@ def test_node_patches_are_edge_cuts_of_prompts_of_one_token() -> None:
     one = subject(lengths=(1, 1, 1))
     full, exact = Circuit.full(one.graph), exact_nodes(one, "noising")
     clean = one.metric(run(one.model, full, one.pairs), one.pairs)
-    for node, kind, where in (("a0.h1", "heads", (0, 1)), ("a1.h0", "heads", (1, 0)), ("m0", "mlp_out", (0,)), ("m1", "mlp_out", (1,))):
+    for node, kind, where in (
+        ("a0.h1", "heads", (0, 1)),
+        ("a1.h0", "heads", (1, 0)),
+        ("m0", "mlp_out", (0,)),
+        ("m1", "mlp_out", (1,)),
+    ):
         out = Circuit.from_edges(one.graph, [edge for edge in one.graph.edges if edge.startswith(f"{node}->")])
         effect = one.metric(run(one.model, full - out, one.pairs), one.pairs) - clean
         torch.testing.assert_close(exact[kind][:, *where, 0], effect, rtol=0, atol=1e-11)
@@ -342,7 +371,19 @@ def test_tasks_that_do_not_fit_are_refused(sorter: Path, settings: dict, message
 def test_a_run_prints_and_writes_everything(sorter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["eap", "relp", "hisp", "random"]
     out = tmp_path / "out"
-    words = ["--model", str(sorter), "--methods", *methods, "--n-prompts", "3", "--resamples", "20", "--out", str(out), "--quiet"]
+    words = [
+        "--model",
+        str(sorter),
+        "--methods",
+        *methods,
+        "--n-prompts",
+        "3",
+        "--resamples",
+        "20",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
     assert agreement.main(words) == 0
     told = capsys.readouterr()
     assert "sorter sort:" in told.out and "Spearman" in told.out and "denoising" in told.out and told.err == ""
@@ -361,7 +402,20 @@ def test_a_run_prints_and_writes_everything(sorter: Path, tmp_path: Path, capsys
 
 
 def test_methods_that_cannot_be_asked_are_told(sorter: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", str(sorter), "--methods", "eap", "random", "--metric", "accuracy", "--n-prompts", "3", "--resamples", "9", "--quiet"]
+    words = [
+        "--model",
+        str(sorter),
+        "--methods",
+        "eap",
+        "random",
+        "--metric",
+        "accuracy",
+        "--n-prompts",
+        "3",
+        "--resamples",
+        "9",
+        "--quiet",
+    ]
     assert agreement.main(words) == 0
     assert "without eap: this metric's gradient on the clean prompt is zero" in capsys.readouterr().out
 
@@ -375,6 +429,8 @@ def test_methods_that_cannot_be_asked_are_told(sorter: Path, capsys: pytest.Capt
         (["--text", "missing.txt", "--tasks", "text"], "without one; it can do 'sort'"),
     ],
 )
-def test_bad_arguments_end_with_a_message(sorter: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_end_with_a_message(
+    sorter: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert agreement.main(["--model", str(sorter), "--n-prompts", "2", "--quiet", *words]) == 2
     assert re.search(f"edge_circuits.benchmarks.agreement: .*{message}", capsys.readouterr().err)

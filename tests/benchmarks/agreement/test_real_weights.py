@@ -26,7 +26,9 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 
 def test_attribution_ranks_edges_as_exact_patching_does(subject: Subject) -> None:
-    estimate, exact = (eap.score(subject.model, subject.pairs, subject.metric, method, quiet=True) for method in ("eap", "exact"))
+    estimate, exact = (
+        eap.score(subject.model, subject.pairs, subject.metric, method, quiet=True) for method in ("eap", "exact")
+    )
     edges = subject.graph.edge_mask
     least = CASES[Path(subject.model_name).name][1]
     assert spearman(estimate.scores[edges], exact.scores[edges]).item() > least

@@ -106,7 +106,9 @@ def test_tables_and_files(toy: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "new" / "folder"
     assert faithfulness.main(["--methods", "eap", "exact", "random", "--out", str(out), "--quiet"]) == 0
     printed = capsys.readouterr()
-    assert printed.err == "" and "planted toy:" in printed.out and "known circuit of 6 edges: faithfulness" in printed.out
+    assert (
+        printed.err == "" and "planted toy:" in printed.out and "known circuit of 6 edges: faithfulness" in printed.out
+    )
     assert "at k=6" in printed.out and printed.out.rstrip("\n") == (out / "faithfulness.txt").read_text().rstrip("\n")
     content = json.loads((out / "faithfulness.json").read_text())
     assert [row["method"] for row in content["rows"]] == ["eap", "exact", "random"]
@@ -120,7 +122,9 @@ def test_tables_and_files(toy: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (out / "faithfulness-planted-toy.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_method_that_cannot_be_asked_is_left_out(toy: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_method_that_cannot_be_asked_is_left_out(
+    toy: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     before = faithfulness.find
 
     def refuse(case: Case, method: str, *given: object, **settings: object) -> object:
@@ -137,7 +141,10 @@ def test_a_method_that_cannot_be_asked_is_left_out(toy: Case, monkeypatch: pytes
     ("words", "message"),
     [
         (["--methods", "nothing"], "--methods: expected some of eap, .*, came 'nothing'"),
-        (["--intervention", "ablate"], "--intervention: expected one of patching, zero, mean, mean-positional, came 'ablate'"),
+        (
+            ["--intervention", "ablate"],
+            "--intervention: expected one of patching, zero, mean, mean-positional, came 'ablate'",
+        ),
         (["--methods", "random", "--out", "/dev/null/folder"], "--out: cannot make the folder /dev/null/folder"),
     ],
 )
@@ -157,7 +164,9 @@ def test_stopping_is_told(toy: Case, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "stopped; nothing is kept" in capsys.readouterr().err
 
 
-def test_a_command_that_was_stopped_goes_on(toy: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_command_that_was_stopped_goes_on(
+    toy: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     measured = faithfulness_cases.measure
 
     def stop(*given: object) -> None:

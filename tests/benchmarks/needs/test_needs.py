@@ -29,8 +29,12 @@ def test_estimates_grow_as_their_formulas_say() -> None:
     assert size.graph.n_sources == 10
     assert size.attention_weights == 3 * 8 * 4 * (2 + 1 + 1 + 2)
     assert size.block_weights == size.attention_weights + 3 * 3 * 8 * 20
-    assert size.scoring_bytes(100, 10, 2) == pytest.approx(2 * 100 * 3 * (24 * 8 + 3.2 * 20) + 4 * 10 * 8 * (10 + 7) + 4 * 8 * 4 * 6)
-    assert size.scoring_bytes(5, 10, 2) == pytest.approx(2 * 5 * 3 * (24 * 8 + 3.2 * 20) + 4 * 5 * 8 * (10 + 7) + 4 * 8 * 4 * 6)
+    assert size.scoring_bytes(100, 10, 2) == pytest.approx(
+        2 * 100 * 3 * (24 * 8 + 3.2 * 20) + 4 * 10 * 8 * (10 + 7) + 4 * 8 * 4 * 6
+    )
+    assert size.scoring_bytes(5, 10, 2) == pytest.approx(
+        2 * 5 * 3 * (24 * 8 + 3.2 * 20) + 4 * 5 * 8 * (10 + 7) + 4 * 8 * 4 * 6
+    )
     assert size.circuit_bytes(100, 4) == 4 * 100 * 8 * (10 + 2 + 24)
     assert size.plain_operations == 6 * size.block_weights
     assert size.scoring_operations == size.plain_operations + 2 * size.graph.n_edges * 8 + 8 * size.attention_weights

@@ -39,7 +39,9 @@ def test_another_key_is_another_part(tmp_path: Path) -> None:
     assert parts.get("toy", {"a": 1, "b": 3}, lambda: part(2.0)) == part(2.0)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"format": "edge-circuits", "version": 99}'], ids=["empty", "torn", "newer"])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"format": "edge-circuits", "version": 99}'], ids=["empty", "torn", "newer"]
+)
 def test_a_file_that_cannot_be_read_is_computed_again(tmp_path: Path, content: str) -> None:
     SavedParts(tmp_path).get("toy", {}, lambda: part(1.0))
     (path,) = tmp_path.glob("*.json")

@@ -268,7 +268,9 @@ def test_checks_fail_for_another_circuit(planted: Planted) -> None:
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
     (model, _), (again, _) = (train(tiny(), TINY, quiet=True) for _ in range(2))
     batch = next(batches(tiny(), TINY))
-    before, after = (Losses(tiny(), TINY)(each, batch, step=TINY.alone)["whole"] for each in (tiny().new_model(TINY.seed), model))
+    before, after = (
+        Losses(tiny(), TINY)(each, batch, step=TINY.alone)["whole"] for each in (tiny().new_model(TINY.seed), model)
+    )
     assert after < before - 0.2  # nats, from 4.1
     assert all(torch.equal(*both) for both in zip(model.parameters(), again.parameters()))
 
@@ -301,7 +303,9 @@ def test_attention_loss_by_hand() -> None:
     first[:, :2] = True
     attends = {"a0.h1": at_answer(batch.positions, first), "a2.h5": at_answer(batch.positions, first)}
     expected = (batch.positions + 1).log().mean() - math.log(2)
-    assert attention_loss(transformer, activations, batch.positions, attends) == pytest.approx(expected.item(), abs=1e-5)
+    assert attention_loss(transformer, activations, batch.positions, attends) == pytest.approx(
+        expected.item(), abs=1e-5
+    )
 
 
 def test_losses_vanish_for_a_model_that_follows_the_causal_model(planted: Planted) -> None:

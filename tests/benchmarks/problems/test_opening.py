@@ -41,7 +41,9 @@ def test_random_weights_need_a_configuration_and_a_tokenizer_alone(tmp_path: Pat
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="directory with config.json, .* without config.json; write one with model.save_pretrained"):
+    with pytest.raises(
+        ValueError, match="directory with config.json, .* without config.json; write one with model.save_pretrained"
+    ):
         open_model(str(tmp_path))
 
 
@@ -60,7 +62,9 @@ def test_a_directory_that_does_not_exist_is_no_hub_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2-that-is-not-cached", "attn-only-4l"])
 def test_without_the_hub_the_embedded_models_and_directories_are_named(name: str, without_hub: None) -> None:
-    with pytest.raises(ValueError, match="hub cannot be reached.*--model planted, the default.*--model DIRECTORY.*save_pretrained") as caught:
+    with pytest.raises(
+        ValueError, match="hub cannot be reached.*--model planted, the default.*--model DIRECTORY.*save_pretrained"
+    ) as caught:
         open_model(name)
     assert "not in the local cache" in str(caught.value)
 

@@ -60,7 +60,9 @@ def test_kinds_of_edges(task: str) -> None:
     assert Counter(map(kind, reference_circuit(task).edges)) == KINDS[task]
 
 
-@pytest.mark.parametrize(("task", "n_input", "n_mlp"), [("ioi", 58, 780), ("docstring", 8, 0), ("greater_than", 13, 166)])
+@pytest.mark.parametrize(
+    ("task", "n_input", "n_mlp"), [("ioi", 58, 780), ("docstring", 8, 0), ("greater_than", 13, 166)]
+)
 def test_edges_from_input_and_at_mlps(task: str, n_input: int, n_mlp: int) -> None:
     edges = [parse_edge(name) for name in reference_circuit(task).edges]
     assert sum(edge.source.kind == "input" for edge in edges) == n_input
@@ -138,7 +140,9 @@ def test_origin_is_told(task: str, variant: str) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown task 'induction': expected one of ioi, docstring, greater_than"):
         reference_circuit("induction")
-    with pytest.raises(ValueError, match="unknown variant 'eap' of task 'greater_than': expected one of acdc, autocircuit, manual"):
+    with pytest.raises(
+        ValueError, match="unknown variant 'eap' of task 'greater_than': expected one of acdc, autocircuit, manual"
+    ):
         reference_circuit("greater_than", "eap")
 
 

@@ -118,7 +118,9 @@ def test_a_batch_of_scores_equals_one_at_a_time() -> None:
     assert together.shape == (2, 3, 15)
     for i in range(2):
         for j in range(3):
-            assert torch.equal(together[i, j], candidate_scores(batch[i, j], GRAPH, "eap-repository", direct_score="max"))
+            assert torch.equal(
+                together[i, j], candidate_scores(batch[i, j], GRAPH, "eap-repository", direct_score="max")
+            )
     assert torch.equal(node_scores(batch)[1, 2], node_scores(batch[1, 2]))
 
 

@@ -46,7 +46,9 @@ def test_every_cell_is_the_pruned_graph_after_acdc(problem: Problem, tmp_path: P
             assert float(row["true_positive_rate"]) == pytest.approx(n_right / problem.known.n_edges)
             n_others = problem.graph.n_edges - problem.known.n_edges
             assert float(row["false_positive_rate"]) == pytest.approx((left.n_edges - n_right) / n_others)
-            assert float(row["youden"]) == pytest.approx(float(row["true_positive_rate"]) - float(row["false_positive_rate"]))
+            assert float(row["youden"]) == pytest.approx(
+                float(row["true_positive_rate"]) - float(row["false_positive_rate"])
+            )
 
 
 def test_a_second_run_reads_the_sweeps_of_the_first(
@@ -77,7 +79,9 @@ def test_by_default_the_whole_graph_is_the_last_size(problem: Problem) -> None:
     assert refine._sizes(problem, None) == [3, 6, 12, 24, 46]
 
 
-@pytest.mark.parametrize("wrong, message", [(["--thresholds", "-1"], "threshold must be"), (["--method", "magic"], "method is one of")])
+@pytest.mark.parametrize(
+    "wrong, message", [(["--thresholds", "-1"], "threshold must be"), (["--method", "magic"], "method is one of")]
+)
 def test_bad_settings_are_told(problem: Problem, wrong: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert refine.main([*wrong, "--quiet"]) == 2
     assert message in capsys.readouterr().err

@@ -33,7 +33,9 @@ def circuits(name: str) -> list[Circuit]:
     problem = toy_problem()
     start = Circuit.full(problem.graph)
     if name == "eap+acdc":
-        start = prune(eap.score(problem.model, problem.pairs, logit_difference, "eap", quiet=True), problem.graph.n_edges // 2)
+        start = prune(
+            eap.score(problem.model, problem.pairs, logit_difference, "eap", quiet=True), problem.graph.n_edges // 2
+        )
     metric = logit_difference if name == "acdc" else "kl"
     return [acdc.refine(problem.model, start, problem.pairs, metric, t, quiet=True).live() for t in THRESHOLDS]
 

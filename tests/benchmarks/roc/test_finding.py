@@ -53,7 +53,8 @@ def test_groups_count_by_their_prompts() -> None:
     search = toy_search()
     graph = search.problem.graph
     groups = [
-        ScoredGraph(graph, graph.edge_mask * value, {"settings": {}, "seconds": seconds}) for value, seconds in ((1.0, 2.0), (4.0, 3.0))
+        ScoredGraph(graph, graph.edge_mask * value, {"settings": {}, "seconds": seconds})
+        for value, seconds in ((1.0, 2.0), (4.0, 3.0))
     ]
     found = measured_scores(search, "eap", groups, [4, 2])
     assert set(found.scored.values.tolist()) == {2.0}  # (4 x 1 + 2 x 4) / 6

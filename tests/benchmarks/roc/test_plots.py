@@ -61,7 +61,13 @@ def test_published_curves_and_points_stand_beside_a_real_model(findings: list[Fi
     search = toy_search(problem)
     beside = [Finding(**{**vars(finding), "search": search}) for finding in findings]
     text = text_of(curve_plots.plot_beside_published(beside, tmp_path / "beside.svg"))
-    for words in ("gpt2 greater_than", "MIB's EAP  0.908", "MIB's EAP-IG  0.900", "ACDC, KL  0.853 (stairs)", "ACDC, task metric  0.461"):
+    for words in (
+        "gpt2 greater_than",
+        "MIB's EAP  0.908",
+        "MIB's EAP-IG  0.900",
+        "ACDC, KL  0.853 (stairs)",
+        "ACDC, task metric  0.461",
+    ):
         assert words in text
 
 

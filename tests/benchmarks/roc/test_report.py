@@ -26,7 +26,29 @@ def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Fin
     lines = report.text(findings).splitlines()
     assert lines[0] == "planted toy: 6 of 46 edges are the circuit (made up); 6 random prompts in 3 groups, seed 0"
     assert lines[1].split() == (
-        "method metric AUC 95 % interval AP TPR@1% TPR@5% TPR@10% best J at k TPR k=6 FPR k=6 node AUC seconds".split()
+        [
+            "method",
+            "metric",
+            "AUC",
+            "95",
+            "%",
+            "interval",
+            "AP",
+            "TPR@1%",
+            "TPR@5%",
+            "TPR@10%",
+            "best",
+            "J",
+            "at",
+            "k",
+            "TPR",
+            "k=6",
+            "FPR",
+            "k=6",
+            "node",
+            "AUC",
+            "seconds",
+        ]
     )
     eap, random = (line.split() for line in lines[3:5])
     assert eap[:3] == ["eap", "logit_difference", f"{findings[0].auc:.3f}"]

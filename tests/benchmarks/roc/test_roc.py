@@ -44,7 +44,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return [{name: cell for name, cell in line.items() if name != "seconds"} for line in lines]
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None, stop: Callable[[], Any] | None = None) -> list[str]:
+def counted(
+    monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None, stop: Callable[[], Any] | None = None
+) -> list[str]:
     """Counts the calls of `eap.score`, and has one of them stop."""
     calls, score = [], eap.score
 
@@ -87,7 +89,11 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture, mo
         "roc-planted-toy.png",
         "distributions-planted-toy.png",
         "roles-planted-toy.png",
-        *(f"circuit-planted-toy-{name}.{end}" for name in ("known", "eap-logit_difference-k5") for end in ("svg", "gv")),
+        *(
+            f"circuit-planted-toy-{name}.{end}"
+            for name in ("known", "eap-logit_difference-k5")
+            for end in ("svg", "gv")
+        ),
     }
     captured = capsys.readouterr()
     assert captured.err.count("apt-get install graphviz") == 1
@@ -130,7 +136,9 @@ def test_a_killed_run_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
-def test_what_was_scored_serves_other_questions_and_not_other_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_scored_serves_other_questions_and_not_other_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = ["--quiet", "--out", str(tmp_path)]
     assert roc.main([*SHORT, *out]) == 0
     calls = counted(monkeypatch)
@@ -206,7 +214,9 @@ def test_mistakes_are_told_in_a_line_before_anything_is_scored(
     assert calls == []
 
 
-def test_a_mistake_of_a_method_is_not_taken_for_a_flat_metric(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_mistake_of_a_method_is_not_taken_for_a_flat_metric(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def wrong() -> None:
         raise ValueError("something else is wrong")
 

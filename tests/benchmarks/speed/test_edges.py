@@ -20,7 +20,9 @@ def test_each_kind_counts_its_own_edges(kind: str) -> None:
     seconds = {each: dict.fromkeys(speed_edges.LAYERS, float(each == kind)) for each in ("q", "k", "v", "mlp")}
     seconds["logits"] = {12: float(kind == "logits")}
     ends = {"q": "<q>", "k": "<k>", "v": "<v>", "logits": "logits"}
-    n_edges = sum(edge.endswith(ends[kind]) if kind in ends else edge.split("->")[1].startswith("m") for edge in GRAPH.edges)
+    n_edges = sum(
+        edge.endswith(ends[kind]) if kind in ends else edge.split("->")[1].startswith("m") for edge in GRAPH.edges
+    )
     assert speed_edges.extrapolated(GRAPH, seconds) == pytest.approx(n_edges)
 
 

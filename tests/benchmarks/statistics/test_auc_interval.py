@@ -80,7 +80,9 @@ def test_the_seed_decides_and_many_resamples_take_several_chunks() -> None:
 
 def test_what_does_not_fit_is_refused(without_type_checks: None) -> None:
     per_group = groups(3, noise=1.0)
-    with pytest.raises(ValueError, match=r"must be \[group source destination\] with the circuit's \(7, 15\), got \(7, 15\)"):
+    with pytest.raises(
+        ValueError, match=r"must be \[group source destination\] with the circuit's \(7, 15\), got \(7, 15\)"
+    ):
         bootstrap_auc(per_group[0], CIRCUIT)
     with pytest.raises(ValueError, match="needs at least 2 groups, got 1: use smaller groups"):
         bootstrap_auc(per_group[:1], CIRCUIT)

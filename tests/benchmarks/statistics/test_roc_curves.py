@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -35,9 +36,7 @@ def slow_auc(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidate
     return won / (len(positives) * len(negatives))
 
 
-def slow_points(
-    labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidate"]
-) -> list[tuple[float, int, int]]:
+def slow_points(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidate"]) -> list[tuple[float, int, int]]:
     """For infinity and every distinct score: true and false positives among the candidates that reach it."""
     pairs = list(zip(labels.tolist(), scores.tolist()))
     thresholds = [math.inf, *sorted(set(scores.tolist()), reverse=True)]
@@ -173,7 +172,9 @@ def test_nan_and_wrong_numbers_are_refused(without_type_checks: None) -> None:
         roc_curve(labels, torch.tensor([1.0, torch.nan, 2.0]))
     curve = roc_curve(labels, torch.tensor([1.0, 2.0, 3.0]))
     for k in (-1, 4):
-        with pytest.raises(ValueError, match=f"k must be a whole number from 0 to 3, the number of candidates, got {k}"):
+        with pytest.raises(
+            ValueError, match=f"k must be a whole number from 0 to 3, the number of candidates, got {k}"
+        ):
             curve.at_k(k)
     with pytest.raises(ValueError, match="rate must be between 0 and 1, got 1.5"):
         curve.at_false_positive_rate(1.5)
@@ -202,7 +203,7 @@ def test_stairs_by_hand_and_by_columns_agree() -> None:
     roc = threshold_roc(tpr, fpr)
     points = [(0.0, 0.0), *zip(fpr.tolist(), tpr.tolist()), (1.0, 1.0)]
     borders = sorted({x for x, _ in points})
-    columns = [(right - left) * max(y for x, y in points if x <= left) for left, right in zip(borders, borders[1:])]
+    columns = [(right - left) * max(y for x, y in points if x <= left) for left, right in itertools.pairwise(borders)]
     assert roc.stairs_auc == pytest.approx(sum(columns), abs=EXACT)
     assert roc.stairs_auc <= roc.trapezoid_auc
 

@@ -77,7 +77,7 @@ def test_eap_ig_prompts(variant: str, gpt2: object) -> None:
     pairs = load("greater_than").pairs(gpt2, 60, split="all", variant=variant)
     assert pairs.clean.shape == (60, 13) and (pairs.clean[:, 0] == gpt2.bos_token_id).all()
     words = gpt2.decode(pairs.clean[0, 1:]).split()
-    assert words[:1] + words[2:6] + words[7:10] == "The lasted from the year to the year".split()
+    assert words[:1] + words[2:6] + words[7:10] == ["The", "lasted", "from", "the", "year", "to", "the", "year"]
     assert (pairs.corrupted[:, 8] == 486).all() and {*words[1:2]} <= {*LISTS["nouns_eap_ig"]}
     assert {*digits(gpt2, pairs.clean[:, 8])} <= {*range(2, 99)}
 

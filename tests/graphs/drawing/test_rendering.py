@@ -67,7 +67,9 @@ def test_a_gv_file_needs_no_program(tmp_path: Path, without_dot: None) -> None:
 
 def test_without_dot_an_svg_is_drawn_all_the_same(tmp_path: Path, without_dot: None) -> None:
     circuit = random_circuit(SMALL, 20)
-    with pytest.warns(UserWarning, match=r"circuit.svg is drawn without it, DOT text in .*circuit.gv; .*apt-get install"):
+    with pytest.warns(
+        UserWarning, match=r"circuit.svg is drawn without it, DOT text in .*circuit.gv; .*apt-get install"
+    ):
         path = render(circuit, tmp_path / "circuit.svg")
     drawn = [title.text for title in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}title")]
     assert sum("->" in title for title in drawn) == circuit.n_edges

@@ -55,8 +55,10 @@ def test_every_node_row_and_legend_entry_is_written(graph: Graph) -> None:
 
 def test_letters_of_a_head_are_those_of_its_edges() -> None:
     graph = Graph(1, 2)
-    picture = picture_of(Circuit.from_edges(graph, ["input->a0.h0<q>", "input->a0.h1<v>", "a0.h0->logits", "a0.h1->logits"]))
-    groups = [group for group in ElementTree.fromstring(layered_svg(picture)).iter(f"{SVG}g")]
+    picture = picture_of(
+        Circuit.from_edges(graph, ["input->a0.h0<q>", "input->a0.h1<v>", "a0.h0->logits", "a0.h1->logits"])
+    )
+    groups = list(ElementTree.fromstring(layered_svg(picture)).iter(f"{SVG}g"))
     letters = {texts[0]: texts[1:] for g in groups if (texts := [t.text for t in g.findall(f"{SVG}text")])}
     assert letters["a0.h0"] == ["q"] and letters["a0.h1"] == ["v"]
 

@@ -115,7 +115,9 @@ def test_older_files_with_plain_nodes_and_unscored_edges_are_read(tmp_path: Path
     path = write(content, tmp_path / "older.json")
     circuit = import_circuit(path)
     assert set(circuit.edges) == HAND_KEPT and circuit.scores is None and "d_model" not in circuit.metadata
-    with pytest.raises(ValueError, match="cannot import scores from .*older.json: not every edge has one; import_circuit"):
+    with pytest.raises(
+        ValueError, match="cannot import scores from .*older.json: not every edge has one; import_circuit"
+    ):
         import_scores(path)
 
 
@@ -176,7 +178,9 @@ def test_what_is_written_is_the_layout(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("negate", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "graph", [Graph(3, 2), Graph(3, 2, parallel=True), Graph(3, 3, mlps=False)], ids=["sequential", "parallel", "attention"]
+    "graph",
+    [Graph(3, 2), Graph(3, 2, parallel=True), Graph(3, 3, mlps=False)],
+    ids=["sequential", "parallel", "attention"],
 )
 def test_values_come_back(
     tmp_path: Path, graph: Graph, ending: str, negate: bool, dtype: torch.dtype, random_mask: Callable
@@ -264,7 +268,10 @@ def test_json_that_does_not_fit_is_refused(
     [
         (lambda c: c.pop("src_nodes"), '"src_nodes" must be the'),
         (lambda c: c["dst_nodes"].reverse(), '"dst_nodes" must be the 5 names that its cfg implies, in order'),
-        (lambda c: c.update(edges_scores=torch.zeros(5, 3)), r'"edges_scores" must be .*\(3, 5\).*, got shape \(5, 3\)'),
+        (
+            lambda c: c.update(edges_scores=torch.zeros(5, 3)),
+            r'"edges_scores" must be .*\(3, 5\).*, got shape \(5, 3\)',
+        ),
         (lambda c: c.update(edges_scores=torch.zeros(3, 5).int()), '"edges_scores" must be floating point'),
         (lambda c: c.update(edges_in_graph=[]), '"edges_in_graph" must be a tensor .*, got list'),
         (lambda c: c["edges_scores"][0].fill_(float("inf")), "5 scores are NaN or infinite, the first that of input->"),
@@ -296,7 +303,9 @@ def test_scores_of_nodes_and_neurons_are_not_taken_for_scores_of_edges(tmp_path:
 def test_a_circuit_needs_marks(tmp_path: Path) -> None:
     content = pt_content()
     content.pop("edges_in_graph")
-    with pytest.raises(ValueError, match="cannot import a circuit from .*its edges have no in_graph; use import_scores"):
+    with pytest.raises(
+        ValueError, match="cannot import a circuit from .*its edges have no in_graph; use import_scores"
+    ):
         import_circuit(write(content, tmp_path / "unmarked.pt"))
 
 

@@ -18,7 +18,13 @@ from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.scores import ScoredGraph
 
 SMALL = Graph(2, 2)
-METADATA = {"model": "gpt2", "method": "relp", "task": "ioi", "settings": {"steps": 5, "rules": ["ln", "half"]}, "é": None}
+METADATA = {
+    "model": "gpt2",
+    "method": "relp",
+    "task": "ioi",
+    "settings": {"steps": 5, "rules": ["ln", "half"]},
+    "é": None,
+}
 
 
 def random_scores(graph: Graph, dtype: torch.dtype) -> ScoredGraph:
@@ -181,7 +187,10 @@ def test_a_torn_file_is_refused(tmp_path: Path, content: dict[str, Any], part: f
         ("[" * 100_000, "it is torn or not JSON at all"),
         ({"edges": []}, 'it is JSON of another origin, without "format": "edge-circuits"$'),
         ([1, 2], "it is JSON of another origin"),
-        ({"cfg": {}, "nodes": {}, "edges": {}}, ".*files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig"),
+        (
+            {"cfg": {}, "nodes": {}, "edges": {}},
+            ".*files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig",
+        ),
     ],
     ids=["no JSON", "deep", "other JSON", "list", "EAP-IG"],
 )
@@ -204,14 +213,23 @@ def test_a_newer_file_is_refused_whatever_else_it_holds(tmp_path: Path) -> None:
 
 WRONG_SCORES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "version": (lambda c: c.update(version=True), '"version" must be a positive number, got True'),
-    "kind": (lambda c: c.update(kind="nodes"), '"kind" must be one of scores, circuit, got \'nodes\''),
+    "kind": (lambda c: c.update(kind="nodes"), "\"kind\" must be one of scores, circuit, got 'nodes'"),
     "no graph": (lambda c: c.pop("graph"), '"graph" is missing'),
     "no metadata": (lambda c: c.pop("metadata"), '"metadata" is missing'),
     "metadata": (lambda c: c.update(metadata=[1]), '"metadata" is a list, which is not expected'),
-    "graph fields": (lambda c: c["graph"].pop("mlps"), '"graph" must have n_layers, n_heads, n_kv_heads, mlps, parallel'),
+    "graph fields": (
+        lambda c: c["graph"].pop("mlps"),
+        '"graph" must have n_layers, n_heads, n_kv_heads, mlps, parallel',
+    ),
     "graph counts": (lambda c: c["graph"].update(n_heads=0), "n_heads must be a positive integer, got 0"),
-    "another graph": (lambda c: c["graph"].update(n_heads=3), r"scores are 46 numbers of float32, but its graph has 75 edges"),
-    "another dtype": (lambda c: c["scores"].update(dtype="float64"), "scores are 23 numbers of float64, but its graph has 46"),
+    "another graph": (
+        lambda c: c["graph"].update(n_heads=3),
+        r"scores are 46 numbers of float32, but its graph has 75 edges",
+    ),
+    "another dtype": (
+        lambda c: c["scores"].update(dtype="float64"),
+        "scores are 23 numbers of float64, but its graph has 46",
+    ),
     "unknown dtype": (lambda c: c["scores"].update(dtype="int8"), "dtype float32 or float64, got 'int8'"),
     "listed dtype": (lambda c: c["scores"].update(dtype=[]), r"dtype float32 or float64, got \[\]"),
     "no base64": (lambda c: c["scores"].update(base64="*"), "base64|Only"),
@@ -257,9 +275,13 @@ def test_a_circuit_that_does_not_fit_together_is_refused(
 
 def test_the_other_kind_is_refused(tmp_path: Path) -> None:
     scores, circuit = write(scores_content(), tmp_path / "s.json"), write(circuit_content(), tmp_path / "c.json")
-    with pytest.raises(ValueError, match=r"cannot read .*s.json as a Circuit: it holds a ScoredGraph, use ScoredGraph.load"):
+    with pytest.raises(
+        ValueError, match=r"cannot read .*s.json as a Circuit: it holds a ScoredGraph, use ScoredGraph.load"
+    ):
         serialize.load_as(Circuit, scores)
-    with pytest.raises(ValueError, match=r"cannot read .*c.json as a ScoredGraph: it holds a Circuit, use Circuit.load"):
+    with pytest.raises(
+        ValueError, match=r"cannot read .*c.json as a ScoredGraph: it holds a Circuit, use Circuit.load"
+    ):
         serialize.load_as(ScoredGraph, circuit)
 
 

@@ -17,7 +17,9 @@ from edge_circuits.graphs.model.adapter import graph_of
 PAIRS = prompt_pairs([6, 5, 6, 4], seed=1)
 
 
-def made_up(heights: list[float], shares: tuple[float, ...] = (0.1, 0.5, 1.0), n_edges: tuple[int, ...] = (5, 40, 100)) -> Curve:
+def made_up(
+    heights: list[float], shares: tuple[float, ...] = (0.1, 0.5, 1.0), n_edges: tuple[int, ...] = (5, 40, 100)
+) -> Curve:
     """A curve of given faithfulness on two prompts that go from 1 to 3."""
     ends = Ends(torch.tensor([2.0, 4.0]).double(), torch.tensor([0.0, 2.0]).double())
     values = torch.tensor([[2 * height, 2 + 2 * height] for height in heights]).double()
@@ -33,7 +35,9 @@ def test_areas_by_hand() -> None:
     assert curve.area("cpr", clipped=True) == pytest.approx(0.4 * 0.75 + 0.5 * 1.0)
     assert curve.area("cmd", clipped=True) == pytest.approx(0.4 * 0.25)
     assert curve.area("cpr", over="kept") == pytest.approx(0.35 * 1.0 + 0.6 * 1.25)
-    assert curve.area("cpr", over="points") == pytest.approx(1.0) and curve.area("cmd", over="points") == pytest.approx(1 / 3)
+    assert curve.area("cpr", over="points") == pytest.approx(1.0) and curve.area("cmd", over="points") == pytest.approx(
+        1 / 3
+    )
     expected = (math.log(5) * 1.0 + math.log(2) * 1.25) / math.log(10)
     assert curve.area("cpr", over="log-share") == pytest.approx(expected)
 
@@ -75,7 +79,14 @@ def test_curves_equal_running_one_circuit_at_a_time(by: str, intervention: str) 
 def test_each_name_may_have_its_own_ranking() -> None:
     model = tiny("attention-only").model
     scores = random_scores(graph_of(model), 1)
-    found = curves(model, {"a": scores, "b": scores}, PAIRS, logit_difference, shares=(0.2, 0.4), by={"a": "absolute", "b": "negative"})
+    found = curves(
+        model,
+        {"a": scores, "b": scores},
+        PAIRS,
+        logit_difference,
+        shares=(0.2, 0.4),
+        by={"a": "absolute", "b": "negative"},
+    )
     alone = curves(model, {"b": scores}, PAIRS, logit_difference, shares=(0.2, 0.4), by="negative")
     assert torch.equal(found["b"].values, alone["b"].values) and not torch.equal(found["a"].values, found["b"].values)
 
@@ -88,7 +99,9 @@ def test_intervals_equal_drawing_one_by_one(name: str, clipped: bool) -> None:
     curve = Curve((0.1, 0.5, 1.0), (1, 5, 10), (1, 5, 10), 10, Ends(clean, corrupted), values, values)
     chosen = torch.randint(8, (30, 8), generator=torch.Generator().manual_seed(5))
     expected = [
-        Curve(curve.shares, curve.k, curve.n_edges, 10, Ends(clean[row], corrupted[row]), values[:, row], values).area(name, clipped=clipped)
+        Curve(curve.shares, curve.k, curve.n_edges, 10, Ends(clean[row], corrupted[row]), values[:, row], values).area(
+            name, clipped=clipped
+        )
         for row in chosen
     ]
     interval = curve.interval(name, clipped=clipped, n_resamples=30, confidence=0.8, seed=5)
@@ -121,7 +134,15 @@ def test_refusals() -> None:
         curve.interval("cpr", n_resamples=1)
     with pytest.raises(ValueError, match="confidence: expected a number between 0 and 1, came 95"):
         curve.interval("cpr", confidence=95)
-    one = Curve(curve.shares, curve.k, curve.n_edges, 100, Ends(curve.ends.clean[:1], curve.ends.corrupted[:1]), curve.values[:, :1], curve.values)
+    one = Curve(
+        curve.shares,
+        curve.k,
+        curve.n_edges,
+        100,
+        Ends(curve.ends.clean[:1], curve.ends.corrupted[:1]),
+        curve.values[:, :1],
+        curve.values,
+    )
     with pytest.raises(ValueError, match="an interval over prompts needs at least 2, came 1"):
         one.interval("cpr")
 

@@ -20,7 +20,9 @@ def binomial(n: int, k: int, p: float) -> float:
     return math.comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
-@pytest.mark.parametrize(("better", "worse", "margin"), [(5, 5, 0.1), (9, 1, 0.1), (0, 12, 0.1), (6, 4, 0.0), (7, 4, 0.2), (1, 0, 0.3)])
+@pytest.mark.parametrize(
+    ("better", "worse", "margin"), [(5, 5, 0.1), (9, 1, 0.1), (0, 12, 0.1), (6, 4, 0.0), (7, 4, 0.2), (1, 0, 0.3)]
+)
 def test_equivalence_is_the_largest_chance_within_the_margin(better: int, worse: int, margin: float) -> None:
     n = better + worse
     far = [k for k in range(n + 1) if abs(k - n / 2) >= abs(better - n / 2)]
@@ -44,7 +46,10 @@ def literal_hsic(x: torch.Tensor, y: torch.Tensor) -> float:
     def kernel(values: torch.Tensor) -> torch.Tensor:
         pairs = [abs(values[i] - values[j]).item() for i in range(n) for j in range(n) if i != j]
         width = sorted(pairs)[(len(pairs) - 1) // 2]
-        return torch.tensor([[math.exp(-((a - b) ** 2) / (2 * width**2)) for a in values.tolist()] for b in values.tolist()], dtype=torch.double)
+        return torch.tensor(
+            [[math.exp(-((a - b) ** 2) / (2 * width**2)) for a in values.tolist()] for b in values.tolist()],
+            dtype=torch.double,
+        )
 
     centre = torch.eye(n).double() - 1 / n
     return torch.trace(kernel(x) @ centre @ kernel(y) @ centre).item() / (n - 1) ** 2
@@ -87,7 +92,9 @@ def test_circuits_are_run_as_they_are_written(intervention: str) -> None:
         with torch.no_grad():
             return logit_difference(run(model, one, PAIRS, intervention), PAIRS)
 
-    found = hypothesis_tests(model, circuit, PAIRS, logit_difference, intervention, n_permutations=30, n_stray=5, seed=7)
+    found = hypothesis_tests(
+        model, circuit, PAIRS, logit_difference, intervention, n_permutations=30, n_stray=5, seed=7
+    )
     clean = value(Circuit.full(circuit.graph))
     assert found.equivalence == equivalence(value(circuit), clean)
     assert found.independence.p_value == independence(value(~circuit), clean, 30, 7).p_value
@@ -149,5 +156,7 @@ def test_refusals() -> None:
 def test_a_circuit_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(tiny("attention-only").model)
     monkeypatch.setattr(hypotheses, "_random_path", lambda *given: ["input->logits"])
-    with pytest.raises(ValueError, match="circuit: expected one to which paths can be added, came .*; test a smaller one"):
+    with pytest.raises(
+        ValueError, match="circuit: expected one to which paths can be added, came .*; test a smaller one"
+    ):
         hypotheses._strays(Circuit.from_edges(graph, ["input->logits"]), 1, 0)

@@ -25,7 +25,9 @@ def value(model, circuit, pairs=PAIRS, intervention="patching", metric=logit_dif
 def literal_share(model, circuit, intervention, metric=logit_difference) -> float:
     """Faithfulness as it is written, one circuit at a time."""
     full, empty = (f(circuit.graph) for f in (Circuit.full, Circuit.empty))
-    clean, corrupted, own = (value(model, each, PAIRS, intervention, metric).mean().item() for each in (full, empty, circuit))
+    clean, corrupted, own = (
+        value(model, each, PAIRS, intervention, metric).mean().item() for each in (full, empty, circuit)
+    )
     return (own - corrupted) / (clean - corrupted)
 
 
@@ -34,7 +36,9 @@ def literal_share(model, circuit, intervention, metric=logit_difference) -> floa
 def test_equals_running_one_circuit_at_a_time(kind: str, intervention: str) -> None:
     model = tiny(kind).model
     circuits = [random_circuit(graph_of(model), density, seed=1) for density in (0.9, 0.3)]
-    for circuit, measured in zip(circuits, measure(model, circuits, PAIRS, logit_difference, intervention, batch_size=2), strict=True):
+    for circuit, measured in zip(
+        circuits, measure(model, circuits, PAIRS, logit_difference, intervention, batch_size=2), strict=True
+    ):
         assert measured.circuit is circuit
         assert measured.faithfulness == pytest.approx(literal_share(model, circuit, intervention), **EXACT)
         assert measured.completeness == pytest.approx(literal_share(model, ~circuit, intervention), **EXACT)
@@ -72,7 +76,9 @@ def test_minimality_equals_leaving_out_each_edge(kind: str, density: float, inte
     found = minimality(model, circuit, PAIRS, logit_difference, intervention, batch_size=3)
     own = value(model, circuit, PAIRS, intervention)
     assert torch.allclose(found.values, own, rtol=0, atol=1e-10)
-    clean, corrupted = (value(model, f(circuit.graph), PAIRS, intervention).mean() for f in (Circuit.full, Circuit.empty))
+    clean, corrupted = (
+        value(model, f(circuit.graph), PAIRS, intervention).mean() for f in (Circuit.full, Circuit.empty)
+    )
     costs, checked = found.by_edge(), []
     for edge in circuit.edges[:: max(1, len(circuit.edges) // 12)]:
         without = value(model, circuit - Circuit.from_edges(circuit.graph, [edge]), PAIRS, intervention)
@@ -87,10 +93,14 @@ def by_hand() -> tuple[object, PromptPairs]:
     The embedding of t is e_t (one-hot), the head writes e_t / 2, the unembedding doubles: logits = 2 (e_t + e_t / 2), the first
     part by input->logits, the second by input->a0.h0<v> and a0.h0->logits.
     """
-    model = native(n_layers=1, n_heads=1, d_model=3, d_head=3, d_vocab=3, attn_only=True, normalization_type=None, n_ctx=4)
+    model = native(
+        n_layers=1, n_heads=1, d_model=3, d_head=3, d_vocab=3, attn_only=True, normalization_type=None, n_ctx=4
+    )
     scales = {"tok_embed": 1.0, "v": 1.0, "o": 0.5, "head": 2.0}
     for name, parameter in model.original_model.named_parameters():
-        scale = scales.get(name.split("._original_component")[-2].split(".")[-1], 0.0) if name.endswith("weight") else 0.0
+        scale = (
+            scales.get(name.split("._original_component")[-2].split(".")[-1], 0.0) if name.endswith("weight") else 0.0
+        )
         parameter.data = scale * torch.eye(*parameter.shape) if scale else torch.zeros_like(parameter)
     pairs = PromptPairs([[0], [1]], [[1], [2]], answers=[0, 1], wrong_answers=[1, 2])
     return model, pairs
@@ -119,10 +129,12 @@ def test_a_model_by_hand() -> None:
 
 
 def test_accuracy_kept_asks_the_prompts_that_the_model_gets_right() -> None:
-    model, pairs = by_hand()
+    model, _pairs = by_hand()
     graph = graph_of(model)
     mixed = PromptPairs([[0], [1]], [[1], [0]], answers=[0, 2], wrong_answers=[1, 1])
-    measured = measure(model, [Circuit.from_edges(graph, ["input->logits"]), Circuit.empty(graph)], mixed, metrics.logit_difference)
+    measured = measure(
+        model, [Circuit.from_edges(graph, ["input->logits"]), Circuit.empty(graph)], mixed, metrics.logit_difference
+    )
     assert measured[0].model_right.tolist() == [True, False]
     assert [one.accuracy_kept for one in measured] == [1, 0] and [one.accuracy for one in measured] == [0.5, 0]
     without_wrong = PromptPairs([[0], [1]], [[1], [0]], answers=[0, 2])
@@ -155,8 +167,14 @@ def test_what_cannot_be_measured_is_refused() -> None:
     model = tiny("gpt2").model
     graph, other = graph_of(model), graph_of(tiny("attention-only").model)
     same = PromptPairs(PAIRS.clean, PAIRS.clean, PAIRS.answers, PAIRS.wrong_answers)
-    for ask in (lambda: measure(model, Circuit.full(graph), same, logit_difference), lambda: minimality(model, Circuit.full(graph), same, logit_difference)):
-        with pytest.raises(ValueError, match="metric: expected different means on the clean model and with every edge cut, came .* over 5 prompts; .* take another"):
+    for ask in (
+        lambda: measure(model, Circuit.full(graph), same, logit_difference),
+        lambda: minimality(model, Circuit.full(graph), same, logit_difference),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="metric: expected different means on the clean model and with every edge cut, came .* over 5 prompts; .* take another",
+        ):
             ask()
     with pytest.raises(ValueError, match="circuits: expected one or more, came none"):
         measure(model, [], PAIRS, logit_difference)

@@ -41,7 +41,10 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: hugging_face("gpt2"), r"expected a TransformerBridge of TransformerLens 4, got GPT2LMHeadModel\. .*boot_transformers"),
+        (
+            lambda: hugging_face("gpt2"),
+            r"expected a TransformerBridge of TransformerLens 4, got GPT2LMHeadModel\. .*boot_transformers",
+        ),
         (lambda: torch.nn.Linear(2, 2), "expected a TransformerBridge of TransformerLens 4, got Linear"),
         (gptj, "architecture GPTJForCausalLM is not supported; supported: GPT2LMHeadModel, .*, TransformerLensNative"),
         (with_dropout, r"training mode with dropout; call model\.eval\(\) first"),

@@ -86,7 +86,9 @@ def test_norms_are_their_formulas(centred: bool, weighted: bool) -> None:
     weight, bias = (random(6), random(6) if centred else None) if weighted else (None, None)
     norm = Norm(centred, 1e-2, weight, bias)
     gain = 1.0 if weight is None else weight
-    slow = literal.layer_norm(x, 1e-2, gain, 0.0 if bias is None else bias) if centred else literal.rms_norm(x, 1e-2, gain)
+    slow = (
+        literal.layer_norm(x, 1e-2, gain, 0.0 if bias is None else bias) if centred else literal.rms_norm(x, 1e-2, gain)
+    )
     torch.testing.assert_close(apply_norm(norm, x), slow)
     torch.testing.assert_close(apply_norm(norm, x, constant_scale=True), slow)
     torch.testing.assert_close(norm.normalised(x) * gain + (0.0 if bias is None else bias), slow)
@@ -144,7 +146,9 @@ def test_every_activation_is_tested() -> None:
 
 def test_gated_mlp_by_hand() -> None:
     one = torch.ones(1, 1)
-    mlp = Mlp(3 * one, 2 * one, torch.tensor([1.0]), torch.tensor([0.5]), "relu", W_gate=one, b_gate=torch.tensor([-1.0]))
+    mlp = Mlp(
+        3 * one, 2 * one, torch.tensor([1.0]), torch.tensor([0.5]), "relu", W_gate=one, b_gate=torch.tensor([-1.0])
+    )
     assert mlp(torch.tensor([[4.0], [0.5]])).tolist() == [[78.5], [0.5]]  # 2 * relu(x - 1) * (3 x + 1) + 0.5
 
 
@@ -197,14 +201,24 @@ def test_window_by_hand() -> None:
 
 def test_rows_see_what_their_position_sees() -> None:
     rows = torch.tensor([[2], [0]])
-    assert attention_of().scores(rows, torch.arange(4)[None]).visible.int().tolist() == [[[[1, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
-    assert attention_of(window=2).scores(rows, torch.arange(4)[None]).visible.int().tolist() == [[[[0, 1, 1, 0]]], [[[1, 0, 0, 0]]]]
+    assert attention_of().scores(rows, torch.arange(4)[None]).visible.int().tolist() == [
+        [[[1, 1, 1, 0]]],
+        [[[1, 0, 0, 0]]],
+    ]
+    assert attention_of(window=2).scores(rows, torch.arange(4)[None]).visible.int().tolist() == [
+        [[[0, 1, 1, 0]]],
+        [[[1, 0, 0, 0]]],
+    ]
 
 
 def test_a_window_as_long_as_the_prompt_is_plainly_causal() -> None:
     assert attention_of(window=4).scores(None, torch.arange(4)[None]).visible is None
     assert attention_of(window=3).scores(None, torch.arange(4)[None]).visible is not None
-    assert AttentionScores(1.0, None, None).mask(3, 3, torch.device("cpu")).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert AttentionScores(1.0, None, None).mask(3, 3, torch.device("cpu")).int().tolist() == [
+        [1, 0, 0],
+        [1, 1, 0],
+        [1, 1, 1],
+    ]
 
 
 def test_a_token_outside_the_window_is_not_read() -> None:
@@ -238,7 +252,9 @@ def test_pattern_is_taken_in_float32() -> None:
 
 
 def test_key_value_heads_serve_neighbouring_query_heads() -> None:
-    attention = Attention(random(6, 4, 3), random(2, 4, 3), random(2, 4, 3), random(6, 3, 4), None, None, None, None, 1.0)
+    attention = Attention(
+        random(6, 4, 3), random(2, 4, 3), random(2, 4, 3), random(6, 3, 4), None, None, None, None, 1.0
+    )
     kv = random(1, 2, 2, 3)
     assert attention.group_size == 3
     assert torch.equal(attention.per_query_head(kv), kv[:, :, [0, 0, 0, 1, 1, 1]])

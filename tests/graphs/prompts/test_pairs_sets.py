@@ -133,9 +133,9 @@ def test_max_tokens_bounds_batches_padding_included(seed: int) -> None:
     assert all(len(batch) <= 3 and (batch.clean.numel() <= 8 or len(batch) == 1) for batch in batches)
     assert len(PromptPairs([[1] * 9], [[1] * 9]).batches(max_tokens=8)) == 1
     full = pairs.batches(max_tokens=8)
-    assert all(
-        (len(one) + 1) * int(two.lengths[0]) > 8 for one, two in zip(full, full[1:])
-    ), "a batch could have taken the next prompt"
+    assert all((len(one) + 1) * int(two.lengths[0]) > 8 for one, two in pairwise(full)), (
+        "a batch could have taken the next prompt"
+    )
 
 
 def test_in_order_puts_values_back_and_lets_gradients_through() -> None:
@@ -168,7 +168,12 @@ def test_identical_pairs_have_the_clean_prompt_twice() -> None:
 def test_digest_tells_other_sets_apart() -> None:
     rows = random_rows(2)
     pairs = PromptPairs(**rows)
-    others = [pairs.swapped(), pairs[::-1], pairs[:-1], *(PromptPairs(**rows | {name: None}) for name in ("positions", "answers"))]
+    others = [
+        pairs.swapped(),
+        pairs[::-1],
+        pairs[:-1],
+        *(PromptPairs(**rows | {name: None}) for name in ("positions", "answers")),
+    ]
     assert PromptPairs(**rows).digest == pairs.digest
     assert len({pairs.digest, *(other.digest for other in others)}) == 1 + len(others)
     shorter, longer = (PromptPairs([first, [1, 2]], [first, [3, 4]], positions=[0, 0]) for first in ([5], [5, 0]))

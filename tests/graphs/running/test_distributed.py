@@ -17,7 +17,9 @@ def process(rank: int, size: int) -> Processes:
     return one
 
 
-@pytest.mark.parametrize(("n_pairs", "size", "n_batches"), [(100, 1, 1), (100, 8, 8), (9, 8, 9), (16, 8, 8), (17, 8, 9), (5, 5, 5)])
+@pytest.mark.parametrize(
+    ("n_pairs", "size", "n_batches"), [(100, 1, 1), (100, 8, 8), (9, 8, 9), (16, 8, 8), (17, 8, 9), (5, 5, 5)]
+)
 def test_every_process_has_a_batch_and_few_rounds_are_needed(n_pairs: int, size: int, n_batches: int) -> None:
     batches = process(0, size).batches(prompt_pairs([6] * n_pairs), None, 2048)
     assert len(batches) == n_batches
@@ -56,5 +58,7 @@ def test_more_processes_than_prompts_are_refused(batch_size: int | None) -> None
 
 
 def test_batches_too_large_for_the_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 batches of 8 prompts cannot be spread over 4 processes; give a smaller batch_size"):
+    with pytest.raises(
+        ValueError, match="2 batches of 8 prompts cannot be spread over 4 processes; give a smaller batch_size"
+    ):
         process(0, 4).batches(prompt_pairs([3] * 8), 4, 2048)

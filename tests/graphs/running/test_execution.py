@@ -57,7 +57,9 @@ def expected(kind: str, grouped: bool, density: float, intervention: str) -> tup
     return circuit, edges.circuit_logits(tiny(kind).literal, prompts_of(PAIRS), kept, intervention, grouped)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["float64", "float32"]
+)
 @pytest.mark.parametrize(("kind", "grouped", "case"), CASES, ids=str)
 @pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 def test_circuits_are_those_of_the_reference(
@@ -87,12 +89,16 @@ def test_all_edges_kept_is_the_clean_run(kind: str) -> None:
 def test_no_edges_kept_is_the_corrupted_run(kind: str) -> None:
     model = tiny(kind)
     ours = run(model.model, Circuit.empty(Graph.from_model(model.model)), RAGGED)
-    corrupted = torch.stack([edges.logits(model.literal, prompt.corrupted)[prompt.position] for prompt in prompts_of(RAGGED)])
+    corrupted = torch.stack(
+        [edges.logits(model.literal, prompt.corrupted)[prompt.position] for prompt in prompts_of(RAGGED)]
+    )
     assert relative_error(ours, corrupted) < 1e-13
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.05), (torch.float16, 0.006)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.05), (torch.float16, 0.006)]
+)
 def test_ends_are_the_model_s_own_logits(kind: str, dtype: torch.dtype, tolerance: float) -> None:
     model, rows = tiny(kind, dtype).model, torch.arange(len(RAGGED))
     graph = Graph.from_model(model)
@@ -133,7 +139,12 @@ def test_left_and_right_padding_give_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [dict(num_hidden_layers=1), dict(num_attention_heads=1, num_key_value_heads=1), dict(num_key_value_heads=4), dict(head_dim=4)],
+    [
+        dict(num_hidden_layers=1),
+        dict(num_attention_heads=1, num_key_value_heads=1),
+        dict(num_key_value_heads=4),
+        dict(head_dim=4),
+    ],
     ids=lambda settings: "-".join(settings),
 )
 @pytest.mark.parametrize("lengths", [[1], [4]])
@@ -181,14 +192,18 @@ def test_gradients_of_the_parameters_are_those_of_the_reference(kind: str, inter
 
     weights = literal.w = {name: weight.clone().requires_grad_() for name, weight in literal.w.items()}
     logits = edges.circuit_logits(literal, prompts_of(PAIRS), dict.fromkeys(circuit.edges, True), intervention)
-    slow = dict(zip(weights, torch.autograd.grad((logits * along).sum(), list(weights.values()), materialize_grads=True)))
+    slow = dict(
+        zip(weights, torch.autograd.grad((logits * along).sum(), list(weights.values()), materialize_grads=True))
+    )
     if kind in ("gpt2", "gemma2"):  # the unembedding is the embedding
         embedding = "transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight"
         slow[embedding] = slow[embedding] + slow.pop("lm_head.weight")
 
     checked = set()
     for name, parameter in model.named_parameters():
-        name = name.replace("_original_component.", "").replace(".attn.o.", ".attn.c_proj." if kind == "gpt2" else ".attn.o.")
+        name = name.replace("_original_component.", "").replace(
+            ".attn.o.", ".attn.c_proj." if kind == "gpt2" else ".attn.o."
+        )
         if ".qkv." in name:  # TransformerLens reads the same memory as q, k and v, and those get the gradient
             assert parameter.grad is None
             continue
@@ -238,7 +253,9 @@ def test_price_is_that_of_the_live_nodes() -> None:
 
 
 def test_refuses_a_circuit_of_another_graph() -> None:
-    with pytest.raises(ValueError, match=r"the circuit is of Graph\(n_layers=1.*, the model's graph is Graph\(n_layers=3"):
+    with pytest.raises(
+        ValueError, match=r"the circuit is of Graph\(n_layers=1.*, the model's graph is Graph\(n_layers=3"
+    ):
         run(tiny("gpt2").model, Circuit.full(Graph(1, 2)), PAIRS)
 
 

@@ -39,7 +39,11 @@ class Case:
         """Some destinations with in-edges and a path to `logits`, `logits` first."""
         leading = leading_to_logits(self.graph, bit_columns(self.mask))
         last = self.graph.n_destinations - 1
-        live = [d for d in range(last) if self.mask[:, d].any() and any(leading >> node & 1 for node in nodes_of(self.graph)[d])]
+        live = [
+            d
+            for d in range(last)
+            if self.mask[:, d].any() and any(leading >> node & 1 for node in nodes_of(self.graph)[d])
+        ]
         return [last, *reversed(live[:: max(1, len(live) // n)])]
 
     def candidates(self, destination, n=3):
@@ -72,12 +76,16 @@ def test_every_architecture(kind):
     assert_as_run_by_itself(Case(kind, 0.6))
 
 
-@pytest.mark.parametrize("kind, density", [("gpt2", 1.0), ("gpt2", 0.15), ("neox-parallel", 0.95), ("neox-parallel", 1.0), ("gemma2", 1.0)])
+@pytest.mark.parametrize(
+    "kind, density", [("gpt2", 1.0), ("gpt2", 0.15), ("neox-parallel", 0.95), ("neox-parallel", 1.0), ("gemma2", 1.0)]
+)
 def test_full_and_sparse_circuits(kind, density):
     assert_as_run_by_itself(Case(kind, density, seed=1))
 
 
-@pytest.mark.parametrize("kind, intervention", [("gpt2", "zero"), ("gpt2", "mean"), ("layer-norm", "mean-positional"), ("gemma2", "zero")])
+@pytest.mark.parametrize(
+    "kind, intervention", [("gpt2", "zero"), ("gpt2", "mean"), ("layer-norm", "mean-positional"), ("gemma2", "zero")]
+)
 def test_every_intervention(kind, intervention):
     assert_as_run_by_itself(Case(kind, 0.5, intervention))
 

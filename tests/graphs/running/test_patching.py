@@ -132,7 +132,9 @@ def test_means_do_not_depend_on_the_batches(intervention: str) -> None:
 
 def test_means_are_summed_in_float64() -> None:
     model = one_number_model()
-    halved = Transformer(model.graph, lambda tokens: tokens[..., None].half(), _half(model.blocks), None, model.W_U.half(), None)
+    halved = Transformer(
+        model.graph, lambda tokens: tokens[..., None].half(), _half(model.blocks), None, model.W_U.half(), None
+    )
     pairs = PromptPairs([[0] * 100] * 3, [[1000] * 100] * 3)  # the sum, 300,000, is beyond float16
     kept = cut_values(halved, [pairs], "mean")(pairs)
     assert kept.embed.dtype == torch.float16
@@ -142,7 +144,9 @@ def test_means_are_summed_in_float64() -> None:
 def _half(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     halves = []
     for block in blocks:
-        parts = {name: value.half() if isinstance(value, Tensor) else value for name, value in vars(block.attention).items()}
+        parts = {
+            name: value.half() if isinstance(value, Tensor) else value for name, value in vars(block.attention).items()
+        }
         mlp = {name: value.half() if isinstance(value, Tensor) else value for name, value in vars(block.mlp).items()}
         halves.append(Block(None, Attention(**parts), None, Mlp(**mlp)))
     return tuple(halves)

@@ -64,7 +64,10 @@ def test_the_input_alone_is_a_mixture_of_logits() -> None:
         (["input->a0.h1<v>", "a0.h1->a1.h0<k>", "a1.h0->logits"], {"a0.h1": "everywhere", "a1.h0": "answer"}),
         (["input->a0.h1<v>", "a0.h1->a1.h0<v>", "a1.h0->logits"], {"a0.h1": "everywhere", "a1.h0": "answer"}),
         (["input->m0", "m0->m1", "m1->logits"], {"m0": "answer", "m1": "answer"}),
-        (["input->m0", "m0->a1.h1<k>", "a1.h1->m1", "m1->logits"], {"m0": "everywhere", "a1.h1": "answer", "m1": "answer"}),
+        (
+            ["input->m0", "m0->a1.h1<k>", "a1.h1->m1", "m1->logits"],
+            {"m0": "everywhere", "a1.h1": "answer", "m1": "answer"},
+        ),
         # a head that is read by a node everywhere is needed everywhere, whatever the letter
         (
             ["input->a0.h0<q>", "a0.h0->m0", "m0->a1.h0<v>", "a1.h0->logits"],
@@ -155,4 +158,6 @@ def test_a_soft_mask_names_every_source_it_keeps_and_how_much() -> None:
 
 def test_entries_that_are_no_edges_are_ignored() -> None:
     everything = torch.ones_like(SEQUENTIAL.edge_mask)
-    assert nodes(make_plan(SEQUENTIAL, everything, patching=True)) == nodes(make_plan(SEQUENTIAL, SEQUENTIAL.edge_mask, patching=True))
+    assert nodes(make_plan(SEQUENTIAL, everything, patching=True)) == nodes(
+        make_plan(SEQUENTIAL, SEQUENTIAL.edge_mask, patching=True)
+    )
