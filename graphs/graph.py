@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from edge_circuits.graphs.checks import choice, flag, refusal, whole_number
+from edge_circuits.graphs.model.supported import check_model
 from edge_circuits.graphs.nodes import ARROW, PARTS, Node, Part, parse_destination, parse_source, split_edge
 
 if TYPE_CHECKING:
@@ -54,15 +56,14 @@ class Graph:
     parallel: bool = False
 
     def __post_init__(self) -> None:
-        _check_count("n_layers", self.n_layers)
-        _check_count("n_heads", self.n_heads)
+        whole_number("n_layers", self.n_layers, 1)
+        whole_number("n_heads", self.n_heads, 1)
         if self.n_kv_heads is not None:
-            _check_count("n_kv_heads", self.n_kv_heads)
+            whole_number("n_kv_heads", self.n_kv_heads, 1)
             if self.n_heads % self.n_kv_heads:
-                raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
-        for name in ("mlps", "parallel"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+                raise refusal("n_kv_heads", f"a divisor of n_heads={self.n_heads}", repr(self.n_kv_heads))
+        flag("mlps", self.mlps)
+        flag("parallel", self.parallel)
         if self.n_kv_heads == self.n_heads:
             object.__setattr__(self, "n_kv_heads", None)
         object.__setattr__(self, "parallel", self.parallel and self.mlps)
@@ -72,18 +73,24 @@ class Graph:
         """The graph of a TransformerLens model.
 
         Args:
-            model: A model that `edge_circuits.graphs.model.adapter` knows.
+            model: A model that `edge_circuits.graphs.model.supported` knows.
             kv_destinations: With grouped-query attention, "query-head" gives each query head a `<k>` and a `<v>`
                 destination of its own, "kv-head" one to each key-value head. No difference for other models.
 
         Raises:
             ValueError: The architecture is not supported, or kv_destinations is another word.
         """
-        if kv_destinations not in get_args(KVDestinations):
-            raise ValueError(f"kv_destinations must be 'query-head' or 'kv-head', got {kv_destinations!r}")
-        from edge_circuits.graphs.model import adapter
-
-        return adapter.graph_of(model, kv_destinations=kv_destinations)
+        choice("kv_destinations", kv_destinations, get_args(KVDestinations))
+        check_model(model)
+        config = model.cfg
+        n_kv_heads = getattr(config, "n_key_value_heads", None) or config.n_heads
+        return cls(
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            n_kv_heads=n_kv_heads if kv_destinations == "kv-head" else None,
+            mlps=not config.attn_only,
+            parallel=bool(config.parallel_attn_mlp),
+        )
 
     # Counts and places
 
@@ -258,11 +265,6 @@ class Graph:
             raise ValueError(f"unknown {role} {name!r}: <{node.part}> is per key-value head here, {available}")
         available = _available(self.n_heads, "head")
         raise ValueError(f"unknown {role} {name!r}: head {node.head} is out of range, {available}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def _lookup(indices: dict[str, int], name: str) -> int | None:

@@ -13,7 +13,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from edge_circuits import eap
 from edge_circuits.graphs import Circuit, Graph, run
-from edge_circuits.graphs.model.adapter import graph_of
 
 
 def only_looks(z: Tensor, hook: object) -> None:
@@ -66,7 +65,7 @@ def test_model_is_handed_back(kind: str, metric: Callable) -> None:
             eap.score(model, RAGGED, metric, "eap", quiet=True)
     else:
         eap.score(model, RAGGED, metric, "eap", quiet=True)
-        run(model, Circuit.full(graph_of(model)), RAGGED)
+        run(model, Circuit.full(Graph.from_model(model)), RAGGED)
     assert state_of(model) == before
     assert not frozen.requires_grad
     after = model.state_dict()

@@ -20,10 +20,10 @@ from edge_circuits import acdc, eap
 from edge_circuits.eap import checkpoint
 from edge_circuits.eap.intervals import score_groups
 from edge_circuits.graphs import prune
-from edge_circuits.graphs.model.adapter import graph_of
+from edge_circuits.graphs.graph import Graph
 
 PAIRS = prompt_pairs([8, 5, 6, 6, 3, 8, 7, 4, 6], positions=[-1, 2, -1, -2, 0, -1, -1, -1, -1], seed=5)
-SOME_EDGES = torch.zeros_like(graph_of(tiny("llama").model).edge_mask)
+SOME_EDGES = torch.zeros_like(Graph.from_model(tiny("llama").model).edge_mask)
 SOME_EDGES[::3, ::5] = True
 METHODS = ("eap", "relp", "eap-ig", "clean-corrupted", "hisp", "information-flow-routes", "exact", "random")
 Group = dist.ProcessGroup | None

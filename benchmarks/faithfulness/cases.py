@@ -27,7 +27,6 @@ from edge_circuits.eap.methods.registry import OF_ALL
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics, prune
 from edge_circuits.graphs.measures.curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
 from edge_circuits.graphs.measures.quality import Measures, measure
-from edge_circuits.graphs.model.adapter import graph_of
 from edge_circuits.graphs.running.patching import Intervention
 
 HELPFUL, LARGEST = "helpful", "largest"
@@ -67,7 +66,7 @@ class Case(Named):
     @property
     def graph(self) -> Graph:
         """The model's edges."""
-        return graph_of(self.model)
+        return Graph.from_model(self.model)
 
     @property
     def metric(self) -> metrics.Metric:

@@ -17,29 +17,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.graph import Graph, KVDestinations
 from edge_circuits.graphs.model import hooked_transformer
 from edge_circuits.graphs.model.attention import Attention, Rotary
 from edge_circuits.graphs.model.norm import Norm
+from edge_circuits.graphs.model.supported import is_hooked_transformer
 from edge_circuits.graphs.model.transformer import Block, Mlp, Transformer
 from edge_circuits.graphs.model.weights import Read, activation_of, check_tokens, positive, reader
 
-ARCHITECTURES = (
-    "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "TransformerLensNative",
-)
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 _checked: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
 
 
-def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "query-head") -> Transformer:
+def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDestinations = "query-head") -> Transformer:
     """A model as plain tensors.
 
     Args:
@@ -52,7 +42,7 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "
         ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported,
             offloaded weights, or logits that differ from the model's own.
     """
-    graph, hooked = graph_of(model, kv_destinations), hooked_transformer.is_hooked_transformer(model)
+    graph, hooked = Graph.from_model(model, kv_destinations), is_hooked_transformer(model)
     if not (seen := _checked.get(model) == _hooks(model)):
         _check_in_memory(model)
     if hooked:
@@ -63,39 +53,6 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: str = "
         _check_logits(model, transformer, hooked_transformer.logits_of if hooked else nn.Module.__call__)
         _checked[model] = _hooks(model)  # a model may set hooks of its own on its first pass
     return transformer
-
-
-def graph_of(model: nn.Module, kv_destinations: str = "query-head") -> Graph:
-    """The graph of a model's edges; see `adapt` for the arguments."""
-    _check_model(model)
-    if kv_destinations not in ("query-head", "kv-head"):
-        raise ValueError(f"kv_destinations is 'query-head' or 'kv-head', not {kv_destinations!r}.")
-    config = model.cfg
-    return Graph(
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        n_kv_heads=_n_kv_heads(config) if kv_destinations == "kv-head" else None,
-        mlps=not config.attn_only,
-        parallel=bool(config.parallel_attn_mlp),
-    )
-
-
-def _check_model(model: nn.Module) -> None:
-    """Refuse what is not read, before anything is read of it."""
-    if hooked_transformer.is_hooked_transformer(model):
-        return hooked_transformer.check_settings(model)
-    if not (hasattr(model, "blocks") and hasattr(model, "cfg") and hasattr(model, "original_model")):
-        raise ValueError(
-            f"expected a TransformerBridge of TransformerLens 4, got {type(model).__name__}. For a Hugging Face model: "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
-            "A HookedTransformer of TransformerLens 2 or 3 is read too."
-        )
-    if model.cfg.architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}."
-        )
-    if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        raise ValueError("the model is in training mode with dropout; call model.eval() first.")
 
 
 def _check_in_memory(model: nn.Module) -> None:
@@ -124,10 +81,6 @@ def _bridged(model: nn.Module, graph: Graph, trainable: bool) -> Transformer:
         name=f"{getattr(config, 'model_name', None) or 'model'} ({config.architecture})",
         device=model.embed.original_component.weight.device,
     )
-
-
-def _n_kv_heads(config: Any) -> int:
-    return getattr(config, "n_key_value_heads", None) or config.n_heads
 
 
 def _embedding(model: nn.Module, trainable: bool) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:

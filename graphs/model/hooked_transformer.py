@@ -18,8 +18,6 @@ Which processing of the weights keeps edge scores:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -32,57 +30,7 @@ from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.transformer import Block, Mlp, Transformer
 from edge_circuits.graphs.model.weights import Read, activation_of, check_tokens, positive
 
-OLDEST = 2
-"""The first version of TransformerLens whose models are read; 2.16 and 3.9 are tested."""
-
-READ_SETTINGS: dict[str, tuple[object, ...]] = {
-    "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
-    "positional_embedding_type": ("standard", "rotary"),
-    "attention_dir": ("causal",),
-    "n_devices": (1,),
-    "post_embedding_ln": (False,),
-    "num_experts": (None,),
-    "load_in_4bit": (False,),
-    "clip_qkv": (None,),
-    "use_attention_sinks": (False,),
-    "use_logn_attn": (False,),
-    "use_dynamic_ntk_rope": (False,),
-}
-"""The values of a setting that are read; older versions lack some settings, which counts as the first value."""
-
-POST_NORM_ONLY = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
 NORMS = {"LayerNorm": True, "LayerNormPre": True, "RMSNorm": False, "RMSNormPre": False}  # class to whether it centres
-
-
-def is_hooked_transformer(model: object) -> bool:
-    """Whether a model is a `HookedTransformer`, without importing TransformerLens."""
-    return any(kind.__name__ == "HookedTransformer" for kind in type(model).__mro__)
-
-
-def check_settings(model: nn.Module) -> None:
-    """Refuse versions and settings that are not read.
-
-    Raises:
-        ValueError: with the setting's name, its value and the values that are read.
-    """
-    major = _major_version()
-    if major is not None and major < OLDEST:
-        raise ValueError(
-            f"expected a HookedTransformer of TransformerLens {OLDEST} or later, got version {version('transformer_lens')}; "
-            "install transformer_lens>=2.16."
-        )
-    config = model.cfg
-    for setting, read in READ_SETTINGS.items():
-        value = getattr(config, setting, read[0])
-        if value not in read:
-            raise ValueError(
-                f"HookedTransformer with {setting}={value!r} is not supported; supported: {', '.join(map(repr, read))}."
-            )
-    architecture = getattr(config, "original_architecture", None)
-    if architecture in POST_NORM_ONLY:
-        raise ValueError(
-            f"HookedTransformer with original_architecture={architecture!r} is not supported: its norms come after a layer only."
-        )
 
 
 def transformer_of(model: nn.Module, graph: Graph, read: Read) -> Transformer:
@@ -106,14 +54,6 @@ def transformer_of(model: nn.Module, graph: Graph, read: Read) -> Transformer:
 def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Tensor:
     """The model's own logits [batch pos d_vocab]; no token counts as padding, whatever the tokenizer says."""
     return model(tokens, attention_mask=torch.ones_like(tokens))
-
-
-@lru_cache(maxsize=1)
-def _major_version() -> int | None:
-    try:
-        return int(version("transformer_lens").split(".")[0])
-    except PackageNotFoundError:  # a copy that was not installed
-        return None
 
 
 def _embedding(model: nn.Module, read: Read) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:

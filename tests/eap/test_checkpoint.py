@@ -14,7 +14,7 @@ from torch import Tensor
 from edge_circuits import eap
 from edge_circuits.eap import checkpoint
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.model.adapter import graph_of
+from edge_circuits.graphs.graph import Graph
 
 PAIRS = prompt_pairs([6, 6, 4], seed=2)
 Metric = Callable[[Tensor, PromptPairs], Tensor]
@@ -41,7 +41,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) 
     rest = Counting()
     assert torch.equal(scored(method, rest, tmp_path), whole)
     begun_again = (
-        graph_of(tiny("attention-only").model).n_sources if method == "exact" else 0
+        Graph.from_model(tiny("attention-only").model).n_sources if method == "exact" else 0
     )  # the edges of a destination
     assert rest.n_calls <= counting.n_calls + 3 - most + begun_again  # the first prompt is looked at in both
     again = Counting()
@@ -57,7 +57,7 @@ def test_methods_without_a_metric_go_on_too(tmp_path: Path) -> None:
 
 
 def test_another_question_does_not_read_it(tmp_path: Path) -> None:
-    edges = torch.zeros_like(graph_of(tiny("attention-only").model).edge_mask)
+    edges = torch.zeros_like(Graph.from_model(tiny("attention-only").model).edge_mask)
     edges[0, -1] = True
     asked = [
         ("exact", logit_difference, {}),
@@ -103,6 +103,6 @@ def test_a_torn_file_is_refused(tmp_path: Path) -> None:
 
 def test_settings_of_other_methods_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="edges has no place in method 'eap'; it belongs to exact"):
-        scored("eap", logit_difference, None, edges=graph_of(tiny("attention-only").model).edge_mask)
+        scored("eap", logit_difference, None, edges=Graph.from_model(tiny("attention-only").model).edge_mask)
     with pytest.raises(ValueError, match="checkpoint has no place in method 'learned-mask'"):
         scored("learned-mask", logit_difference, tmp_path)

@@ -128,15 +128,15 @@ def test_equal_topologies_are_equal_graphs() -> None:
 
 
 REFUSED_GRAPHS = [
-    ({"n_layers": 0, "n_heads": 2}, "n_layers must be a positive integer, got 0"),
-    ({"n_layers": 2, "n_heads": -1}, "n_heads must be a positive integer, got -1"),
-    ({"n_layers": 2.0, "n_heads": 1}, "n_layers must be a positive integer, got 2.0"),
-    ({"n_layers": True, "n_heads": 1}, "n_layers must be a positive integer, got True"),
-    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 0}, "n_kv_heads must be a positive integer, got 0"),
-    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 3}, "n_kv_heads must divide n_heads=4, got 3"),
-    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 8}, "n_kv_heads must divide n_heads=4, got 8"),
-    ({"n_layers": 2, "n_heads": 4, "mlps": 1}, "mlps must be True or False, got 1"),
-    ({"n_layers": 2, "n_heads": 4, "parallel": None}, "parallel must be True or False, got None"),
+    ({"n_layers": 0, "n_heads": 2}, "n_layers: expected a whole number from 1, got 0"),
+    ({"n_layers": 2, "n_heads": -1}, "n_heads: expected a whole number from 1, got -1"),
+    ({"n_layers": 2.0, "n_heads": 1}, "n_layers: expected a whole number from 1, got 2.0"),
+    ({"n_layers": True, "n_heads": 1}, "n_layers: expected a whole number from 1, got True"),
+    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 0}, "n_kv_heads: expected a whole number from 1, got 0"),
+    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 3}, "n_kv_heads: expected a divisor of n_heads=4, got 3"),
+    ({"n_layers": 2, "n_heads": 4, "n_kv_heads": 8}, "n_kv_heads: expected a divisor of n_heads=4, got 8"),
+    ({"n_layers": 2, "n_heads": 4, "mlps": 1}, "mlps: expected True or False, got 1"),
+    ({"n_layers": 2, "n_heads": 4, "parallel": None}, "parallel: expected True or False, got None"),
 ]
 
 
@@ -209,7 +209,7 @@ def test_a_node_name_is_a_text(name: object, without_type_checks: None) -> None:
 
 
 def test_an_unknown_choice_of_key_value_destinations_is_refused(without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="kv_destinations must be 'query-head' or 'kv-head', got 'kv'"):
+    with pytest.raises(ValueError, match="kv_destinations: expected one of 'query-head', 'kv-head', got 'kv'"):
         Graph.from_model(object(), kv_destinations="kv")
 
 

@@ -10,9 +10,9 @@ import torch
 from models import logit_difference, prompt_pairs, tiny
 
 from edge_circuits.graphs import Circuit, ScoredGraph, prune, run
+from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.measures.curves import SHARES, Curve, curves
 from edge_circuits.graphs.measures.values import Ends
-from edge_circuits.graphs.model.adapter import graph_of
 
 PAIRS = prompt_pairs([6, 5, 6, 4], seed=1)
 
@@ -59,7 +59,7 @@ def random_scores(graph: object, seed: int) -> ScoredGraph:
 @pytest.mark.parametrize("by", ["absolute", "negative"])
 def test_curves_equal_running_one_circuit_at_a_time(by: str, intervention: str) -> None:
     model = tiny("gpt2").model
-    graph = graph_of(model)
+    graph = Graph.from_model(model)
     scored, shares = {"one": random_scores(graph, 1), "other": random_scores(graph, 2)}, (0.001, 0.3, 1.0)
     found = curves(model, scored, PAIRS, logit_difference, intervention, shares=shares, by=by)
     assert list(found) == ["one", "other"]
@@ -78,7 +78,7 @@ def test_curves_equal_running_one_circuit_at_a_time(by: str, intervention: str) 
 
 def test_each_name_may_have_its_own_ranking() -> None:
     model = tiny("attention-only").model
-    scores = random_scores(graph_of(model), 1)
+    scores = random_scores(Graph.from_model(model), 1)
     found = curves(
         model,
         {"a": scores, "b": scores},
@@ -119,7 +119,7 @@ def test_draws_in_which_the_ends_meet_are_left_out() -> None:
 
 def test_refusals() -> None:
     model = tiny("attention-only").model
-    scored = {"a": random_scores(graph_of(model), 1)}
+    scored = {"a": random_scores(Graph.from_model(model), 1)}
     for shares in ((0.5,), (0.5, 0.2), (0.0, 0.5), (0.5, 1.5)):
         with pytest.raises(ValueError, match="shares: expected two or more ascending numbers above 0 and up to 1"):
             curves(model, scored, PAIRS, logit_difference, shares=shares)
@@ -150,5 +150,5 @@ def test_refusals() -> None:
 def test_the_same_metric_everywhere_is_refused() -> None:
     model = tiny("attention-only").model
     with pytest.raises(ValueError, match="metric: expected different means"):
-        curves(model, {"a": random_scores(graph_of(model), 1)}, PAIRS, lambda logits, pairs: 0 * logits[:, 0])
-    assert Circuit.full(graph_of(model)).n_edges > 0
+        curves(model, {"a": random_scores(Graph.from_model(model), 1)}, PAIRS, lambda logits, pairs: 0 * logits[:, 0])
+    assert Circuit.full(Graph.from_model(model)).n_edges > 0

@@ -9,9 +9,9 @@ import torch
 from models import logit_difference, prompt_pairs, random_circuit, tiny
 
 from edge_circuits.graphs import Circuit, run
+from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.measures import hypotheses
 from edge_circuits.graphs.measures.hypotheses import equivalence, hypothesis_tests, independence, minimality_p_values
-from edge_circuits.graphs.model.adapter import graph_of
 
 PAIRS = prompt_pairs([6, 5, 6, 4], seed=1)
 
@@ -86,7 +86,7 @@ def test_minimality_counts_the_stray_edges_below() -> None:
 @pytest.mark.parametrize("intervention", ["patching", "zero"])
 def test_circuits_are_run_as_they_are_written(intervention: str) -> None:
     model = tiny("attention-only").model
-    circuit = random_circuit(graph_of(model), 0.2, seed=2)
+    circuit = random_circuit(Graph.from_model(model), 0.2, seed=2)
 
     def value(one: Circuit) -> torch.Tensor:
         with torch.no_grad():
@@ -112,14 +112,14 @@ def test_circuits_are_run_as_they_are_written(intervention: str) -> None:
 
 
 def test_added_paths_lead_from_input_to_logits() -> None:
-    graph = graph_of(tiny("gpt2").model)
+    graph = Graph.from_model(tiny("gpt2").model)
     circuit = Circuit.from_edges(graph, ["input->logits"])
     for larger, _ in hypotheses._strays(circuit, 20, 0):
         assert larger.is_live and larger.n_edges > 1
 
 
 def test_superfluous_edges_are_found_with_bonferroni() -> None:
-    circuit = Circuit.from_edges(graph_of(tiny("gpt2").model), ["input->logits", "m0->logits"])
+    circuit = Circuit.from_edges(Graph.from_model(tiny("gpt2").model), ["input->logits", "m0->logits"])
     strays = torch.linspace(0, 1, 100).double()
     changes = torch.tensor([2.0, 0.5]).double()
     p_values = minimality_p_values(changes, strays)
@@ -132,7 +132,7 @@ def test_superfluous_edges_are_found_with_bonferroni() -> None:
 
 def test_refusals() -> None:
     model = tiny("attention-only").model
-    graph = graph_of(model)
+    graph = Graph.from_model(model)
     circuit = Circuit.from_edges(graph, ["input->logits"])
 
     def ask(one: Circuit = circuit, pairs=PAIRS, **settings: float) -> object:
@@ -154,7 +154,7 @@ def test_refusals() -> None:
 
 
 def test_a_circuit_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = graph_of(tiny("attention-only").model)
+    graph = Graph.from_model(tiny("attention-only").model)
     monkeypatch.setattr(hypotheses, "_random_path", lambda *given: ["input->logits"])
     with pytest.raises(
         ValueError, match="circuit: expected one to which paths can be added, came .*; test a smaller one"

@@ -8,9 +8,9 @@ from models import RAGGED, logit_difference, native, prompt_pairs, random_circui
 from torch import Tensor
 
 from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
+from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.measures.quality import measure, minimality
 from edge_circuits.graphs.measures.values import Ends, values_of
-from edge_circuits.graphs.model.adapter import graph_of
 
 INTERVENTIONS = ("patching", "zero", "mean", "mean-positional")
 PAIRS = prompt_pairs([7, 5, 7, 6, 3], seed=4)
@@ -35,7 +35,7 @@ def literal_share(model, circuit, intervention, metric=logit_difference) -> floa
 @pytest.mark.parametrize("kind", ["gpt2", "attention-only"])
 def test_equals_running_one_circuit_at_a_time(kind: str, intervention: str) -> None:
     model = tiny(kind).model
-    circuits = [random_circuit(graph_of(model), density, seed=1) for density in (0.9, 0.3)]
+    circuits = [random_circuit(Graph.from_model(model), density, seed=1) for density in (0.9, 0.3)]
     for circuit, measured in zip(
         circuits, measure(model, circuits, PAIRS, logit_difference, intervention, batch_size=2), strict=True
     ):
@@ -58,7 +58,7 @@ def literal_divergence(model, circuit, intervention) -> float:
 @pytest.mark.parametrize("kind", ["gpt2", "layer-norm"])
 def test_the_full_and_the_empty_circuit(kind: str, intervention: str) -> None:
     model = tiny(kind).model
-    graph = graph_of(model)
+    graph = Graph.from_model(model)
     full, empty = measure(model, [Circuit.full(graph), Circuit.empty(graph)], PAIRS, logit_difference, intervention)
     assert (full.faithfulness, full.completeness, full.divergence) == pytest.approx((1, 0, 0), **EXACT)
     assert (empty.faithfulness, empty.completeness) == pytest.approx((0, 1), **EXACT)
@@ -72,7 +72,7 @@ def test_the_full_and_the_empty_circuit(kind: str, intervention: str) -> None:
 )
 def test_minimality_equals_leaving_out_each_edge(kind: str, density: float, intervention: str) -> None:
     model = tiny(kind).model
-    circuit = random_circuit(graph_of(model), density, seed=2)
+    circuit = random_circuit(Graph.from_model(model), density, seed=2)
     found = minimality(model, circuit, PAIRS, logit_difference, intervention, batch_size=3)
     own = value(model, circuit, PAIRS, intervention)
     assert torch.allclose(found.values, own, rtol=0, atol=1e-10)
@@ -114,7 +114,7 @@ def test_a_model_by_hand() -> None:
     both, leaving out either edge of the path costs all that the path gives.
     """
     model, pairs = by_hand()
-    graph = graph_of(model)
+    graph = Graph.from_model(model)
     direct = Circuit.from_edges(graph, ["input->logits"])
     path = Circuit.from_edges(graph, ["input->a0.h0<v>", "a0.h0->logits"])
     first, second, both = measure(model, [direct, path, direct | path], pairs, metrics.logit_difference)
@@ -130,7 +130,7 @@ def test_a_model_by_hand() -> None:
 
 def test_accuracy_kept_asks_the_prompts_that_the_model_gets_right() -> None:
     model, _pairs = by_hand()
-    graph = graph_of(model)
+    graph = Graph.from_model(model)
     mixed = PromptPairs([[0], [1]], [[1], [0]], answers=[0, 2], wrong_answers=[1, 1])
     measured = measure(
         model, [Circuit.from_edges(graph, ["input->logits"]), Circuit.empty(graph)], mixed, metrics.logit_difference
@@ -145,7 +145,7 @@ def test_accuracy_kept_asks_the_prompts_that_the_model_gets_right() -> None:
 
 def test_prompts_of_unequal_length_come_back_in_order() -> None:
     model = tiny("gpt2").model
-    circuit = random_circuit(graph_of(model), 0.5, seed=3)
+    circuit = random_circuit(Graph.from_model(model), 0.5, seed=3)
     found = values_of(model, [circuit, circuit], RAGGED, logit_difference, batch_size=2)
     one_by_one = torch.cat([value(model, circuit, pair) for pair in RAGGED])
     assert torch.allclose(found.metric[0], one_by_one, rtol=0, atol=1e-10)
@@ -158,14 +158,14 @@ def test_equal_circuits_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, before = [], measures_runs.run_batch
     monkeypatch.setattr(measures_runs, "run_batch", lambda *given: runs.append(1) or before(*given))
     model = tiny("attention-only").model
-    full = Circuit.full(graph_of(model))
+    full = Circuit.full(Graph.from_model(model))
     measure(model, [full, full, ~full], PAIRS, logit_difference)
     assert len(runs) == 2
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     model = tiny("gpt2").model
-    graph, other = graph_of(model), graph_of(tiny("attention-only").model)
+    graph, other = Graph.from_model(model), Graph.from_model(tiny("attention-only").model)
     same = PromptPairs(PAIRS.clean, PAIRS.clean, PAIRS.answers, PAIRS.wrong_answers)
     for ask in (
         lambda: measure(model, Circuit.full(graph), same, logit_difference),

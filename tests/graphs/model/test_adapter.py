@@ -9,7 +9,7 @@ from references import edges
 from torch import Tensor
 
 from edge_circuits.graphs import Graph
-from edge_circuits.graphs.model.adapter import adapt, graph_of
+from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 
 TOKENS = torch.arange(18).reshape(2, 9) * 7 % D_VOCAB
@@ -128,7 +128,7 @@ def test_later_edits_of_the_weights_are_seen() -> None:
     ],
 )
 def test_graph_of_a_model(kind: str, graph: Graph) -> None:
-    assert graph_of(tiny(kind).model) == adapt(tiny(kind).model).graph == Graph.from_model(tiny(kind).model) == graph
+    assert adapt(tiny(kind).model).graph == Graph.from_model(tiny(kind).model) == graph
 
 
 @pytest.mark.parametrize(("kind", "n_kv_heads"), [("llama", 2), ("rms-norm-pre", 1), ("gpt2", None)])

@@ -66,7 +66,7 @@ def test_refuses(make: Callable[[], torch.nn.Module], message: str) -> None:
 
 
 def test_refuses_an_unknown_kind_of_key_value_destinations() -> None:
-    with pytest.raises(ValueError, match="'query-head' or 'kv-head', not 'kv_head'"):
+    with pytest.raises(ValueError, match="'query-head', 'kv-head', got 'kv_head'"):
         adapt(tiny("gpt2").model, kv_destinations="kv_head")
 
 

@@ -1,0 +1,98 @@
+"""Which models are read: architectures, versions and settings; nothing of a model is read before they are known.
+
+`edge_circuits.graphs.model.adapter` and `edge_circuits.graphs.model.hooked_transformer` read what passes here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from torch import nn
+
+ARCHITECTURES = (
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "TransformerLensNative",
+)
+OLDEST = 2
+"""The first version of TransformerLens whose models are read; 2.16 and 3.9 are tested."""
+
+READ_SETTINGS: dict[str, tuple[object, ...]] = {
+    "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
+    "positional_embedding_type": ("standard", "rotary"),
+    "attention_dir": ("causal",),
+    "n_devices": (1,),
+    "post_embedding_ln": (False,),
+    "num_experts": (None,),
+    "load_in_4bit": (False,),
+    "clip_qkv": (None,),
+    "use_attention_sinks": (False,),
+    "use_logn_attn": (False,),
+    "use_dynamic_ntk_rope": (False,),
+}
+"""The values of a setting that are read; older versions lack some settings, which counts as the first value."""
+
+POST_NORM_ONLY = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is not read, before anything is read of it."""
+    if is_hooked_transformer(model):
+        return _check_hooked_settings(model)
+    if not (hasattr(model, "blocks") and hasattr(model, "cfg") and hasattr(model, "original_model")):
+        raise ValueError(
+            f"expected a TransformerBridge of TransformerLens 4, got {type(model).__name__}. For a Hugging Face model: "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
+            "A HookedTransformer of TransformerLens 2 or 3 is read too."
+        )
+    if model.cfg.architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}."
+        )
+    if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        raise ValueError("the model is in training mode with dropout; call model.eval() first.")
+
+
+def is_hooked_transformer(model: object) -> bool:
+    """Whether a model is a `HookedTransformer`, without importing TransformerLens."""
+    return any(kind.__name__ == "HookedTransformer" for kind in type(model).__mro__)
+
+
+def _check_hooked_settings(model: nn.Module) -> None:
+    """Refuse versions and settings that are not read.
+
+    Raises:
+        ValueError: with the setting's name, its value and the values that are read.
+    """
+    version = _version()
+    if version is not None and int(version.split(".")[0]) < OLDEST:
+        raise ValueError(
+            f"expected a HookedTransformer of TransformerLens {OLDEST} or later, got version {version}; "
+            "install transformer_lens>=2.16."
+        )
+    config = model.cfg
+    for setting, read in READ_SETTINGS.items():
+        value = getattr(config, setting, read[0])
+        if value not in read:
+            raise ValueError(
+                f"HookedTransformer with {setting}={value!r} is not supported; supported: {', '.join(map(repr, read))}."
+            )
+    architecture = getattr(config, "original_architecture", None)
+    if architecture in POST_NORM_ONLY:
+        raise ValueError(
+            f"HookedTransformer with original_architecture={architecture!r} is not supported: its norms come after a layer only."
+        )
+
+
+def _version() -> str | None:
+    """The version of TransformerLens; None for a copy that was not installed."""
+    try:
+        return importlib.metadata.version("transformer_lens")
+    except importlib.metadata.PackageNotFoundError:
+        return None
