@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.benchmarks.output.tables import table
 from edge_circuits.benchmarks.reference import candidates, load_reference
 from edge_circuits.benchmarks.statistics.roc_curves import ThresholdRoc, roc_curve, threshold_roc
 from edge_circuits.graphs import Graph, ScoredGraph
@@ -180,13 +181,6 @@ def _arrays(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [tuple(headings), *map(tuple, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([padded[0], "  ".join("-" * width for width in widths), *padded[1:]])
-
-
 def _cells(row: Row, n_figures: int) -> tuple[str, ...]:
     """The words of a row, then for each figure `here expected`, marked where they differ."""
     cells = [f"{f.here:.4f} {f.expected:.{f.digits}f}{'' if f.agrees else ' *'}" for f in row.figures]
@@ -203,13 +197,13 @@ def report(score: Sequence[Row], point: Sequence[Row]) -> str:
     n_agree = sum(figure.agrees for figure in all_figures)
     parts = [
         "Edge scores of GPT-2 small published with MIB, by absolute value (here, measured before)",
-        _table(score_headings, [_cells(row, 2) for row in score]),
+        table(score_headings, [_cells(row, 2) for row in score], n_left=8),
         "",
         "Points published with ACDC: area under the Pareto front (here, published or measured before)",
-        _table(point_headings, [_cells(row, 3) for row in point]),
+        table(point_headings, [_cells(row, 3) for row in point], n_left=10),
         "",
         "Measured before and not computed again: the files carry no licence and are not kept here",
-        _table(("task", "AUC", "what"), left),
+        table(("task", "AUC", "what"), left, n_left=3),
         "",
         f"{n_agree} of {len(all_figures)} figures come out"
         + ("." if n_agree == len(all_figures) else "; * marks the others."),

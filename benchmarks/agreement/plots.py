@@ -20,27 +20,20 @@ from torch import Tensor
 
 from edge_circuits.benchmarks.agreement.edges import ALL, INPUT, RULES, Compared, Scores, edge_classes
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
-from edge_circuits.benchmarks.roc.curve_plots import GREY, PALETTE, colour_of, new_figure, write_figure
+from edge_circuits.benchmarks.output.figures import GREY, PALETTE, colour_of, new_figure, panels, plain, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = dict(zip(("q", "k", "v", "mlp", "logits", INPUT), (*PALETTE[:5], GREY)))
 HEAT_MAPS = ("resid_pre", "attention_out", "mlp_out")
-COLUMNS = 3
 NOT_DRAWN = ("random", *RULES)
 
 
 def plot_scatter(compared: Sequence[Compared], exact: Scores, path: Path) -> Path:
     """Draw every edge's estimate over its exact score, a panel a method."""
-    n_columns, n_rows = min(COLUMNS, len(compared)), -(-len(compared) // COLUMNS)
-    figure = new_figure(4.3 * n_columns, 3.7 * n_rows + 0.4)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
-    for axes, one in zip(panels, compared):
-        _draw_scatter(axes, one, exact)
-    for axes in panels[len(compared) :]:
-        axes.set_visible(False)
-    panels[0].legend(fontsize=8, frameon=False, markerscale=2)
+    figure, axes = panels(compared, lambda axes, one: _draw_scatter(axes, one, exact), 4.3, 3.7)
+    axes[0].legend(fontsize=8, frameon=False, markerscale=2)
     subject = compared[0].subject
     figure.suptitle(
         f"{subject.name}: {subject.graph.n_edges:,} edges, {len(subject.pairs)} prompts, {subject.metric_name}",
@@ -67,7 +60,7 @@ def plot_interpolation(
         axes.set_title(edge, fontsize=10)
         axes.set_xlabel("share of the edge that is cut")
         axes.set_ylabel(subject.metric_name.replace("_", " "))
-        _plain(axes)
+        plain(axes)
     axes.legend(fontsize=8, frameon=False)
     figure.suptitle(f"{subject.name}: one edge from clean to corrupted", fontsize=12)
     return write_figure(figure, path)
@@ -96,7 +89,7 @@ def plot_bars(agreements: Sequence[NodeAgreement], title: str, path: Path) -> Pa
         axes.set_xticks(range(len(here[0].per_kind)), list(here[0].per_kind), rotation=25, fontsize=8)
         axes.set_title(direction, fontsize=10)
         axes.set_ylabel("Pearson with exact patching")
-        _plain(axes)
+        plain(axes)
     axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=12)
     return write_figure(figure, path)
@@ -140,14 +133,9 @@ def _draw_scatter(axes: Axes, compared: Compared, exact: Scores) -> None:
     size = "size of " if compared.by_size else ""
     axes.set_xlabel(f"{size}exact score")
     axes.set_ylabel(f"{size}estimate")
-    _plain(axes)
+    plain(axes)
 
 
 def _length(high: float | None, low: float | None) -> float:
     """Length of an error bar; none where there is no interval."""
     return 0.0 if high is None or low is None else max(0.0, high - low)
-
-
-def _plain(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -9,8 +9,9 @@ from typing import Any
 
 from edge_circuits.benchmarks.agreement.edges import Compared, Scores, Settings
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
+from edge_circuits.benchmarks.output.provenance import commit, versions
+from edge_circuits.benchmarks.output.tables import csv_text, table
 from edge_circuits.benchmarks.problems.any_model import Subject
-from edge_circuits.benchmarks.roc.report import commit, csv_text, table, versions
 from edge_circuits.graphs.correlation import Agreement, Measured
 
 LEGEND = """\

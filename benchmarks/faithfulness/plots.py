@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_circuits.benchmarks.faithfulness.cases import HELPFUL, LARGEST, RANDOM, Row
 from edge_circuits.benchmarks.faithfulness.report import Result
-from edge_circuits.benchmarks.roc.curve_plots import GREY, colour_of, new_figure, write_figure
+from edge_circuits.benchmarks.output.figures import GREY, colour_of, new_figure, plain, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,5 +59,4 @@ def _finish(axes: Axes, title: str, word: str) -> None:
     axes.set_ylabel("faithfulness")
     axes.set_title(title, fontsize=10)
     axes.legend(title=word, alignment="left", fontsize=8.5, frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    plain(axes)

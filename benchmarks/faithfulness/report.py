@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_circuits.benchmarks.faithfulness.cases import FIGURES, N_RANDOM, Case, Row
-from edge_circuits.benchmarks.roc.report import commit, csv_text, table, versions
+from edge_circuits.benchmarks.output.provenance import commit, versions
+from edge_circuits.benchmarks.output.tables import csv_text, table
 from edge_circuits.graphs.measures.curves import Interval
 from edge_circuits.graphs.measures.quality import Measures
 

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from edge_circuits import eap
-from edge_circuits.benchmarks.needs.study import BYTES, Size
+from edge_circuits.benchmarks.needs.sizes import BYTES, Size
 from edge_circuits.benchmarks.speed import memory as process_memory
-from edge_circuits.benchmarks.speed.study import Setup, plain_passes
+from edge_circuits.benchmarks.speed.setup import Setup, plain_passes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import logit_difference
 from edge_circuits.graphs.model.adapter import adapt

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib  # noqa: F401  (so that importing this file says whether it is there)
-
-from edge_circuits.benchmarks.roc.curve_plots import new_figure, write_figure
+from edge_circuits.benchmarks.output.figures import new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edge_circuits.benchmarks.refine.study import Row
+    from edge_circuits.benchmarks.refine.rows import Row
 
 MAPS = {
     "true positive rate": "true_positive_rate",

@@ -21,7 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,47 +29,15 @@ from tqdm import tqdm
 
 from edge_circuits import acdc, eap
 from edge_circuits.benchmarks.output.cache import PARTIAL, code_digest, model_digest
+from edge_circuits.benchmarks.output.tables import csv_text
 from edge_circuits.benchmarks.problems.known_circuits import KL, Problem, planted_problems
-from edge_circuits.benchmarks.roc.report import csv_text
+from edge_circuits.benchmarks.refine.rows import Row
 from edge_circuits.graphs import Circuit, prune
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.digest import digest_of
 
 THRESHOLDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 SIZES = (0.5, 1, 2, 4, 8)  # of the pruned graph, in known circuits
-
-
-@dataclass(frozen=True)
-class Row:
-    """How well one circuit agrees with the known one.
-
-    Attributes:
-        k: edges that were asked of the pruning; all edges of the model where ACDC is alone.
-        threshold: ACDC's; None for the pruned graph as it is.
-        n_start: edges of the pruned graph.
-        n_edges: edges left, without dead ends.
-        n_tried: edges that ACDC tried.
-        true_positive_rate: share of the known circuit's edges that are left.
-        false_positive_rate: share of the other edges that are left.
-        seconds: of the sweep; None where it was read from an earlier run.
-    """
-
-    task: str
-    method: str
-    metric: str
-    k: int
-    threshold: float | None
-    n_start: int
-    n_edges: int
-    n_tried: int
-    true_positive_rate: float
-    false_positive_rate: float
-    seconds: float | None
-
-    @property
-    def youden(self) -> float:
-        """Youden's J: the true positive rate minus the false one."""
-        return self.true_positive_rate - self.false_positive_rate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,28 +11,22 @@ Needs matplotlib, which is imported on use.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_circuits.benchmarks.output.figures import colour_of, new_figure, plain, write_figure
 from edge_circuits.benchmarks.published import POINT_METHODS, SCORES, figures, published_roc, published_scores
 from edge_circuits.benchmarks.reference import candidates, load_reference
 from edge_circuits.benchmarks.roc.finding import NO_METRIC, Finding
-from edge_circuits.benchmarks.roc.methods import RANDOM, names
 from edge_circuits.benchmarks.statistics.roc_curves import roc_curve
-from edge_circuits.graphs.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a5a9e", "#7f5539", "#333333")
-GREY = "#999999"
 LINE_STYLES: tuple[Any, ...] = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # dashed is published, dotted random
 PUBLISHED_AS = {"EAP": "eap", "EAP-IG": "eap-ig", "exact patching": "exact"}
 MARKERS = {"acdc": "o", "sp": "s", "hisp": "^"}
-DPI = 130
 
 
 def plot_problem(findings: Sequence[Finding], path: Path) -> Path:
@@ -77,34 +71,6 @@ def plot_beside_published(findings: Sequence[Finding], path: Path) -> Path:
         )
     figure.suptitle("Solid: measured here. Dashed: published scores. Points: published circuits.", fontsize=10)
     return write_figure(figure, path)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches.
-
-    Raises:
-        ImportError: There is no matplotlib.
-    """
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def write_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure whole, in the format of the path's ending; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    ending, out = path.suffix.removeprefix("."), io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
-    with rc_context({"svg.hashsalt": "edge-circuits"}):
-        figure.savefig(out, format=ending, dpi=DPI, metadata=metadata)
-    return write_whole(path, out.getvalue())
-
-
-def colour_of(method: str) -> str:
-    """A method's colour, the same in every picture."""
-    known = [name for name in names() if name != RANDOM]
-    return PALETTE[known.index(method) % len(PALETTE)] if method in known else GREY
 
 
 def _draw_curve(axes: Axes, finding: Finding, shown: Sequence[Finding]) -> None:
@@ -177,5 +143,4 @@ def _finish_axes(axes: Axes, lowest: float | None = None) -> None:
         axes.set_xticks([0, *(10.0**-power for power in range(9, -1, -1) if 10.0**-power > lowest * 2)])
         axes.minorticks_off()
     axes.grid(color="#e5e5e5", linewidth=0.6)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    plain(axes)

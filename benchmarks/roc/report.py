@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import platform
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from edge_circuits.benchmarks.output.provenance import commit, versions
+from edge_circuits.benchmarks.output.tables import csv_text, table
 from edge_circuits.benchmarks.roc.finding import FALSE_POSITIVE_RATES, NO_METRIC, Finding, Search
-
-ROOT = Path(__file__).parents[2]
-LIBRARIES = ("edge-circuits", "torch", "transformer-lens", "transformers", "scikit-learn", "numpy")
 
 
 class Skipped(NamedTuple):
@@ -43,19 +36,7 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
 
 def as_csv(findings: Sequence[Finding]) -> str:
     """One line a finding, all figures unrounded."""
-    rows = [_flat(finding.row()) for finding in findings]
-    return csv_text(rows)
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under all their columns, in the order in which these first come; empty where a row has none or no value."""
-    out = io.StringIO()
-    writer = csv.DictWriter(
-        out, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_text([finding.row() for finding in findings])
 
 
 def as_json(findings: Sequence[Finding], skipped: Sequence[Skipped], settings: dict[str, Any]) -> str:
@@ -76,50 +57,6 @@ def as_json(findings: Sequence[Finding], skipped: Sequence[Skipped], settings: d
         ],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
-def commit() -> str | None:
-    """The commit of the project's checkout, "+" behind it if files were changed; None outside of one."""
-    if not (ROOT / ".git").exists():
-        return None
-    try:
-        number, changes = (
-            _git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return number.strip() + ("+" if changes else "")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the figures."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns of text under their headings; the first two to the left, figures to the right."""
-    lines = [tuple(headings), *map(tuple, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    padded = [
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    ]
-    return "\n".join(
-        [padded[0].rstrip(), "  ".join("-" * width for width in widths), *(line.rstrip() for line in padded[1:])]
-    )
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """The same row with settings as text and nothing where there is none."""
-    cells = {name: "" if value is None else value for name, value in row.items()}
-    return cells | {"settings": json.dumps(row["settings"], sort_keys=True)}
 
 
 def _heading(finding: Finding) -> str:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_circuits.benchmarks.output.figures import panels, plain, write_figure
 from edge_circuits.benchmarks.problems.known_circuits import Problem
-from edge_circuits.benchmarks.roc.curve_plots import new_figure, write_figure
 from edge_circuits.benchmarks.roc.finding import Finding, named
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 IN_CIRCUIT, OTHER = "#d55e00", "#7d8b99"
 N_BINS = 26
 DECADES = 8  # scores smaller than the largest by more than that are drawn as zero
-COLUMNS = 3
 CROWDED = 200  # dots in a row of a panel
 
 
@@ -37,14 +36,8 @@ def plot_distributions(findings: Sequence[Finding], path: Path) -> Path | None:
     if not scored:
         return None
     problem = scored[0].search.problem
-    n_columns, n_rows = min(COLUMNS, len(scored)), -(-len(scored) // COLUMNS)
-    figure = new_figure(4.6 * n_columns, 3.1 * n_rows + 0.4)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
-    for axes, finding in zip(panels, scored):
-        _draw_distribution(axes, finding)
-    for axes in panels[len(scored) :]:
-        axes.set_visible(False)
-    panels[0].legend(loc="upper left", fontsize=8, frameon=False)
+    figure, axes = panels(scored, _draw_distribution, 4.6, 3.1)
+    axes[0].legend(loc="upper left", fontsize=8, frameon=False)
     figure.suptitle(
         f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others", fontsize=12
     )
@@ -58,15 +51,9 @@ def plot_by_role(findings: Sequence[Finding], path: Path) -> Path | None:
         return None
     problem = scored[0].search.problem
     groups = sources_by_role(problem)
-    figure = new_figure(
-        2.2 + 3.3 * min(COLUMNS, len(scored)), (0.32 * len(groups) + 1.1) * -(-len(scored) // COLUMNS) + 0.4
+    figure, _ = panels(
+        scored, lambda axes, finding: _draw_roles(axes, finding, groups), 4.0, 0.32 * len(groups) + 1.1, sharey=True
     )
-    n_columns, n_rows = min(COLUMNS, len(scored)), -(-len(scored) // COLUMNS)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    for axes, finding in zip(panels.flatten(), scored):
-        _draw_roles(axes, finding, groups)
-    for axes in panels.flatten()[len(scored) :]:
-        axes.set_visible(False)
     figure.suptitle(f"{problem.name}: |score| of edges by their source; the circuit's in colour", fontsize=12)
     return write_figure(figure, path)
 
@@ -110,7 +97,7 @@ def _draw_distribution(axes: Axes, finding: Finding) -> None:
     axes.set_title(_panel_title(finding), fontsize=10)
     axes.set_xlabel("|score|")
     axes.set_ylabel("share of edges")
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, "source"]]) -> None:
@@ -131,7 +118,7 @@ def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, 
         _mark_zero(axes, floor)
     axes.set_title(_panel_title(finding), fontsize=10)
     axes.set_xlabel("|score|")
-    _plain(axes)
+    plain(axes)
 
 
 def _mark_zero(axes: Axes, floor: float) -> None:
@@ -144,8 +131,3 @@ def _mark_zero(axes: Axes, floor: float) -> None:
 
 def _panel_title(finding: Finding) -> str:
     return f"{named(finding)}, AUC {finding.auc:.3f}"
-
-
-def _plain(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

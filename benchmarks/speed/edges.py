@@ -25,7 +25,7 @@ from edge_circuits import acdc
 from edge_circuits.acdc.algorithm import Descent
 from edge_circuits.acdc.search import Search
 from edge_circuits.benchmarks import planted
-from edge_circuits.benchmarks.speed.study import Setup, make_setup, plain_passes
+from edge_circuits.benchmarks.speed.setup import Setup, make_setup, plain_passes
 from edge_circuits.eap.methods.exact import STACKED_TOKENS
 from edge_circuits.graphs import Graph, metrics
 from edge_circuits.graphs.metrics import logit_difference

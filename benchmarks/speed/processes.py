@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from edge_circuits import acdc, eap
-from edge_circuits.benchmarks.speed.study import make_setup
+from edge_circuits.benchmarks.speed.setup import make_setup
 from edge_circuits.graphs import prune
 from edge_circuits.graphs.metrics import logit_difference
 

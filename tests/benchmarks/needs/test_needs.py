@@ -9,7 +9,8 @@ import torch
 from models import hugging_face, tiny
 
 from edge_circuits.benchmarks.needs.measured import random_llama
-from edge_circuits.benchmarks.needs.study import SIZES, Size, main, size_of
+from edge_circuits.benchmarks.needs.sizes import SIZES, Size, size_of
+from edge_circuits.benchmarks.needs.study import main
 from edge_circuits.graphs import Graph
 
 

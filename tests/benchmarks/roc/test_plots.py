@@ -10,6 +10,7 @@ import torch
 from toy import toy_problem, toy_search
 
 from edge_circuits.benchmarks.output.cache import SavedParts
+from edge_circuits.benchmarks.output.figures import PALETTE, colour_of
 from edge_circuits.benchmarks.roc import curve_plots, methods, score_plots
 from edge_circuits.benchmarks.roc.finding import Finding
 from edge_circuits.graphs import ScoredGraph
@@ -111,5 +112,5 @@ def test_without_scores_or_roles_nothing_is_drawn(findings: list[Finding], tmp_p
 
 
 def test_every_method_has_a_colour_of_its_own() -> None:
-    colours = [curve_plots.colour_of(name) for name in methods.names()]
-    assert len(set(colours)) == min(len(colours), len(curve_plots.PALETTE) + 1)
+    colours = [colour_of(name) for name in methods.names()]
+    assert len(set(colours)) == min(len(colours), len(PALETTE) + 1)

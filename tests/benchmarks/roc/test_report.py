@@ -85,20 +85,3 @@ def test_csv_and_json_have_unrounded_figures(findings: list[Finding]) -> None:
     assert json.loads(rows[0]["settings"])["intervention"] == "patching"
     assert content["versions"].keys() >= {"python", "edge-circuits", "torch"}
     assert content["settings"] == {"seed": 0}
-
-
-def test_the_commit_is_told_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    assert report.commit() is None
-    (tmp_path / ".git").mkdir()
-    answers = {"rev-parse": "abc123\n", "status": ""}
-    monkeypatch.setattr(report, "_git", lambda *words: answers[words[0]])
-    assert report.commit() == "abc123"
-    answers["status"] = " M file.py\n"
-    assert report.commit() == "abc123+"
-
-    def no_git(*words: str) -> str:
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(report, "_git", no_git)
-    assert report.commit() is None

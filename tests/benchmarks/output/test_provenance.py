@@ -1,0 +1,33 @@
+"""What figures were made with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from edge_circuits.benchmarks.output import provenance
+
+
+def test_the_commit_is_told_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.commit() is None
+    (tmp_path / ".git").mkdir()
+    answers = {"rev-parse": "abc123\n", "status": ""}
+    monkeypatch.setattr(provenance, "_git", lambda *words: answers[words[0]])
+    assert provenance.commit() == "abc123"
+    answers["status"] = " M file.py\n"
+    assert provenance.commit() == "abc123+"
+
+    def no_git(*words: str) -> str:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(provenance, "_git", no_git)
+    assert provenance.commit() is None
+
+
+def test_settings_are_of_types_that_json_has() -> None:
+    given = argparse.Namespace(out=Path("results"), weights=Path("w"), k=(1, 2), model=["planted", Path("m")], seed=0)
+    expected = {"weights": "w", "k": [1, 2], "model": ["planted", "m"], "seed": 0}
+    assert provenance.settings_of(given) == expected
