@@ -1,5 +1,6 @@
 # make roc    set everything up and run the ROC benchmark on the embedded models
 # make test   set everything up and run all tests, on all cores
+# make lint   set everything up and check the form of the code (`ruff check`, `ruff format --check`)
 # make speed  set everything up and print running times as ratios to the bare passes
 # make test-tl2, make test-tl3   test HookedTransformer in an environment of its own with TransformerLens 2.16 or 3.9
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: roc test test-tl2 test-tl3 speed setup clean
+.PHONY: roc test test-tl2 test-tl3 lint speed setup clean
 
 roc: setup
 	$(BIN)/python -m edge_circuits.benchmarks.roc --methods eap relp random --out results
@@ -18,6 +19,10 @@ test: setup
 test-tl2 test-tl3: test-%: $(VENV)/%/installed
 	$(VENV)/$*/bin/python -m pytest tests/hooked
 
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
 speed: setup
 	$(BIN)/python -m edge_circuits.benchmarks.speed
 
@@ -27,7 +32,7 @@ setup: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,plots]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,benchmarks]'
 	touch $@
 
 # exactly the versions of the list: TransformerLens 2.16 asks for a beartype too old for the tests
