@@ -79,8 +79,10 @@ class Operations:
 
     Attributes:
         constant_scale: gradients treat the scale of every norm as a constant.
-        source: given a layer, "heads" or "mlp" and what that layer's heads (z) or MLP give, what is to be written
-            in its place.
+        source: given a layer, a place and the value there, what is to stand in its stead. Places: "stream", read by
+            the layer ("stream" of layer n_layers by `logits`); "heads" (z); "attention", what attention adds to the
+            stream; "mlp_in", the stream that the MLP reads; "neurons", what its output weights read; "mlp", what it
+            adds to the stream.
     """
 
     constant_scale: bool = False

@@ -38,16 +38,22 @@ class Mlp:
     b_gate: Float[Tensor, " d_mlp"] | None = None
     mid_norm: Norm | None = None
 
-    def __call__(self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Tensor:
-        """The MLP's output for a normalised input, on whose device it is."""
+    def __call__(
+        self,
+        x: Float[Tensor, "*n d_model"],
+        operations: Operations = EXACT,
+        change: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+    ) -> Tensor:
+        """The MLP's output for a normalised input, on whose device it is; `change` is made to its neurons' values."""
+        return linear(change(self.hidden(x, operations)), self.W_out, self.b_out).to(x.device)
+
+    def hidden(self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Float[Tensor, "*n d_mlp"]:
+        """The neurons' values: what `W_out` reads, on the weights' device."""
         here = x.to(self.W_in.device)
         hidden = linear(here, self.W_in, self.b_in)
         if self.W_gate is None:
-            hidden = operations.norm(self.mid_norm, operations.activation(self.activation, hidden))
-        else:
-            gate = operations.activation(self.activation, linear(here, self.W_gate, self.b_gate))
-            hidden = operations.gate(gate, hidden)
-        return linear(hidden, self.W_out, self.b_out).to(x.device)
+            return operations.norm(self.mid_norm, operations.activation(self.activation, hidden))
+        return operations.gate(operations.activation(self.activation, linear(here, self.W_gate, self.b_gate)), hidden)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,9 @@ class Transformer:
         resid = embed
         for layer, block in enumerate(self.blocks):
             rows = answer_rows if layer == len(self.blocks) - 1 else None
-            resid = self._block(layer, resid.to(block.device), rows, operations, kept)
+            resid = operations.source(layer, "stream", resid.to(block.device))
+            resid = self._block(layer, resid, rows, operations, kept)
+        resid = operations.source(len(self.blocks), "stream", resid)
         kept.final = resid.view_as(resid)
         return kept
 
@@ -180,6 +188,7 @@ class Transformer:
         z = operations.source(layer, "heads", attention.mix(q, k, v, rows, operations))
         attention_sum = write(z, attention.W_O, attention.b_O)
         attention_out = operations.norm(block.attention_post_norm, attention_sum)
+        attention_out = operations.source(layer, "attention", attention_out)
         for store, value in zip((kept.q, kept.k, kept.v, kept.z, kept.attention_sum), (q, k, v, z, attention_sum)):
             store.append(value)
         before = resid if rows is None else take_rows(resid, rows)
@@ -187,8 +196,10 @@ class Transformer:
         if block.mlp is None:
             return after
         mlp_in = before if block.parallel else after
+        mlp_in = operations.source(layer, "mlp_in", mlp_in)
         mlp_in = mlp_in.view_as(mlp_in)  # a branch of its own: its gradient is the MLP's alone
-        mlp_out = block.mlp(operations.norm(block.mlp_norm, mlp_in), operations)
+        normed = operations.norm(block.mlp_norm, mlp_in)
+        mlp_out = block.mlp(normed, operations, lambda hidden: operations.source(layer, "neurons", hidden))
         mlp_out = operations.source(layer, "mlp", operations.norm(block.mlp_post_norm, mlp_out))
         kept.mlp_in.append(mlp_in)
         kept.mlp_out.append(mlp_out)

@@ -1,0 +1,115 @@
+"""Feature circuits the slow way: one prompt, and a literal model whose sites' values are replaced one after the other.
+
+A dictionary is taken as tensors, with max(0, ...) as its activation. `change` gets a site's kind, its layer, its value and,
+for `mlp_out`, the stream that the MLP reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from references.literal import Literal
+from torch import Tensor
+
+Place = tuple[str, int | None]
+Change = Callable[[Place, Tensor], Tensor]
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+"""W_enc, b_enc, W_dec, b_dec"""
+
+
+def forward(model: Literal, tokens: list[int], change: Change) -> Tensor:
+    """Logits [pos d_vocab] of a model in which each site's value is what `change` makes of it."""
+    stream = change(("embed", None), model.embed(tokens))
+    for layer in range(model.n_layers):
+        stream = change(("resid_pre", layer), stream)
+        written = sum(model.head(layer, head, stream, stream, stream) for head in range(model.n_heads))
+        attention_out = change(("attention_out", layer), model.attention_out(layer, written))
+        read = stream if model.parallel else stream + attention_out
+        stream = stream + attention_out
+        if model.mlps:
+            stream = stream + change(("mlp_out", layer), model.mlp(layer, read))
+    return model.logits(change(("resid_post", model.n_layers - 1), stream))
+
+
+def site_values(model: Literal, tokens: list[int]) -> dict[Place, Tensor]:
+    """The value at each site [pos d_model] of the plain model."""
+    found: dict[Place, Tensor] = {}
+
+    def keep(place: Place, value: Tensor) -> Tensor:
+        found[place] = value
+        return value
+
+    forward(model, tokens, keep)
+    return found
+
+
+def encode(weights: Weights, value: Tensor) -> Tensor:
+    """max(0, x W_enc + b_enc)"""
+    return torch.clamp(value @ weights[0] + weights[1], min=0)
+
+
+def decode(weights: Weights, features: Tensor) -> Tensor:
+    """f W_dec + b_dec"""
+    return features @ weights[2] + weights[3]
+
+
+def run(
+    model: Literal,
+    clean: list[int],
+    references: Mapping[Place, tuple[Tensor, Tensor]],
+    dictionaries: Mapping[Place, Weights],
+    kept: Mapping[Place, tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Logits of a circuit: x = dec(m f + (1 - m) f_cut) + m_e e + (1 - m_e) e_cut, f and e of the value as it stands.
+
+    Args:
+        references: f_cut and e_cut of each place.
+        kept: the masks m [pos n] and m_e [pos 1], 1 where kept.
+    """
+
+    def change(place: Place, value: Tensor) -> Tensor:
+        if place not in dictionaries:
+            return value
+        weights, (mask, error_mask), (cut, error_cut) = dictionaries[place], kept[place], references[place]
+        features = encode(weights, value)
+        error = value - decode(weights, features)
+        features = mask * features + (1 - mask) * cut
+        return decode(weights, features) + error_mask * error + (1 - error_mask) * error_cut
+
+    return forward(model, clean, change)
+
+
+def marks_effects(
+    model: Literal,
+    clean: list[int],
+    corrupted: list[int],
+    metric: Callable[[Tensor], Tensor],
+    dictionaries: Mapping[Place, Weights],
+) -> dict[Place, tuple[Tensor, Tensor]]:
+    """Indirect effects of features [pos n] and errors [pos] by attribution patching, as Marks et al. 2024 substitute them.
+
+    Each site's value is replaced by dec(f) + e, f a variable and e a number; the gradient that arrives at the replaced value
+    is handed on to what it replaced.
+    """
+    other, leaves = site_values(model, corrupted), {}
+
+    def change(place: Place, value: Tensor) -> Tensor:
+        if place not in dictionaries:
+            return value
+        weights = dictionaries[place]
+        features = encode(weights, value.detach()).requires_grad_()
+        error = (value.detach() - decode(weights, features.detach())).requires_grad_()
+        leaves[place] = (features, error)
+        return decode(weights, features) + error + (value - value.detach())
+
+    value = metric(forward(model, clean, change))
+    flat = [leaf for pair in leaves.values() for leaf in pair]
+    slopes = iter(torch.autograd.grad(value, flat))
+    effects = {}
+    for place, (features, error) in leaves.items():
+        cut = encode(dictionaries[place], other[place])
+        error_cut = other[place] - decode(dictionaries[place], cut)
+        of_features = (cut - features.detach()) * next(slopes)
+        effects[place] = of_features, ((error_cut - error.detach()) * next(slopes)).sum(1)
+    return effects
