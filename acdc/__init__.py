@@ -5,7 +5,7 @@
     sweep = acdc.sweep(model, pairs, metric, thresholds=[0.003, 0.01, 0.03])
     circuit.trace.decisions                                                  # edge, objective before and after, kept
 
-`order` says in which order edges are tried, `descent` holds the sweep, `trace` what it decided.
+`order` says in which order edges are tried, `algorithm` holds the sweep, `trace` what it decided.
 """
 
 from edge_circuits.acdc.discovery import discover

@@ -25,15 +25,16 @@ from tqdm import tqdm
 from edge_circuits.acdc.search import Search, check_threshold
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import Trace, agreed, is_kept
-from edge_circuits.graphs.running.cached_run import Standing
-from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, nodes_of, reached_from_input
-from edge_circuits.graphs.running.incremental import settle
+from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on, reached_from_input
+from edge_circuits.graphs.running.incremental import move_on
+from edge_circuits.graphs.running.patching import equals_a_run
 
 FRESH_AFTER = 512  # edges tried between fresh runs
 
 
 @torch.no_grad()
-def descend(
+def sweep_edges(
     search: Search,
     threshold: float,
     *,
@@ -52,23 +53,23 @@ def descend(
         ValueError: a bad threshold, a checkpoint of another search, or an objective that is not finite.
     """
     check_threshold(threshold)
-    descent = Descent(search, threshold)
+    sweep = EdgeSweep(search, threshold)
     is_first = search.processes.is_first
     found = Trace.load(checkpoint) if checkpoint is not None and is_first and Path(checkpoint).exists() else None
     if (begun := search.processes.from_first(found)) is not None:
-        descent.take(search.own(begun, threshold, checkpoint))
+        sweep.take(search.own(begun, threshold, checkpoint))
     elif known:
-        descent.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
-    settings = {"total": len(search.order), "initial": len(descent.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
+        sweep.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
+    settings = {"total": len(search.order), "initial": len(sweep.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
     with tqdm(**settings, disable=quiet or not is_first) as bar:
-        while not descent.complete:
-            descent.advance(bar)
+        while not sweep.complete:
+            sweep.advance(bar)
             if checkpoint is not None and is_first:
-                descent.trace.save(checkpoint)
-    return descent.trace
+                sweep.trace.save(checkpoint)
+    return sweep.trace
 
 
-class Descent:
+class EdgeSweep:
     """A sweep on its way: the decisions so far, and the runs of the circuit that they leave."""
 
     def __init__(self, search: Search, threshold: float) -> None:
@@ -79,7 +80,7 @@ class Descent:
         self.kept: list[bool] = []
         self.noise = torch.finfo(search.transformer.dtype).eps * max(1.0, abs(self.value))
         self._tried: list[bool] = []  # of those that were tried, whether they stay
-        self._standings: list[Standing] | None = None
+        self._runs: list[CachedRun] | None = None
 
     @property
     def complete(self) -> bool:
@@ -118,7 +119,7 @@ class Descent:
 
     def advance(self, bar: tqdm) -> None:
         """Go on to the next place where runs are made afresh, or to the end."""
-        self._standings = None
+        self._runs = None
         block, first = None, len(self._tried)
         while not self.complete and len(self._tried) - first < FRESH_AFTER:
             n_decided, destination = len(self.kept), self.search.order[len(self.kept)][1]
@@ -139,13 +140,12 @@ class Descent:
         """Decide the in-edges of a destination that come next in the order."""
         search, graph = self.search, self.search.graph
         waiting = [s for s, _ in takewhile(lambda edge: edge[1] == destination, search.order[len(self.kept) :])]
-        leading, nodes = leading_to_logits(graph, self.columns), nodes_of(graph)[destination]
-        if destination != graph.n_destinations - 1 and not any(leading >> node & 1 for node in nodes):
+        if not leads_on(graph, leading_to_logits(graph, self.columns), destination):
             for _ in waiting:
                 self._decide(None, False)
             return
         before = self.columns[destination]
-        reached = reached_from_input(graph, self.columns) if search.patching else -1
+        reached = reached_from_input(graph, self.columns) if equals_a_run(search.intervention) else -1
         while waiting:
             running = list(takewhile(lambda source: reached >> source & 1, waiting))
             if running:
@@ -153,18 +153,18 @@ class Descent:
             else:  # the source equals its corrupted value: cutting it changes nothing
                 self._decide(self.value, is_kept(self.value, self.value, self.threshold, search.change))
                 del waiting[0]
-        if self._standings is not None and self.columns[destination] != before:
-            self._settle(destination)
+        if self._runs is not None and self.columns[destination] != before:
+            self._move_on(destination)
 
     def _try(self, destination: int, waiting: list[int]) -> int:
         """Try the next edges in one call; returns how many of them are decided."""
         search, n_before = self.search, len(self.kept)
-        standings = self._current()
-        chosen = waiting[: stack_size(self._tried, *search.price(standings, destination))]
+        runs = self._current()
+        chosen = waiting[: stack_size(self._tried, *search.price(runs, destination))]
         kept = self.mask[:, destination].repeat(len(chosen), 1)
         for place, source in enumerate(chosen):
             kept[place:, source] = False
-        for value in search.values(standings, destination, kept):
+        for value in search.values(runs, destination, kept):
             search.check_finite(value, f"{search.name(search.order[len(self.kept)])} cut")
             stays = is_kept(self.value, value, self.threshold, search.change)
             self._decide(value, stays)
@@ -184,20 +184,20 @@ class Descent:
             self.columns[destination] &= ~(1 << source)
             self.value = self.value if value is None else value
 
-    def _current(self) -> list[Standing]:
+    def _current(self) -> list[CachedRun]:
         """The runs of the circuit; while a destination is visited, of the circuit when that began."""
-        if self._standings is None:
-            self._standings = self.search.standings(self.mask)
+        if self._runs is None:
+            self._runs = self.search.cached_runs(self.mask)
             self._note_noise()
-        return self._standings
+        return self._runs
 
-    def _settle(self, destination: int) -> None:
+    def _move_on(self, destination: int) -> None:
         """Move the runs on to what a visit has left."""
-        for standing in self._standings:
-            settle(standing, destination, self.mask[:, destination])
+        for run in self._runs:
+            move_on(run, destination, self.mask[:, destination])
         self._note_noise()
 
     def _note_noise(self) -> None:
         """Compare two computations of the objective of the same circuit."""
-        again = self.search.value([standing.logits for standing in self._standings])
+        again = self.search.value([run.logits for run in self._runs])
         self.noise = max(self.noise, abs(again - self.value))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from edge_circuits.acdc.algorithm import descend
+from edge_circuits.acdc.algorithm import sweep_edges
 from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
 from edge_circuits.acdc.trace import Change, TracedCircuit
 from edge_circuits.graphs import PromptPairs
@@ -88,4 +88,4 @@ def discover(
         process_group=process_group,
         kv_destinations=kv_destinations,
     )
-    return descend(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
+    return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

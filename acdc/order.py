@@ -3,7 +3,7 @@
 The default is that of Conmy et al. 2023, from the end of the model to its beginning:
 
 - destinations: `logits`; then layer by layer from the last: the MLP, then head inputs `<v>`, `<k>`, `<q>`, the heads of a
-  letter descending;
+  part descending;
 - the in-edges of a destination: from the last layer to the first, the MLP of a layer before its heads, the heads
   ascending; `input` last.
 
@@ -53,8 +53,8 @@ def destinations(graph: Graph) -> Iterator[int]:
     for layer in reversed(range(graph.n_layers)):
         if graph.mlps:
             yield graph.mlp_destination(layer)
-        for letter in ("v", "k", "q"):
-            yield from reversed(range(graph.n_destinations)[graph.part_destinations(layer, letter)])
+        for part in ("v", "k", "q"):
+            yield from reversed(range(graph.n_destinations)[graph.part_destinations(layer, part)])
 
 
 def sources(graph: Graph, destination: int) -> Iterator[int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from edge_circuits.acdc.algorithm import descend
+from edge_circuits.acdc.algorithm import sweep_edges
 from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
 from edge_circuits.acdc.trace import Change, TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs
@@ -67,4 +67,4 @@ def refine(
         stacked_tokens=stacked_tokens,
         process_group=process_group,
     )
-    return descend(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
+    return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

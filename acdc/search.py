@@ -21,10 +21,10 @@ from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.running.cached_run import Standing
+from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.execution import run_batch
-from edge_circuits.graphs.running.incremental import ask
+from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from edge_circuits.graphs.running.plan import make_plan
 
@@ -66,7 +66,7 @@ class Search:
         if self.start.graph != self.graph:
             raise ValueError(f"the circuit is of {self.start.graph}, the model's graph is {self.graph}.")
         self.order = orders.checked(self.graph, order, self.start.mask)
-        self.patching, self.change = intervention == "patching", change
+        self.intervention, self.change = intervention, change
         self.processes = Processes(process_group, self.transformer.device)
         batches = self.processes.batches(pairs, batch_size, MAX_TOKENS)
         batches = [batch.to(self.transformer.device) for batch in batches]
@@ -93,7 +93,7 @@ class Search:
         return transformer.unembed(kept.final[:, 0])
 
     def _start_value(self) -> float:
-        plan = make_plan(self.graph, self.start.mask, self.patching)
+        plan = make_plan(self.graph, self.start.mask, self.intervention)
         runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
         return self.check_finite(self.value(runs), "the circuit at the start")
 
@@ -114,14 +114,14 @@ class Search:
             "clean_logits": f"{sum(self.processes.in_order(sizes, self.n_batches).tolist()):.4e}",
         }
 
-    def standings(self, mask: Bool[Tensor, "source destination"]) -> list[Standing]:
+    def cached_runs(self, mask: Bool[Tensor, "source destination"]) -> list[CachedRun]:
         """The runs of a circuit on this process' batches."""
         rows = zip(self.batches, self.cuts)
-        return [Standing(self.transformer, mask, batch, cut, self.patching) for batch, cut in rows]
+        return [CachedRun(self.transformer, mask, batch, cut) for batch, cut in rows]
 
-    def price(self, standings: Sequence[Standing], destination: int) -> tuple[int, int]:
+    def price(self, runs: Sequence[CachedRun], destination: int) -> tuple[int, int]:
         """How many nodes a candidate runs, and how many candidates fit in a call."""
-        moved = standings[0].downstream(destination).moved
+        moved = runs[0].dependents(destination).moved
         at_answer = destination == self.graph.n_destinations - 1
         return moved.bit_count(), max(1, self.stacked_tokens // self.most_tokens[at_answer])
 
@@ -131,12 +131,12 @@ class Search:
         return sum(self.processes.in_order(totals, self.n_batches).tolist()) / self.n_prompts
 
     def values(
-        self, standings: Sequence[Standing], destination: int, candidates: Bool[Tensor, "candidate source"]
+        self, runs: Sequence[CachedRun], destination: int, candidates: Bool[Tensor, "candidate source"]
     ) -> list[float]:
         """The objective when a destination keeps, in turn, each of these sets of sources."""
         self.n_evaluated += len(candidates)
         totals = torch.stack(
-            [self.objective.total(i, ask(each, destination, candidates)) for i, each in enumerate(standings)]
+            [self.objective.total(i, run_candidates(each, destination, candidates)) for i, each in enumerate(runs)]
         )
         return (self.processes.in_order(totals, self.n_batches).sum(0) / self.n_prompts).tolist()
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from edge_circuits.acdc.algorithm import descend
+from edge_circuits.acdc.algorithm import sweep_edges
 from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
 from edge_circuits.acdc.trace import Change, Trace, TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph
@@ -117,5 +117,5 @@ def sweep(
     traces: list[Trace] = []
     for threshold in sorted(map(float, thresholds)):
         checkpoint = None if folder is None else Path(folder) / f"threshold-{threshold!r}.jsonl"
-        traces.append(descend(search, threshold, known=traces, checkpoint=checkpoint, quiet=quiet))
+        traces.append(sweep_edges(search, threshold, known=traces, checkpoint=checkpoint, quiet=quiet))
     return ThresholdSweep(tuple(traces))

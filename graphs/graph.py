@@ -144,15 +144,36 @@ class Graph:
         assert self.mlps
         return self.part_destinations(layer, "v").stop
 
-    def destinations_of(self, source: int) -> list[int]:
+    def destinations_of(self, source: int) -> tuple[int, ...]:
         """The destinations of a source: none for `input`, its own for an MLP, `<q>`, `<k>` and `<v>` for a head."""
-        if source == 0:
-            return []
-        layer, head = divmod(source - 1, self._sources_per_layer)
-        if head == self.n_heads:
-            return [self.mlp_destination(layer)]
-        starts = [(self.part_destinations(layer, part).start, self.n_parts[part]) for part in PARTS]
-        return [start + head * n_part // self.n_heads for start, n_part in starts]
+        return self._own_destinations[source]
+
+    def nodes_of(self, destination: int) -> tuple[int, ...]:
+        """The sources that have this destination: an MLP, a head, all heads of a key-value head's group; none for `logits`."""
+        return self._nodes[destination]
+
+    def n_seen(self, destination: int) -> int:
+        """How many sources a destination sees; `n_visible` of one destination."""
+        return self._visible[destination]
+
+    @cached_property
+    def _own_destinations(self) -> tuple[tuple[int, ...], ...]:
+        own: list[tuple[int, ...]] = [()]
+        for layer in range(self.n_layers):
+            starts = [(self.part_destinations(layer, part).start, self.n_parts[part]) for part in PARTS]
+            own += [
+                tuple(start + head * n_part // self.n_heads for start, n_part in starts) for head in range(self.n_heads)
+            ]
+            own += [(self.mlp_destination(layer),)] if self.mlps else []
+        return tuple(own)
+
+    @cached_property
+    def _nodes(self) -> tuple[tuple[int, ...], ...]:
+        nodes: list[list[int]] = [[] for _ in range(self.n_destinations)]
+        for source, destinations in enumerate(self._own_destinations):
+            for destination in destinations:
+                nodes[destination].append(source)
+        return tuple(map(tuple, nodes))
 
     # Names in order
 

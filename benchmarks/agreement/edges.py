@@ -170,7 +170,7 @@ def interpolated(subject: Subject, edge: str, shares: Sequence[float]) -> Float[
     for share in shares:
         kept = graph.edge_mask.to(transformer.device, transformer.dtype)
         kept[where] = 1 - share
-        plan = make_plan(graph, kept, patching=True)
+        plan = make_plan(graph, kept, "patching")
         total = sum(
             subject.metric(run_batch(transformer, plan, batch, cuts(batch)), batch).sum().item() for batch in batches
         )

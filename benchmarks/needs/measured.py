@@ -25,7 +25,7 @@ from edge_circuits.benchmarks.speed.setup import Setup, plain_passes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import logit_difference
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.running.cached_run import Standing
+from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.patching import cut_values
 
 PROMPT_LENGTH = 64
@@ -71,11 +71,11 @@ def measure(size: Size, n_tokens: int, token_chunk: int, dtype: torch.dtype) -> 
     found["scoring"], found["scoring_seconds"] = _taken(lambda: eap.score(model, pairs, logit_difference, **score))
 
     @torch.no_grad()
-    def stand() -> Standing:
+    def cached() -> CachedRun:
         cut = cut_values(transformer, [pairs], "patching")(pairs)
-        return Standing(transformer, transformer.graph.edge_mask, pairs, cut, patching=True)
+        return CachedRun(transformer, transformer.graph.edge_mask, pairs, cut)
 
-    found["circuit"], _ = _taken(stand)
+    found["circuit"], _ = _taken(cached)
     return found
 
 

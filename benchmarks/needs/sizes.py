@@ -5,7 +5,7 @@ With b bytes a number, T tokens in a batch, L layers, widths d (stream) and f (M
 - weights: b for each parameter;
 - scoring keeps, for the backward pass, the corrupted run and the gradients, at most b T L (24 d + 3.2 f) (measured), and then in
   float32, for a chunk of C tokens, d numbers for each source and for each destination of a layer, and a layer's attention weights;
-- a standing circuit (exact patching, ACDC, minimality) keeps every source's change, b T d (sources), those of a layer twice, and
+- a cached run (exact patching, ACDC, minimality) keeps every source's change, b T d (sources), those of a layer twice, and
   the corrupted run, 8 b T L d; exact patching keeps one at a time, ACDC one for each batch of its process;
 - plain passes do 6 operations for each weight of the blocks and token (two forward passes; backward to the stream alone);
   scoring adds 2 d for each edge and token, and 8 for each weight of attention.
@@ -68,7 +68,7 @@ class Size:
         return passes + chunk + 4 * self.attention_weights / self.n_layers
 
     def circuit_bytes(self, n_tokens: int, width: int) -> float:
-        """Memory of a standing circuit on a batch, weights not counted."""
+        """Memory of a cached run on a batch, weights not counted."""
         return width * n_tokens * self.d_model * (self.graph.n_sources + self.n_heads + RUN_NUMBERS * self.n_layers)
 
     @property

@@ -179,7 +179,7 @@ class Losses:
         return frozenset(edge for edge in edges if kind == "half" and self.rng.random() < 0.5)
 
     def _make_plan(self, circuit: Circuit, cut: frozenset[str]) -> Plan:
-        return make_plan(circuit.graph, (circuit - Circuit.from_edges(circuit.graph, cut)).mask, patching=True)
+        return make_plan(circuit.graph, (circuit - Circuit.from_edges(circuit.graph, cut)).mask, "patching")
 
     def _whole_model(self, transformer: Transformer, batch: PromptPairs, squares: float) -> dict[str, Tensor]:
         tokens = trimmed(batch.clean, batch)

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from edge_circuits import acdc
-from edge_circuits.acdc.algorithm import Descent
+from edge_circuits.acdc.algorithm import EdgeSweep
 from edge_circuits.acdc.search import Search
 from edge_circuits.benchmarks import planted
 from edge_circuits.benchmarks.speed.setup import Setup, make_setup, plain_passes
@@ -30,8 +30,8 @@ from edge_circuits.eap.methods.exact import STACKED_TOKENS
 from edge_circuits.graphs import Graph, metrics
 from edge_circuits.graphs.metrics import logit_difference
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.running.cached_run import Standing
-from edge_circuits.graphs.running.incremental import ask
+from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import cut_values
 
 PEER_EXACT = 5.6  # of plain, one edge
@@ -56,7 +56,7 @@ def exact_seconds(setup: Setup) -> dict[str, dict[int, float]]:
     """Seconds an edge, by kind of destination and layer: one stacked call each, the median of some."""
     transformer = adapt(setup.model)
     graph, batch = transformer.graph, setup.pairs
-    standing = Standing(transformer, graph.edge_mask, batch, cut_values(transformer, [batch], "patching")(batch), True)
+    cached = CachedRun(transformer, graph.edge_mask, batch, cut_values(transformer, [batch], "patching")(batch))
     n_stacked = max(1, STACKED_TOKENS // batch.clean.numel())
     seconds: dict[str, dict[int, float]] = {}
     places = [(kind, layer, _destination(graph, kind, layer)) for layer in LAYERS for kind in ("q", "k", "v", "mlp")]
@@ -67,7 +67,7 @@ def exact_seconds(setup: Setup) -> dict[str, dict[int, float]]:
         kept = graph.edge_mask[:, destination].repeat(n, 1)
         kept[torch.arange(n), torch.arange(n)] = False
         taken = [
-            _seconds(lambda: [logit_difference(each, batch) for each in ask(standing, destination, kept)])
+            _seconds(lambda: [logit_difference(each, batch) for each in run_candidates(cached, destination, kept)])
             for _ in range(ROUNDS)
         ]
         seconds.setdefault(kind, {})[layer] = statistics.median(taken) / n
@@ -119,29 +119,29 @@ def report_acdc(shape: str, threshold: float, minutes: float) -> None:
     """Sweep with KL, and print what a tried edge costs, layer by layer."""
     setup = make_setup(shape)
     plain, began = plain_seconds(setup), time.perf_counter()
-    descent = Descent(Search(setup.model, setup.pairs, "kl"), threshold)
+    edge_sweep = EdgeSweep(Search(setup.model, setup.pairs, "kl"), threshold)
     spent: dict[str, list[float]] = {}
-    with tqdm(total=len(descent.search.order), unit="edge") as bar:
-        while not descent.complete and time.perf_counter() - began < 60 * minutes:
-            place = descent.search.graph.destinations[descent.search.order[len(descent.kept)][1]]
-            n_before, start = len(descent._tried), time.perf_counter()
-            descent.advance(bar)
+    with tqdm(total=len(edge_sweep.search.order), unit="edge") as bar:
+        while not edge_sweep.complete and time.perf_counter() - began < 60 * minutes:
+            place = edge_sweep.search.graph.destinations[edge_sweep.search.order[len(edge_sweep.kept)][1]]
+            n_before, start = len(edge_sweep._tried), time.perf_counter()
+            edge_sweep.advance(bar)
             entry = spent.setdefault(place.split(".")[0].lstrip("am") or place, [0, 0.0])
-            entry[0] += len(descent._tried) - n_before
+            entry[0] += len(edge_sweep._tried) - n_before
             entry[1] += time.perf_counter() - start
-    _tell_sweep(descent, spent, plain, time.perf_counter() - began)
+    _tell_sweep(edge_sweep, spent, plain, time.perf_counter() - began)
 
 
-def _tell_sweep(descent: Descent, spent: dict[str, list[float]], plain: float, seconds: float) -> None:
-    trace = descent.trace
+def _tell_sweep(edge_sweep: EdgeSweep, spent: dict[str, list[float]], plain: float, seconds: float) -> None:
+    trace = edge_sweep.trace
     print(f"\nACDC, KL, threshold {trace.threshold:g}: plain {plain:.2f} s")
     for layer, (n_tried, taken) in spent.items():
         each = f"{taken / n_tried:.4f} s each, {taken / n_tried / plain:.3f} times plain" if n_tried else "none tried"
         print(f"  layer {layer:>6}: {int(n_tried):6,} tried, {taken:7.1f} s, {each}")
-    n_edges = len(descent.search.order)
+    n_edges = len(edge_sweep.search.order)
     end = "" if trace.complete else f" (stopped; {len(trace.edges):,} of {n_edges:,} edges decided)"
     print(
-        f"  {descent.search.n_evaluated:,} candidates evaluated, {trace.n_tried / descent.search.n_evaluated:.0%} of them decisions"
+        f"  {edge_sweep.search.n_evaluated:,} candidates evaluated, {trace.n_tried / edge_sweep.search.n_evaluated:.0%} of them decisions"
     )
     print(f"  {trace.n_tried:,} edges tried, {trace.n_kept:,} kept, {len(trace.near_ties)} near ties{end}")
     print(f"  {seconds / 60:.1f} minutes = {seconds / plain:,.0f} times plain; peak memory {_peak_gigabytes():.1f} GB")

@@ -20,8 +20,8 @@ from edge_circuits.eap.context import Job
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric, check_values
-from edge_circuits.graphs.running.cached_run import Standing
-from edge_circuits.graphs.running.incremental import ask
+from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.incremental import run_candidates
 
 STACKED_TOKENS = 1024
 
@@ -34,8 +34,8 @@ def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
     progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
     if progress.done.all():
         return progress.scores
-    standing = Standing(job.transformer, full, batch, job.cut(batch), job.intervention == "patching")
-    uncut = _values(standing.logits[None], batch, job.metric)
+    cached = CachedRun(job.transformer, full, batch, job.cut(batch))
+    uncut = _values(cached.logits[None], batch, job.metric)
     n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
     destinations = wanted.any(0).nonzero()[:, 0].tolist()
     with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
@@ -45,7 +45,7 @@ def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
                 for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                     kept = full[:, destination].repeat(len(chosen), 1)
                     kept[torch.arange(len(chosen)), chosen] = False
-                    values = _values(ask(standing, destination, kept), batch, job.metric)
+                    values = _values(run_candidates(cached, destination, kept), batch, job.metric)
                     progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
                     bar.update(len(chosen))
                 progress.done[destination] = True

@@ -79,5 +79,5 @@ def _ends(job: Job, batch: PromptPairs, cut: Activations) -> tuple[Float[Tensor,
 
 def _metric(job: Job, batch: PromptPairs, cut: Activations, gates: Tensor) -> Float[Tensor, " batch"]:
     gates = gates.to(job.transformer.dtype) if gates.is_floating_point() else gates
-    plan = make_plan(job.transformer.graph, gates, patching=False)
+    plan = make_plan(job.transformer.graph, gates)
     return job.metric(run_batch(job.transformer, plan, batch, cut), batch)

@@ -36,9 +36,9 @@ from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.measures.values import Ends, Trial, checked, values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.prompts.pairs import in_order
-from edge_circuits.graphs.running.cached_run import Standing
-from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, nodes_of
-from edge_circuits.graphs.running.incremental import ask
+from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
+from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Intervention
 
 STACKED_TOKENS = 1024
@@ -186,9 +186,9 @@ def minimality(
     parts = []
     for batch, cut in trial.each():
         ends = [checked(metric, trial.logits(end, batch, cut), batch) for end in (full, empty)]
-        standing = Standing(trial.transformer, circuit.mask, batch, cut, trial.patching)
-        own = checked(metric, standing.logits, batch)
-        without = list(_without(standing, circuit, batch, metric, own))
+        cached = CachedRun(trial.transformer, circuit.mask, batch, cut)
+        own = checked(metric, cached.logits, batch)
+        without = list(_without(cached, circuit, batch, metric, own))
         parts.append(torch.stack([*ends, own, *without], dim=1))
     rows = in_order(trial.batches, parts).T
     result = Minimality(circuit, Ends(rows[0], rows[1]), rows[2], rows[3:])
@@ -197,21 +197,17 @@ def minimality(
 
 
 def _without(
-    standing: Standing, circuit: Circuit, batch: PromptPairs, metric: Metric, own: Float[Tensor, "batch"]
+    cached: CachedRun, circuit: Circuit, batch: PromptPairs, metric: Metric, own: Float[Tensor, "batch"]
 ) -> Iterator[Float[Tensor, "batch"]]:
     """The metric without each edge, in edge order: by destination, then by source."""
     n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
     leading = leading_to_logits(circuit.graph, bit_columns(circuit.mask))
-    readers = nodes_of(circuit.graph)
     for destination in circuit.mask.any(0).nonzero()[:, 0].tolist():
         column = circuit.mask[:, destination]
-        is_read = destination == circuit.graph.n_destinations - 1 or any(
-            leading >> node & 1 for node in readers[destination]
-        )
         for chosen in column.nonzero()[:, 0].split(n_stacked):
-            if not is_read:
+            if not leads_on(circuit.graph, leading, destination):
                 yield from [own] * len(chosen)
                 continue
             kept = column.repeat(len(chosen), 1)
             kept[torch.arange(len(chosen)), chosen] = False
-            yield from (checked(metric, logits, batch) for logits in ask(standing, destination, kept))
+            yield from (checked(metric, logits, batch) for logits in run_candidates(cached, destination, kept))

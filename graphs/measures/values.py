@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.metrics import Metric, accuracy, check_values, top_accuracy
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.execution import MAX_TOKENS, run_batch
-from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
+from edge_circuits.graphs.running.patching import Cut, Intervention, check_intervention, cut_values
 from edge_circuits.graphs.running.plan import make_plan
 
 TINY = 1e-5  # of the size of the metric: what rounding in float32 may leave of two equal values
@@ -90,7 +90,6 @@ class Trial:
     Attributes:
         transformer: The model as plain tensors.
         batches: The prompts, on the model's device.
-        patching: Whether cut edges read the run's own corrupted values.
     """
 
     def __init__(
@@ -115,16 +114,15 @@ class Trial:
             )
         batches = pairs.batches(batch_size, None if batch_size else MAX_TOKENS)
         self.batches = [batch.to(self.transformer.device) for batch in batches]
-        self.patching = intervention == "patching"
         self._cuts = cut_values(self.transformer, self.batches, intervention)
 
-    def each(self) -> Iterator[tuple[PromptPairs, Activations]]:
+    def each(self) -> Iterator[tuple[PromptPairs, Cut]]:
         """The batches, each with the values that cut edges read, on the device of the prompts."""
         return ((batch, self._cuts(batch).to(batch.device)) for batch in self.batches)
 
-    def logits(self, circuit: Circuit, batch: PromptPairs, cut: Activations) -> Float[Tensor, "batch d_vocab"]:
+    def logits(self, circuit: Circuit, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch d_vocab"]:
         """A circuit's logits at the answer positions of one batch."""
-        return run_batch(self.transformer, make_plan(circuit.graph, circuit.mask, self.patching), batch, cut)
+        return run_batch(self.transformer, make_plan(circuit.graph, circuit.mask, cut.intervention), batch, cut)
 
 
 @torch.no_grad()
@@ -180,7 +178,7 @@ def _one_graph(circuits: Sequence[Circuit]) -> Graph:
 
 
 def _of_batch(
-    trial: Trial, circuits: Sequence[Circuit], batch: PromptPairs, cut: Activations, metric: Metric
+    trial: Trial, circuits: Sequence[Circuit], batch: PromptPairs, cut: Cut, metric: Metric
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Metric, divergence and right answers of one batch, [batch circuit] each; the first circuit is the whole model."""
     values, divergences, rights = [], [], []

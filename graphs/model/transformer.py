@@ -11,7 +11,7 @@ positions, or the answer position alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -97,7 +97,8 @@ class Activations:
     def each(self, change: Callable[[Tensor], Tensor]) -> Activations:
         """A function of every value."""
         lists = {name: [change(x) for x in value] for name, value in vars(self).items() if isinstance(value, list)}
-        return Activations(change(self.embed), final=None if self.final is None else change(self.final), **lists)
+        final = None if self.final is None else change(self.final)
+        return replace(self, embed=change(self.embed), final=final, **lists)
 
     def to(self, device: torch.device) -> Activations:
         """The same values on one device."""

@@ -1,7 +1,7 @@
-"""A circuit's run kept at hand, with what every source changes by.
+"""The run of a circuit on one batch, kept: what every source changes by, and what destinations read.
 
-`edge_circuits.graphs.running.incremental` asks it what follows when one destination reads less. Inputs and projections of the run are made when
-they are first asked for and kept while there is room.
+`edge_circuits.graphs.running.incremental` works from it when one destination reads less. Inputs and projections of the run are
+made when they are first asked for and kept while there is room.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_circuits.graphs.graph import Part
 from edge_circuits.graphs.model.attention import project
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.model.operations import linear
-from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
-from edge_circuits.graphs.running.dependents import Downstream, bit_columns, bits, downstream
+from edge_circuits.graphs.running.dependents import Dependents, bit_columns, bits, dependents_of
 from edge_circuits.graphs.running.execution import started
+from edge_circuits.graphs.running.patching import Cut
 from edge_circuits.graphs.running.plan import make_plan
-from edge_circuits.graphs.running.residual import Stream
+from edge_circuits.graphs.running.residual import Residual
 
 CACHED_BYTES = 2**28
 
 
-class Where(NamedTuple):
-    """A place where destinations read: the stream of that name in `Activations`, its layer, and on which rows."""
+class Place(NamedTuple):
+    """Where destinations read: the residual stream of that name in `Activations`, its layer, and on which rows."""
 
-    stream: Literal["attention_in", "mlp_in", "final"]
+    residual: Literal["attention_in", "mlp_in", "final"]
     layer: int
     everywhere: bool
 
@@ -66,15 +68,25 @@ class Changes:
 
     def __init__(self, sources: Sequence[int], values: Float[Tensor, "held batch row d_model"]) -> None:
         self.sources, self.values = list(sources), values
-        self.places = {source: place for place, source in enumerate(self.sources)}
+        self._places = {source: place for place, source in enumerate(self.sources)}
         self._index = torch.tensor(self.sources, dtype=torch.long, device=values.device)
 
     @classmethod
-    def of(cls, stream: Stream) -> Changes:
-        """The changes that a finished run has written into the stream's room, source by source."""
-        sources = [source for written in stream.written for source in written.sources]
-        assert len(sources) == len(stream.room)
-        return cls(sources, stream.room)
+    def of(cls, residual: Residual) -> Changes:
+        """The changes that a finished run has written into the residual stream's room, source by source."""
+        sources = [source for written in residual.written for source in written.sources]
+        assert len(sources) == len(residual.room)
+        return cls(sources, residual.room)
+
+    def __contains__(self, source: int) -> bool:
+        return source in self._places
+
+    def __getitem__(self, source: int) -> Float[Tensor, "batch row d_model"]:
+        return self.values[self._places[source]]
+
+    def total(self, sources: Sequence[int]) -> Float[Tensor, "batch row d_model"]:
+        """The sum over some of the sources."""
+        return self.values[[self._places[source] for source in sources]].sum(0)
 
     def add_mixed(
         self,
@@ -95,131 +107,179 @@ class Changes:
         return True
 
 
-class Standing:
+class Moved(NamedTuple):
+    """A source's new change, at every position or at the answer row."""
+
+    everywhere: bool
+    source: int
+    change: Float[Tensor, "batch row d_model"]
+
+
+class CachedRun:
     """One batch's run of a circuit.
 
     Attributes:
-        logits: the circuit's, at the answer positions. [batch d_vocab]
-        computed: the set of sources that run (bits, see `edge_circuits.graphs.running.dependents`).
-        columns: for each destination the set of computed sources it keeps.
-        weights: the same as numbers, 1 or 0. [destination source]
-        changes: of the computed sources at every position (True), and of all of them at the answer row (False).
+        logits: The circuit's, at the answer positions. [batch d_vocab]
+        cut: What cut edges read.
+        columns: For each destination the set of computed sources it keeps (bits, see `edge_circuits.graphs.running.dependents`).
+        groups: Sources whose writes are added up before a norm.
     """
 
     def __init__(
-        self,
-        transformer: Transformer,
-        mask: Bool[Tensor, "source destination"],
-        batch: PromptPairs,
-        cut: Activations,
-        patching: bool,
+        self, transformer: Transformer, mask: Bool[Tensor, "source destination"], batch: PromptPairs, cut: Cut
     ) -> None:
         """Run the circuit.
 
         Args:
-            mask: its edges.
-            cut: the values that cut edges read, for this batch.
-            patching: they are the batch's own corrupted values, so that a node without a live input need not run.
+            transformer: The model.
+            mask: The circuit's edges.
+            batch: The prompts.
+            cut: The values that cut edges read, for this batch.
         """
         graph = transformer.graph
-        plan = make_plan(graph, mask, patching)
+        plan = make_plan(graph, mask, cut.intervention)
         plan = replace(plan, individual=frozenset(range(graph.n_sources)))
         execution = started(transformer, plan, batch, cut, together=True)
         execution.run_layers()
         self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, execution.cut
         self.logits = execution.logits()
-        self.changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}
-        self.computed = bits(plan.computed.nonzero()[:, 0].tolist())
         self.groups = source_groups(transformer)
-        self.n_visible: list[int] = graph.n_visible.tolist()
-        self.answer_row = execution.at_answer
-        self._inputs: dict[tuple[Where, int], Tensor] = {}
+        self._answer_row = execution.at_answer
+        self._changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}
+        self._computed = bits(plan.computed.nonzero()[:, 0].tolist())
+        self._inputs: dict[tuple[Place, int], Tensor] = {}
         self._parts: dict[tuple[int, bool], Tensor] = {}
-        self.set_mask(mask & plan.computed[:, None])
+        self._set_mask(mask & plan.computed[:, None])
 
-    def set_mask(self, mask: Bool[Tensor, "source destination"]) -> None:
+    def _set_mask(self, mask: Bool[Tensor, "source destination"]) -> None:
         """Take note of the circuit's edges, those from computed sources; nothing runs."""
-        self.mask, self.columns = mask, bit_columns(mask)
-        self.weights = mask.T.to(self.logits.device, self.logits.dtype).contiguous()
-        self._downstream: dict[int, Downstream] = {}
+        self._mask, self.columns = mask, bit_columns(mask)
+        self._weights = mask.T.to(self.logits.device, self.logits.dtype).contiguous()
+        self._dependents: dict[int, Dependents] = {}
 
-    def downstream(self, destination: int) -> Downstream:
-        """What follows from a destination."""
-        if destination not in self._downstream:
+    # What the run is
+
+    @property
+    def rows(self) -> Int[Tensor, "batch 1"]:
+        """The answer positions."""
+        return self._answer_row.rows
+
+    def dependents(self, destination: int) -> Dependents:
+        """What depends on a destination."""
+        if destination not in self._dependents:
             sums = len(self.groups) == 1
-            self._downstream[destination] = downstream(self.graph, self.columns, self.computed, destination, sums)
-        return self._downstream[destination]
+            self._dependents[destination] = dependents_of(self.graph, self.columns, self._computed, destination, sums)
+        return self._dependents[destination]
 
-    def forget(self, moved: int, destination: int) -> None:
-        """Drop what was kept of destinations that read one of these sources, and of this destination."""
-        self._inputs = {key: x for key, x in self._inputs.items() if not key[1] & moved}
-        self._parts = {
-            key: x for key, x in self._parts.items() if not self.columns[key[0]] & moved and key[0] != destination
-        }
+    def is_everywhere(self, source: int) -> bool:
+        """Whether a source is computed at every position; otherwise, if at all, at the answer row alone."""
+        return source in self._changes[True]
+
+    def changes(self, everywhere: bool) -> Changes:
+        """What the computed sources change by, on all rows or at the answer row."""
+        return self._changes[everywhere]
+
+    def weights(self, destinations: Sequence[int]) -> Float[Tensor, "destination source"]:
+        """What destinations keep of the computed sources: 1 or 0. A copy."""
+        return self._weights[destinations]
 
     def at_rows(self, x: Float[Tensor, "batch pos *rest"], everywhere: bool) -> Float[Tensor, "batch row *rest"]:
         """A value as it is, or at the answer row."""
-        return x if everywhere else self.answer_row.at_rows(x)
+        return x if everywhere else self._answer_row.at_rows(x)
 
     def cut_sum(self, group: Group, everywhere: bool) -> Float[Tensor, "batch row d_model"]:
         """What the heads of a layer write in all, before their norm, when each has its cut value."""
         return self.at_rows(self.cut.attention_sum[group.layer], everywhere)
 
+    # Moving on to another circuit
+
+    def move(
+        self,
+        destination: int,
+        kept: Bool[Tensor, " source"],
+        logits: Float[Tensor, "batch d_vocab"],
+        moved: Sequence[Moved],
+    ) -> None:
+        """Become the run of the circuit in which a destination keeps of its sources only these.
+
+        Args:
+            destination: Where edges are cut.
+            kept: What it keeps.
+            logits: Those of the new circuit.
+            moved: Every source whose change is another one there, on each set of rows where it is computed.
+        """
+        self.logits = logits
+        for everywhere, source, change in moved:
+            self._changes[everywhere][source].copy_(change)
+        self._forget(self.dependents(destination).moved, destination)
+        mask = self._mask.clone()
+        mask[:, destination] &= kept
+        self._set_mask(mask)
+
+    def _forget(self, moved: int, destination: int) -> None:
+        """Drop what is kept of destinations that keep one of these sources, and of this destination."""
+        self._inputs = {key: x for key, x in self._inputs.items() if not key[1] & moved}
+        self._parts = {
+            key: x for key, x in self._parts.items() if not self.columns[key[0]] & moved and key[0] != destination
+        }
+
+    # What destinations read
+
     def read(
-        self, where: Where, weights: Float[Tensor, "mixture source"], stop: int
+        self, place: Place, weights: Float[Tensor, "mixture source"], stop: int
     ) -> Float[Tensor, "mixture batch row d_model"]:
         """What a destination reads that keeps these sources, all among the first `stop`."""
-        stream = getattr(self.cut, where.stream)
-        stream = self.at_rows(stream if where.stream == "final" else stream[where.layer], where.everywhere)
-        x = stream.repeat(len(weights), 1, 1, 1)
+        residual = getattr(self.cut, place.residual)
+        residual = self.at_rows(residual if place.residual == "final" else residual[place.layer], place.everywhere)
+        x = residual.repeat(len(weights), 1, 1, 1)
         for group in self.groups:
             bounds = group.start, min(stop, group.stop)
             if group.norm is None:
-                self.changes[where.everywhere].add_mixed(x, weights, *bounds)
+                self._changes[place.everywhere].add_mixed(x, weights, *bounds)
             else:
-                cut_sum = self.cut_sum(group, where.everywhere)
+                cut_sum = self.cut_sum(group, place.everywhere)
                 written = cut_sum.repeat(len(weights), 1, 1, 1)
-                if self.changes[where.everywhere].add_mixed(written, weights, *bounds):
+                if self._changes[place.everywhere].add_mixed(written, weights, *bounds):
                     x += apply_norm(group.norm, written) - apply_norm(group.norm, cut_sum)
         return x
 
-    def inputs(self, where: Where, readers: Sequence[int]) -> Float[Tensor, "reader batch row d_model"]:
+    def inputs(self, place: Place, destinations: Sequence[int]) -> Float[Tensor, "destination batch row d_model"]:
         """What destinations read in this run."""
-        keys = [(where, self.columns[reader]) for reader in readers]
-        missing = {key: reader for key, reader in zip(keys, readers) if key not in self._inputs}
-        made: dict[tuple[Where, int], Tensor] = {}
+        keys = [(place, self.columns[destination]) for destination in destinations]
+        missing = {key: each for key, each in zip(keys, destinations) if key not in self._inputs}
+        made: dict[tuple[Place, int], Tensor] = {}
         if missing:
-            made = dict(
-                zip(missing, self.read(where, self.weights[list(missing.values())], self.n_visible[readers[0]]))
-            )
+            weights = self._weights[list(missing.values())]
+            made = dict(zip(missing, self.read(place, weights, self.graph.n_seen(destinations[0]))))
         found = torch.stack([made[key] if key in made else self._inputs[key] for key in keys])
         if sum(x.nbytes for x in self._inputs.values()) + sum(x.nbytes for x in made.values()) <= CACHED_BYTES:
             self._inputs |= made
         return found
 
-    def parts(self, layer: int, letter: str, readers: Sequence[int], everywhere: bool) -> dict[int, Tensor]:
+    def parts(self, layer: int, part: Part, destinations: Sequence[int], everywhere: bool) -> dict[int, Tensor]:
         """The queries, keys or values that destinations give in this run: [batch row d_head] each."""
-        missing = [reader for reader in readers if (reader, everywhere) not in self._parts]
+        missing = [each for each in destinations if (each, everywhere) not in self._parts]
         if missing:
-            alike = {self.columns[reader]: reader for reader in missing}
-            x = self.inputs(Where("attention_in", layer, everywhere), list(alike.values()))
+            alike = {self.columns[each]: each for each in missing}
+            x = self.inputs(Place("attention_in", layer, everywhere), list(alike.values()))
             x = dict(zip(alike, apply_norm(self.transformer.blocks[layer].attention_norm, x)))
-            made = self.projected(layer, letter, {reader: x[self.columns[reader]] for reader in missing})
-            self._parts |= {(reader, everywhere): part for reader, part in made.items()}
-        return {reader: self._parts[reader, everywhere] for reader in readers}
+            made = self.projected(layer, part, {each: x[self.columns[each]] for each in missing})
+            self._parts |= {(each, everywhere): value for each, value in made.items()}
+        return {each: self._parts[each, everywhere] for each in destinations}
 
     def projected(
-        self, layer: int, letter: str, inputs: dict[int, Float[Tensor, "batch row d_model"]]
+        self, layer: int, part: Part, inputs: dict[int, Float[Tensor, "batch row d_model"]]
     ) -> dict[int, Float[Tensor, "batch row d_head"]]:
         """The queries, keys or values of destinations from their normalised inputs; equal inputs are one object."""
         attention = self.transformer.blocks[layer].attention
-        weight, bias = (getattr(attention, f"{name}_{letter.upper()}") for name in "Wb")
-        first, share = self.graph.part_destinations(layer, letter).start, self.graph.n_parts[letter] // len(weight)
-        heads = {reader: (reader - first) // share for reader in inputs}
-        if len(set(heads.values())) == len(weight) > 1 and len({id(x) for x in inputs.values()}) == 1:
-            shared = project(next(iter(inputs.values())), weight, bias)
-            return {reader: shared[..., head, :] for reader, head in heads.items()}
+        weight, bias = (getattr(attention, f"{name}_{part.upper()}") for name in "Wb")
+        first, share = self.graph.part_destinations(layer, part).start, self.graph.n_parts[part] // len(weight)
+        heads = {each: (each - first) // share for each in inputs}
+        x = next(iter(inputs.values()))
+        if len(set(heads.values())) == len(weight) > 1 and all(other is x for other in inputs.values()):
+            shared = project(x, weight, bias)
+            return {each: shared[..., head, :] for each, head in heads.items()}
         return {
-            reader: linear(inputs[reader], weight[head], None if bias is None else bias[head])
-            for reader, head in heads.items()
+            each: linear(inputs[each], weight[head], None if bias is None else bias[head])
+            for each, head in heads.items()
         }

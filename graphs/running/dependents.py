@@ -1,14 +1,13 @@
 """What follows from one destination: the nodes whose values move when its in-edges change.
 
 Sets of sources are Python integers here, bit s standing for source s: with a few hundred sources, asking whether a
-destination reads any of a set is one `&`.
+destination keeps any of a set is one `&`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool
@@ -36,86 +35,74 @@ def members(sources: int) -> Iterator[int]:
         sources ^= lowest
 
 
-@lru_cache(maxsize=16)
-def readers_of(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """For each source its own destinations; see `Graph.destinations_of`."""
-    return tuple(tuple(graph.destinations_of(source)) for source in range(graph.n_sources))
-
-
-@lru_cache(maxsize=16)
-def nodes_of(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """For each destination the sources that it is an input of; none for `logits`."""
-    nodes: list[list[int]] = [[] for _ in range(graph.n_destinations)]
-    for source, readers in enumerate(readers_of(graph)):
-        for reader in readers:
-            nodes[reader].append(source)
-    return tuple(map(tuple, nodes))
-
-
 def leading_to_logits(graph: Graph, columns: Sequence[int]) -> int:
     """The set of sources from which a path of kept edges leads to `logits`."""
     leading = columns[-1]
     for source in reversed(range(1, graph.n_sources)):
         if leading >> source & 1:
-            for reader in readers_of(graph)[source]:
-                leading |= columns[reader]
+            for destination in graph.destinations_of(source):
+                leading |= columns[destination]
     return leading
 
 
 def reached_from_input(graph: Graph, columns: Sequence[int]) -> int:
     """The set of sources to which a path of kept edges leads from `input`, itself included."""
     reached = 1
-    for source, readers in enumerate(readers_of(graph)):
-        if any(columns[reader] & reached for reader in readers):
+    for source in range(1, graph.n_sources):
+        if any(columns[destination] & reached for destination in graph.destinations_of(source)):
             reached |= 1 << source
     return reached
 
 
 @dataclass(frozen=True)
-class Downstream:
-    """What a destination moves.
+class Dependents:
+    """What depends on a destination.
 
     Attributes:
-        moved: the set of sources whose values move.
-        readers: destinations whose input moves, the one at the start included.
-        reads_all: those of them that keep every moved source they see, so that the sum of all changes serves them.
-        singly: the set of moved sources that some other reader tells apart.
+        moved: The set of sources whose values move.
+        destinations: Those whose input moves, the one at the start included.
+        keep_all: Those of them that keep every moved source they see, so that the sum of all changes serves them.
+        singly: The set of moved sources that some other destination tells apart.
     """
 
     moved: int
-    readers: frozenset[int]
-    reads_all: frozenset[int]
+    destinations: frozenset[int]
+    keep_all: frozenset[int]
     singly: int
 
 
-def downstream(graph: Graph, columns: Sequence[int], computed: int, destination: int, sums: bool = True) -> Downstream:
+def dependents_of(
+    graph: Graph, columns: Sequence[int], computed: int, destination: int, sums: bool = True
+) -> Dependents:
     """What moves when in-edges of a destination change.
 
     Args:
-        columns: for each destination the computed sources it keeps.
-        computed: the sources whose value matters; no others are followed.
-        sums: whether changes may be summed over sources (not when heads write through a post-norm).
+        graph: The topology.
+        columns: For each destination the computed sources it keeps.
+        computed: The sources whose value matters; no others are followed.
+        destination: Where the change begins.
+        sums: Whether changes may be summed over sources (not when heads write through a post-norm).
     """
-    moved, readers = 0, {destination}
-    for source, inputs in enumerate(readers_of(graph)):
+    moved, moving = 0, {destination}
+    for source in range(1, graph.n_sources):
         if computed >> source & 1:
-            moving = [reader for reader in inputs if columns[reader] & moved or reader == destination]
-            if moving:
+            own = [each for each in graph.destinations_of(source) if columns[each] & moved or each == destination]
+            if own:
                 moved |= 1 << source
-                readers.update(moving)
+                moving.update(own)
     if columns[-1] & moved:
-        readers.add(graph.n_destinations - 1)
-    n_visible = _n_visible(graph)
-    reads_all, singly = set(), 0
-    for reader in readers - {destination}:
-        seen = moved & ((1 << n_visible[reader]) - 1)
-        if sums and not seen & ~columns[reader]:
-            reads_all.add(reader)
+        moving.add(graph.n_destinations - 1)
+    keep_all, singly = set(), 0
+    for each in moving - {destination}:
+        seen = moved & ((1 << graph.n_seen(each)) - 1)
+        if sums and not seen & ~columns[each]:
+            keep_all.add(each)
         else:
-            singly |= seen & columns[reader]
-    return Downstream(moved, frozenset(readers), frozenset(reads_all), singly)
+            singly |= seen & columns[each]
+    return Dependents(moved, frozenset(moving), frozenset(keep_all), singly)
 
 
-@lru_cache(maxsize=16)
-def _n_visible(graph: Graph) -> tuple[int, ...]:
-    return tuple(graph.n_visible.tolist())
+def leads_on(graph: Graph, leading: int, destination: int) -> bool:
+    """Whether a node that has this destination is among those leading to `logits`; true of `logits` itself."""
+    nodes = graph.nodes_of(destination)
+    return destination == graph.n_destinations - 1 or any(leading >> node & 1 for node in nodes)

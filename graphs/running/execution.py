@@ -15,11 +15,19 @@ from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import project, write
 from edge_circuits.graphs.model.norm import apply_norm
-from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.nodes import Part
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
-from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
+from edge_circuits.graphs.running.patching import (
+    Cut,
+    Intervention,
+    answer_rows,
+    check_intervention,
+    cut_values,
+    trimmed,
+)
 from edge_circuits.graphs.running.plan import Heads, Mixture, Plan, make_plan
-from edge_circuits.graphs.running.residual import Stream, Written
+from edge_circuits.graphs.running.residual import Residual, Written
 
 MAX_TOKENS = 4096
 
@@ -55,31 +63,27 @@ def run(
     )
     if circuit.graph != transformer.graph:
         raise ValueError(f"the circuit is of {circuit.graph}, the model's graph is {transformer.graph}.")
-    plan = make_plan(circuit.graph, circuit.mask, patching=intervention == "patching")
+    plan = make_plan(circuit.graph, circuit.mask, intervention)
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention)
     return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
 
 
-def run_batch(
-    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations
-) -> Float[Tensor, "batch d_vocab"]:
+def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch d_vocab"]:
     """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
     execution = started(transformer, plan, batch, cut)
     execution.run_layers()
     return execution.logits()
 
 
-def started(
-    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Activations, together: bool = False
-) -> Execution:
+def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, together: bool = False) -> Execution:
     """A run in which `input` is written and no layer has run.
 
     Args:
-        together: the changes of all computed sources are to stand in one tensor a stream (`Stream.room`).
+        together: the changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
     """
     rows = answer_rows(batch).to(transformer.device)
-    execution = Execution(transformer, plan, cut, Stream(None), Stream(rows))
+    execution = Execution(transformer, plan, cut, Residual(None), Residual(rows))
     change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
     if together:
         n_batch, n_positions, d_model = change.shape
@@ -90,14 +94,14 @@ def started(
 
 
 class Execution:
-    """One batch on its way through a plan: the two streams, and the steps that read and write them."""
+    """One batch on its way through a plan: the two residual streams, and the steps that read and write them."""
 
     def __init__(
-        self, transformer: Transformer, plan: Plan, cut: Activations, everywhere: Stream, at_answer: Stream
+        self, transformer: Transformer, plan: Plan, cut: Cut, everywhere: Residual, at_answer: Residual
     ) -> None:
         self.transformer, self.plan, self.cut = transformer, plan, cut.to(transformer.device)
         self.everywhere, self.at_answer = everywhere, at_answer
-        self._inputs: dict[tuple[int, int, int], Tensor] = {}  # normalised mixtures of the layer at work
+        self._inputs: dict[tuple[Residual, Mixture], Tensor] = {}  # normalised mixtures of the layer at work
 
     def run_layers(self) -> None:
         """Run all layers, from the first to the last."""
@@ -121,47 +125,49 @@ class Execution:
             layer, self.at_answer, plan.at_answer
         )
 
-    def _attend(self, layer: int, stream: Stream, heads: Heads) -> Float[Tensor, "batch row head d_head"]:
-        cut_z = stream.at_rows(self.cut.z[layer])[:, :, list(heads.heads)]
+    def _attend(self, layer: int, residual: Residual, heads: Heads) -> Float[Tensor, "batch row head d_head"]:
+        cut_z = residual.at_rows(self.cut.z[layer])[:, :, list(heads.heads)]
         if not heads.heads:
             return cut_z
-        q = self.project(layer, "q", heads, stream)
-        k, v = (self.project(layer, letter, heads, self.everywhere) for letter in "kv")
-        return self.transformer.blocks[layer].attention.mix(q, k, v, stream.rows) - cut_z
+        q = self.project(layer, "q", heads, residual)
+        k, v = (self.project(layer, part, heads, self.everywhere) for part in ("k", "v"))
+        return self.transformer.blocks[layer].attention.mix(q, k, v, residual.rows) - cut_z
 
-    def project(self, layer: int, letter: str, heads: Heads, stream: Stream) -> Float[Tensor, "batch row head d_head"]:
+    def project(
+        self, layer: int, part: Part, heads: Heads, residual: Residual
+    ) -> Float[Tensor, "batch row head d_head"]:
         """Queries, keys or values of some heads, each from its own mixture; equal mixtures are computed once."""
-        readers: dict[Mixture, list[int]] = {}
-        for place, mixture in enumerate(heads.reads[letter]):
-            readers.setdefault(mixture, []).append(place)
-        parts = [
-            self._project_mixture(layer, letter, stream, mixture, [heads.heads[place] for place in places])
-            for mixture, places in readers.items()
+        places_of: dict[Mixture, list[int]] = {}
+        for place, mixture in enumerate(heads.reads[part]):
+            places_of.setdefault(mixture, []).append(place)
+        projected = [
+            self._project_mixture(layer, part, residual, mixture, [heads.heads[place] for place in places])
+            for mixture, places in places_of.items()
         ]
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.tensor([place for places in readers.values() for place in places], device=parts[0].device)
-        return torch.cat(parts, dim=2)[:, :, order.argsort()]
+        if len(projected) == 1:
+            return projected[0]
+        order = torch.tensor([place for places in places_of.values() for place in places], device=projected[0].device)
+        return torch.cat(projected, dim=2)[:, :, order.argsort()]
 
     def _project_mixture(
-        self, layer: int, letter: str, stream: Stream, mixture: Mixture, heads: list[int]
+        self, layer: int, part: Part, residual: Residual, mixture: Mixture, heads: list[int]
     ) -> Float[Tensor, "batch row head d_head"]:
-        known = getattr(self.cut, letter)
+        known = getattr(self.cut, part)
         if mixture.is_cut and len(known):  # as in the corrupted run
             known = known[layer]
-            return stream.at_rows(known if len(heads) == known.shape[2] else known[:, :, heads])
-        key = (layer, id(stream), id(mixture))
+            return residual.at_rows(known if len(heads) == known.shape[2] else known[:, :, heads])
+        key = residual, mixture
         if key not in self._inputs:
-            x = stream.mixture(mixture, self.cut.attention_in[layer])
+            x = residual.mixture(mixture, self.cut.attention_in[layer])
             self._inputs[key] = apply_norm(self.transformer.blocks[layer].attention_norm, x)
-        return self.project_heads(layer, letter, self._inputs[key], heads)
+        return self.project_heads(layer, part, self._inputs[key], heads)
 
     def project_heads(
-        self, layer: int, letter: str, x: Tensor, heads: list[int]
+        self, layer: int, part: Part, x: Tensor, heads: list[int]
     ) -> Float[Tensor, "batch row head d_head"]:
         """Queries, keys or values of some heads from one normalised input."""
         attention = self.transformer.blocks[layer].attention
-        weight, bias = (getattr(attention, f"{name}_{letter.upper()}") for name in "Wb")
+        weight, bias = (getattr(attention, f"{name}_{part.upper()}") for name in "Wb")
         group = len(attention.W_Q) // len(weight)
         projections = sorted({head // group for head in heads})
         if len(projections) < len(weight):
@@ -175,10 +181,10 @@ class Execution:
         plan, block = self.plan.layers[layer], self.transformer.blocks[layer]
         if plan.mlp is None:
             return None
-        stream = self.everywhere if plan.mlp_everywhere else self.at_answer
-        x = stream.mixture(plan.mlp, self.cut.mlp_in[layer])
+        residual = self.everywhere if plan.mlp_everywhere else self.at_answer
+        x = residual.mixture(plan.mlp, self.cut.mlp_in[layer])
         out = apply_norm(block.mlp_post_norm, block.mlp(apply_norm(block.mlp_norm, x)))
-        return out - stream.at_rows(self.cut.mlp_out[layer])
+        return out - residual.at_rows(self.cut.mlp_out[layer])
 
     def add_mlp(self, layer: int, change: Float[Tensor, "batch row d_model"]) -> None:
         """Write what an MLP changes by."""
@@ -186,12 +192,12 @@ class Execution:
 
     def add(self, source: int, change: Float[Tensor, "batch row d_model"], everywhere: bool) -> None:
         """Write what `input` or an MLP changes by, at every position or at the answer row alone."""
-        for stream in (self.everywhere, self.at_answer) if everywhere else (self.at_answer,):
-            at_rows = stream.at_rows(change)
+        for residual in (self.everywhere, self.at_answer) if everywhere else (self.at_answer,):
+            at_rows = residual.at_rows(change)
             if self.plan.keeps_current:
-                stream.change = stream.change + at_rows
+                residual.change = residual.change + at_rows
             if source in self.plan.individual:
-                stream.write(Written((source,), at_rows[None]))
+                residual.write(Written((source,), at_rows[None]))
 
     def add_heads(self, layer: int, everywhere: Tensor, at_answer: Tensor) -> None:
         """Write what the live heads of a layer change by, given for their mixed values."""
@@ -200,7 +206,7 @@ class Execution:
         both = torch.cat((self.at_answer.at_rows(everywhere), at_answer), dim=2)
         self._add_heads(layer, self.at_answer, plan.everywhere.heads + plan.at_answer.heads, both)
 
-    def _add_heads(self, layer: int, stream: Stream, heads: tuple[int, ...], change: Tensor) -> None:
+    def _add_heads(self, layer: int, residual: Residual, heads: tuple[int, ...], change: Tensor) -> None:
         if not heads:
             return
         block, start = self.transformer.blocks[layer], self.plan.graph.head_sources(layer).start
@@ -214,11 +220,11 @@ class Execution:
         if self.plan.keeps_current or norm is not None:
             total = write(change, weights, None)
             if norm is not None:
-                cut_sum = stream.at_rows(self.cut.attention_sum[layer])
+                cut_sum = residual.at_rows(self.cut.attention_sum[layer])
                 current_sum = cut_sum + total
                 total = apply_norm(norm, current_sum) - apply_norm(norm, cut_sum)
-            stream.change = stream.change + total
+            residual.change = residual.change + total
         if singled:
             changes = torch.einsum("brhd,hdm->hbrm", change[:, :, singled], weights[singled].to(change.device))
             sources = tuple(start + heads[place] for place in singled)
-            stream.write(Written(sources, changes, norm, cut_sum, current_sum))
+            residual.write(Written(sources, changes, norm, cut_sum, current_sum))

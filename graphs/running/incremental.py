@@ -1,8 +1,8 @@
 """What follows when one destination of a circuit reads less, for many such cuts at a time.
 
 1. The destination's input is made for every candidate; the candidates are stacked along the batch.
-2. Layer by layer upwards, only nodes that read a node that moved are computed, and of a head only the letters that
-   moved. What they read is their input in the standing run plus the differences of what they keep.
+2. Layer by layer upwards, only nodes with a destination that moved are computed, and of a head only the parts that moved.
+   What they read is their input in the cached run plus the differences of what they keep.
 3. Nodes that are read at the answer position alone are computed there alone, and so are the logits.
 
 This is exact: sums are only taken in another order, so values agree with `graphs.run` up to rounding.
@@ -11,7 +11,6 @@ This is exact: sums are only taken in another order, so values agree with `graph
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,91 +19,81 @@ from torch import Tensor
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import take_rows
-from edge_circuits.graphs.running.cached_run import Changes, Standing, Where
-from edge_circuits.graphs.running.dependents import members, readers_of
+from edge_circuits.graphs.nodes import PARTS, Part
+from edge_circuits.graphs.running.cached_run import CachedRun, Changes, Moved, Place
+from edge_circuits.graphs.running.dependents import members
 
 
 @torch.no_grad()
-def ask(
-    standing: Standing, destination: int, candidates: Bool[Tensor, "candidate source"]
+def run_candidates(
+    cached: CachedRun, destination: int, candidates: Bool[Tensor, "candidate source"]
 ) -> Float[Tensor, "candidate batch d_vocab"]:
     """Logits at the answer positions when a destination reads, in turn, each of these sets of sources.
 
     Args:
-        standing: a circuit's run on a batch.
-        destination: of a node from which a path of kept edges leads to `logits`.
-        candidates: the sources kept: what the circuit keeps there, or less.
+        cached: A circuit's run on a batch.
+        destination: Of a node from which a path of kept edges leads to `logits`.
+        candidates: The sources kept: what the circuit keeps there, or less.
     """
-    return Ripple(standing, destination, candidates).run()
+    return IncrementalRun(cached, destination, candidates).run()
 
 
 @torch.no_grad()
-def settle(standing: Standing, destination: int, kept: Bool[Tensor, " source"]) -> None:
-    """Move a standing run on to the circuit in which a destination keeps of its sources only these."""
-    ripple = Ripple(standing, destination, kept[None], settles=True)
-    standing.logits = ripple.run()[0]
-    for everywhere, source, change in ripple.settled:
-        changes = standing.changes[everywhere]
-        changes.values[changes.places[source]] = change
-    mask = standing.mask.clone()
-    mask[:, destination] &= kept
-    standing.forget(standing.downstream(destination).moved, destination)
-    standing.set_mask(mask)
+def move_on(cached: CachedRun, destination: int, kept: Bool[Tensor, " source"]) -> None:
+    """Move a cached run on to the circuit in which a destination keeps of its sources only these."""
+    incremental = IncrementalRun(cached, destination, kept[None], collects=True)
+    logits = incremental.run()[0]
+    cached.move(destination, kept, logits, incremental.moved)
 
 
-class Settled(NamedTuple):
-    """A source's new change, at every position or at the answer row."""
-
-    everywhere: bool
-    source: int
-    change: Float[Tensor, "batch row d_model"]
-
-
-class Ripple:
-    """Candidates on their way up from a destination: the differences to the standing run of what has moved."""
+class IncrementalRun:
+    """Candidates on their way up from a destination: the differences to the cached run of what has moved."""
 
     def __init__(
-        self, standing: Standing, destination: int, candidates: Bool[Tensor, "candidate source"], settles: bool = False
+        self, cached: CachedRun, destination: int, candidates: Bool[Tensor, "candidate source"], collects: bool = False
     ) -> None:
         """Nothing runs yet.
 
         Args:
-            settles: collect in `settled` what every source that moved changes by; for a single candidate.
+            cached: A circuit's run on a batch.
+            destination: Where edges are cut.
+            candidates: The sources it keeps, for each candidate.
+            collects: Collect in `moved` what every source that moved changes by; for a single candidate.
         """
-        assert len(candidates) == 1 or not settles
-        self.standing, self.destination, self.n = standing, destination, len(candidates)
-        self.candidates = candidates.to(standing.weights.device, standing.weights.dtype)
-        self.reach = standing.downstream(destination)
-        self.settles, self.settled = settles, list[Settled]()
-        self.rows = standing.answer_row.rows.repeat(self.n, 1)
+        assert len(candidates) == 1 or not collects
+        self.cached, self.destination, self.n = cached, destination, len(candidates)
+        self.candidates = candidates.to(cached.logits.device, cached.logits.dtype)
+        self.dependents = cached.dependents(destination)
+        self.collects, self.moved = collects, list[Moved]()
+        self.rows = cached.rows.repeat(self.n, 1)
         self.differences = {everywhere: self._room(everywhere) for everywhere in (True, False)}
         self.sums: dict[bool, Tensor | float] = {True: 0.0, False: 0.0}
 
     def _room(self, everywhere: bool) -> Changes:
-        """Where the differences of single sources go, for those that some reader tells apart."""
-        held = self.standing.changes[everywhere]
-        singly = [source for source in members(self.reach.singly) if source in held.places]
+        """Where the differences of single sources go, for those that some destination tells apart."""
+        held = self.cached.changes(everywhere)
+        singly = [source for source in members(self.dependents.singly) if source in held]
         batch, *rest = held.values.shape[1:]
         return Changes(singly, held.values.new_empty(len(singly), self.n * batch, *rest))
 
     def run(self) -> Float[Tensor, "candidate batch d_vocab"]:
         """Logits of each candidate."""
-        standing, graph = self.standing, self.standing.graph
+        cached, graph = self.cached, self.cached.graph
         logits = graph.n_destinations - 1
-        if logits not in self.reach.readers:
-            return standing.logits.expand(self.n, *standing.logits.shape)
+        if logits not in self.dependents.destinations:
+            return cached.logits.expand(self.n, *cached.logits.shape)
         first = self.destination // (logits // graph.n_layers)  # every layer has as many destinations
         for layer in range(first, graph.n_layers):
             self._run_layer(layer)
-        x = self._inputs(Where("final", graph.n_layers, False), [logits])[0]
-        return standing.transformer.unembed(x[:, 0]).unflatten(0, (self.n, -1))
+        x = self._inputs(Place("final", graph.n_layers, False), [logits])[0]
+        return cached.transformer.unembed(x[:, 0]).unflatten(0, (self.n, -1))
 
     def _run_layer(self, layer: int) -> None:
-        standing = self.standing
-        start = standing.graph.head_sources(layer).start
-        moved = [head for head in range(standing.graph.n_heads) if self.reach.moved >> (start + head) & 1]
+        cached = self.cached
+        start = cached.graph.head_sources(layer).start
+        moved = [head for head in range(cached.graph.n_heads) if self.dependents.moved >> (start + head) & 1]
         z = self._attend(layer, moved) if moved else {}
-        parallel = standing.transformer.blocks[layer].parallel
+        parallel = cached.transformer.blocks[layer].parallel
         mlp = self._run_mlp(layer) if parallel else None
         for everywhere, (heads, change) in z.items():
             self._add_heads(layer, everywhere, heads, change)
@@ -114,105 +103,102 @@ class Ripple:
 
     # Reading
 
-    def _inputs(self, where: Where, readers: Sequence[int]) -> Float[Tensor, "reader stacked row d_model"]:
+    def _inputs(self, place: Place, destinations: Sequence[int]) -> Float[Tensor, "destination stacked row d_model"]:
         """What destinations read, candidate by candidate."""
-        standing, stop = self.standing, self.standing.n_visible[readers[0]]
-        if readers[0] == self.destination:
-            return standing.read(where, self.candidates, stop).flatten(0, 1)[None]
-        x = self._stacked(standing.inputs(where, readers))
-        summed = [place for place, reader in enumerate(readers) if reader in self.reach.reads_all]
+        cached, stop = self.cached, self.cached.graph.n_seen(destinations[0])
+        if destinations[0] == self.destination:
+            return cached.read(place, self.candidates, stop).flatten(0, 1)[None]
+        x = self._stacked(cached.inputs(place, destinations))
+        summed = [at for at, destination in enumerate(destinations) if destination in self.dependents.keep_all]
         if summed:
-            x[summed] += self.sums[where.everywhere]
-        weights = standing.weights[readers]
+            x[summed] += self.sums[place.everywhere]
+        weights = cached.weights(destinations)
         weights[summed] = 0
-        held, moved = standing.changes[where.everywhere], self.differences[where.everywhere]
-        for group in standing.groups:
+        differences = self.differences[place.everywhere]
+        for group in cached.groups:
             bounds = group.start, min(stop, group.stop)
             if group.norm is None:
-                moved.add_mixed(x, weights, *bounds)
+                differences.add_mixed(x, weights, *bounds)
             else:
-                cut_sum = standing.cut_sum(group, where.everywhere)
-                before = cut_sum.repeat(len(readers), 1, 1, 1)
-                held.add_mixed(before, weights, *bounds)
+                before = cached.cut_sum(group, place.everywhere).repeat(len(destinations), 1, 1, 1)
+                cached.changes(place.everywhere).add_mixed(before, weights, *bounds)
                 before = self._stacked(before)
                 after = before.clone()
-                if moved.add_mixed(after, weights, *bounds):
+                if differences.add_mixed(after, weights, *bounds):
                     x += apply_norm(group.norm, after) - apply_norm(group.norm, before)
         return x
 
-    def _stacked(self, x: Float[Tensor, "reader batch *rest"]) -> Float[Tensor, "reader stacked *rest"]:
+    def _stacked(self, x: Float[Tensor, "destination batch *rest"]) -> Float[Tensor, "destination stacked *rest"]:
         return x.repeat(1, self.n, *[1] * (x.dim() - 2))
 
     def _attend(self, layer: int, moved: list[int]) -> dict[bool, tuple[list[int], Tensor]]:
         """What the mixed values of heads change by, with the heads: at every position (True), at the answer row."""
-        standing, start = self.standing, self.standing.graph.head_sources(layer).start
-        everywhere = [head for head in moved if start + head in standing.changes[True].places]
+        cached, start = self.cached, self.cached.graph.head_sources(layer).start
+        everywhere = [head for head in moved if cached.is_everywhere(start + head)]
         at_answer = [head for head in moved if head not in everywhere]
-        readers = {head: readers_of(standing.graph)[start + head] for head in moved}
-        rows = {head: head in everywhere for head in moved}
+        own = {head: cached.graph.destinations_of(start + head) for head in moved}
+        read_everywhere = [each for head in moved for each in own[head][0 if head in everywhere else 1 :]]
         inputs = {
-            True: self._attention_inputs(
-                layer, True, [r for head in moved for r in readers[head][0 if rows[head] else 1 :]]
-            ),
-            False: self._attention_inputs(layer, False, [readers[head][0] for head in at_answer]),
+            True: self._attention_inputs(layer, True, read_everywhere),
+            False: self._attention_inputs(layer, False, [own[head][0] for head in at_answer]),
         }
         z = {}
         for heads, is_everywhere in ((everywhere, True), (at_answer, False)):
             if heads:
                 parts = [
-                    self._parts(
-                        layer, letter, [readers[head][place] for head in heads], inputs, is_everywhere or letter != "q"
-                    )
-                    for place, letter in enumerate("qkv")
+                    self._parts(layer, part, [own[head][i] for head in heads], inputs, is_everywhere or part != "q")
+                    for i, part in enumerate(PARTS)
                 ]
-                mixed = standing.transformer.blocks[layer].attention.mix(*parts, None if is_everywhere else self.rows)
-                z[is_everywhere] = (
-                    heads,
-                    self._minus(mixed, standing.at_rows(standing.cut.z[layer], is_everywhere)[:, :, heads]),
-                )
+                mixed = cached.transformer.blocks[layer].attention.mix(*parts, None if is_everywhere else self.rows)
+                cut_z = cached.at_rows(cached.cut.z[layer], is_everywhere)[:, :, heads]
+                z[is_everywhere] = heads, self._minus(mixed, cut_z)
         if everywhere:
             known = [self._at_answer(z[True][1]), *([z[False][1]] if at_answer else [])]
             z[False] = everywhere + at_answer, torch.cat(known, dim=2)
         return z
 
-    def _attention_inputs(self, layer: int, everywhere: bool, readers: Sequence[int]) -> dict[int, Tensor]:
+    def _attention_inputs(self, layer: int, everywhere: bool, destinations: Sequence[int]) -> dict[int, Tensor]:
         """The normalised inputs of those attention destinations that moved, by destination."""
-        standing = self.standing
-        where = Where("attention_in", layer, everywhere)
-        moved = dict.fromkeys(reader for reader in readers if reader in self.reach.readers)
-        alike = {standing.columns[reader]: reader for reader in moved if reader != self.destination}
-        norm = standing.transformer.blocks[layer].attention_norm
+        cached, place = self.cached, Place("attention_in", layer, everywhere)
+        moved = dict.fromkeys(each for each in destinations if each in self.dependents.destinations)
+        alike = {cached.columns[each]: each for each in moved if each != self.destination}
+        norm = cached.transformer.blocks[layer].attention_norm
         made = {}
         if alike:
-            x = dict(zip(alike, apply_norm(norm, self._inputs(where, list(alike.values())))))
-            made = {reader: x[standing.columns[reader]] for reader in moved if reader != self.destination}
+            x = dict(zip(alike, apply_norm(norm, self._inputs(place, list(alike.values())))))
+            made = {each: x[cached.columns[each]] for each in moved if each != self.destination}
         if self.destination in moved:
-            made[self.destination] = apply_norm(norm, self._inputs(where, [self.destination])[0])
+            made[self.destination] = apply_norm(norm, self._inputs(place, [self.destination])[0])
         return made
 
     def _parts(
-        self, layer: int, letter: str, readers: Sequence[int], inputs: dict[bool, dict[int, Tensor]], everywhere: bool
+        self,
+        layer: int,
+        part: Part,
+        destinations: Sequence[int],
+        inputs: dict[bool, dict[int, Tensor]],
+        everywhere: bool,
     ) -> Float[Tensor, "stacked row head d_head"]:
         """Queries, keys or values, head by head."""
-        moved = {reader: inputs[everywhere][reader] for reader in readers if reader in self.reach.readers}
-        still = [reader for reader in readers if reader not in moved]
-        parts = self.standing.projected(layer, letter, moved) if moved else {}
-        parts = {reader: part.unflatten(0, (self.n, -1)) for reader, part in parts.items()}
+        moved = {each: inputs[everywhere][each] for each in destinations if each in self.dependents.destinations}
+        still = [each for each in destinations if each not in moved]
+        values = self.cached.projected(layer, part, moved) if moved else {}
+        values = {each: value.unflatten(0, (self.n, -1)) for each, value in values.items()}
         if still:
-            known = self.standing.parts(layer, letter, still, everywhere)
-            parts |= {reader: part.expand(self.n, *part.shape) for reader, part in known.items()}
-        return torch.stack([parts[reader] for reader in readers], dim=3).flatten(0, 1)
+            known = self.cached.parts(layer, part, still, everywhere)
+            values |= {each: value.expand(self.n, *value.shape) for each, value in known.items()}
+        return torch.stack([values[each] for each in destinations], dim=3).flatten(0, 1)
 
     def _run_mlp(self, layer: int) -> Float[Tensor, "stacked row d_model"] | None:
         """The MLP's output minus its cut value; None where it has not moved."""
-        standing, graph = self.standing, self.standing.graph
-        if not graph.mlps or not self.reach.moved >> graph.mlp_source(layer) & 1:
+        cached, graph = self.cached, self.cached.graph
+        if not graph.mlps or not self.dependents.moved >> graph.mlp_source(layer) & 1:
             return None
-        block = standing.transformer.blocks[layer]
-        everywhere = graph.mlp_source(layer) in standing.changes[True].places
-        x = self._inputs(Where("mlp_in", layer, everywhere), [graph.mlp_destination(layer)])[0]
+        block = cached.transformer.blocks[layer]
+        everywhere = cached.is_everywhere(graph.mlp_source(layer))
+        x = self._inputs(Place("mlp_in", layer, everywhere), [graph.mlp_destination(layer)])[0]
         out = apply_norm(block.mlp_post_norm, block.mlp(apply_norm(block.mlp_norm, x)))
-        return self._minus(out, standing.at_rows(standing.cut.mlp_out[layer], everywhere))
+        return self._minus(out, cached.at_rows(cached.cut.mlp_out[layer], everywhere))
 
     # Writing
 
@@ -227,38 +213,33 @@ class Ripple:
         self, layer: int, everywhere: bool, heads: list[int], z: Float[Tensor, "stacked row head d_head"]
     ) -> None:
         """Take note of what heads change by, given for their mixed values."""
-        standing, start = self.standing, self.standing.graph.head_sources(layer).start
-        W_O = standing.transformer.blocks[layer].attention.W_O
-        held, room = standing.changes[everywhere], self.differences[everywhere]
-        if self.reach.reads_all:
-            before = held.values[[held.places[start + head] for head in heads]].sum(0)
+        cached, start = self.cached, self.cached.graph.head_sources(layer).start
+        W_O = cached.transformer.blocks[layer].attention.W_O
+        if self.dependents.keep_all:
+            before = cached.changes(everywhere).total([start + head for head in heads])
             self.sums[everywhere] = self.sums[everywhere] + self._minus(write(z, W_O[heads], None), before)
-        for place, head in enumerate(heads):
+        for at, head in enumerate(heads):
             source = start + head
-            if self.settles or source in room.places:
-                self._note(everywhere, source, z[:, :, place] @ W_O[head].to(z.device))
+            if self.collects or source in self.differences[everywhere]:
+                self._note(everywhere, source, z[:, :, at] @ W_O[head].to(z.device))
 
     def _add_mlp(self, layer: int, change: Float[Tensor, "stacked row d_model"]) -> None:
         """Take note of what an MLP changes by."""
-        source = self.standing.graph.mlp_source(layer)
-        for everywhere in (True, False) if source in self.standing.changes[True].places else (False,):
+        source = self.cached.graph.mlp_source(layer)
+        for everywhere in (True, False) if self.cached.is_everywhere(source) else (False,):
             at_rows = change if everywhere else self._at_answer(change)
-            if self.reach.reads_all:
-                held = self.standing.changes[everywhere]
-                before = held.values[held.places[source]]
+            if self.dependents.keep_all:
+                before = self.cached.changes(everywhere)[source]
                 self.sums[everywhere] = self.sums[everywhere] + self._minus(at_rows, before)
-            if self.settles or source in self.differences[everywhere].places:
+            if self.collects or source in self.differences[everywhere]:
                 self._note(everywhere, source, at_rows)
 
     def _note(self, everywhere: bool, source: int, change: Float[Tensor, "stacked row d_model"]) -> None:
-        """Keep a source's difference for readers that tell it apart, and its change where the run settles."""
-        held, room = self.standing.changes[everywhere], self.differences[everywhere]
-        if source in room.places:
-            before = held.values[held.places[source]]
-            torch.sub(
-                change.unflatten(0, (self.n, -1)),
-                before,
-                out=room.values[room.places[source]].unflatten(0, (self.n, -1)),
-            )
-        if self.settles:
-            self.settled.append(Settled(everywhere, source, change))
+        """Keep a source's difference for destinations that tell it apart, and its change where it is collected."""
+        differences = self.differences[everywhere]
+        if source in differences:
+            before, stacked = self.cached.changes(everywhere)[source], (self.n, -1)
+            out = differences[source].unflatten(0, stacked)
+            torch.sub(change.unflatten(0, stacked), before, out=out)
+        if self.collects:
+            self.moved.append(Moved(everywhere, source, change))

@@ -9,13 +9,13 @@ The four interventions give every source a cut value:
 
 Sources are `input`, heads (their write without the output bias) and MLPs (bias included). The output bias of
 attention belongs to no source and is never cut. `cut_values` returns the cut value of every source together with
-the residual streams they sum to, as `Activations`: what a destination with every in-edge cut reads.
+the residual streams they sum to, as a `Cut`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
@@ -30,7 +30,25 @@ from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.distributed import ALONE, Processes
 
 Intervention = Literal["patching", "zero", "mean", "mean-positional"]
-CutValues = Callable[[PromptPairs], Activations]
+
+
+@dataclass
+class Cut(Activations):
+    """The cut value of every source on one batch, and the streams they sum to: what a destination with every in-edge cut reads.
+
+    Attributes:
+        intervention: What the values are.
+    """
+
+    intervention: Intervention = field(kw_only=True)
+
+
+CutValues = Callable[[PromptPairs], Cut]
+
+
+def equals_a_run(intervention: Intervention) -> bool:
+    """Whether cut values are a run of the model, so that a node whose every input has its cut value has its own."""
+    return intervention == "patching"
 
 
 def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor, "batch kept_pos"]:
@@ -68,14 +86,16 @@ def cut_values(
     if intervention == "patching":
         return lambda batch: _corrupted(transformer, batch)
     if intervention == "zero":
-        return lambda batch: _constant(transformer, batch, _zeros(transformer))
-    means = _means(transformer, batches, intervention == "mean-positional", processes)
-    return lambda batch: _constant(transformer, batch, means)
+        constant = _zeros(transformer)
+    else:
+        constant = _means(transformer, batches, intervention == "mean-positional", processes)
+    return lambda batch: _constant(transformer, batch, constant, intervention)
 
 
-def _corrupted(transformer: Transformer, batch: PromptPairs) -> Activations:
+def _corrupted(transformer: Transformer, batch: PromptPairs) -> Cut:
     embed = transformer.embed(trimmed(batch.corrupted, batch))
-    return transformer.forward(embed, answer_rows(batch))
+    kept = transformer.forward(embed, answer_rows(batch))
+    return Cut(**vars(kept), intervention="patching")
 
 
 @dataclass(frozen=True)
@@ -122,7 +142,7 @@ def _mean(total: Tensor, counts: Tensor, positional: bool) -> Tensor:
     return (total / counts.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1)))[None]
 
 
-def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValues) -> Activations:
+def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValues, intervention: Intervention) -> Cut:
     """The streams that given source values sum to; nothing is run."""
     n_pairs, n_positions = trimmed(batch.corrupted, batch).shape
     rows = answer_rows(batch)
@@ -131,7 +151,7 @@ def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValue
         value = value[:, :n_positions] if value.shape[1] > 1 else value
         return value.expand(n_pairs, n_positions, *value.shape[2:])
 
-    kept = Activations(spread(sources.embed))
+    kept = Cut(spread(sources.embed), intervention=intervention)
     resid = kept.embed
     for layer, block in enumerate(transformer.blocks):
         last = layer == len(transformer.blocks) - 1

@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.nodes import PARTS, Part
 from edge_circuits.graphs.reachability import nodes_from_input, nodes_to_logits
+from edge_circuits.graphs.running.patching import Intervention, equals_a_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +30,9 @@ class Mixture:
     """The input of one or more destinations: a stream and the sources in which they differ from it.
 
     Attributes:
-        from_cut: start from the cut stream and add `sources`; otherwise from the current one and subtract them.
-        sources: indices, ascending.
-        weights: for soft masks, how much of each source is kept, else None.
+        from_cut: Start from the cut stream and add `sources`; otherwise from the current one and subtract them.
+        sources: Indices, ascending.
+        weights: For soft masks, how much of each source is kept, else None.
     """
 
     from_cut: bool
@@ -50,10 +52,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads of a layer that are computed on the same rows; `reads` gives each letter's mixture, head by head."""
+    """Heads of a layer that are computed on the same rows; `reads` gives the mixture of each part, head by head."""
 
     heads: tuple[int, ...]
-    reads: dict[str, tuple[Mixture, ...]]
+    reads: dict[Part, tuple[Mixture, ...]]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class Plan:
     """How to run a circuit.
 
     Attributes:
-        computed: sources that are computed.
-        individual: sources whose own change some mixture adds or subtracts.
-        keeps_current: some mixture starts from the current stream.
+        computed: Sources that are computed.
+        individual: Sources whose own change some mixture adds or subtracts.
+        keeps_current: Some mixture starts from the current stream.
     """
 
     graph: Graph
@@ -90,16 +92,20 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"], patching: bool
+    graph: Graph,
+    mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"],
+    intervention: Intervention | None = None,
 ) -> Plan:
     """The plan of a circuit.
 
     Args:
-        mask: kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably.
-        patching: cut edges read the same run's corrupted values, so that a node without a live input needs no run.
+        graph: The topology.
+        mask: Kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably.
+        intervention: What cut edges read. Under patching a node without a live input needs no run. None: whatever it may
+            be, every node that leads to `logits` runs.
     """
     kept = (mask != 0).cpu() & graph.edge_mask
-    computed, everywhere = _computed(graph, kept, patching)
+    computed, everywhere = _computed(graph, kept, intervention)
     mixer = _Mixer(graph, mask, kept, computed)
     layers = tuple(_layer_plan(graph, layer, computed, everywhere, mixer) for layer in range(graph.n_layers))
     logits = mixer.mixture(graph.n_destinations - 1)
@@ -114,10 +120,12 @@ def make_plan(
     )
 
 
-def _computed(graph: Graph, kept: Tensor, patching: bool) -> tuple[Bool[Tensor, " source"], Bool[Tensor, " source"]]:
+def _computed(
+    graph: Graph, kept: Tensor, intervention: Intervention | None
+) -> tuple[Bool[Tensor, " source"], Bool[Tensor, " source"]]:
     """Which sources are computed, and which of them at every position."""
     computed = nodes_to_logits(graph, kept)
-    if patching:
+    if intervention is not None and equals_a_run(intervention):
         computed &= nodes_from_input(graph, kept)
     computed[0] = True  # `input` costs nothing and always counts in the current stream
     everywhere = torch.zeros(graph.n_sources, dtype=torch.bool)
@@ -127,9 +135,9 @@ def _computed(graph: Graph, kept: Tensor, patching: bool) -> tuple[Bool[Tensor, 
             mlp = graph.mlp_source(layer)
             everywhere |= kept[:, graph.mlp_destination(layer)] & everywhere[mlp] & computed[mlp]
         live = computed[heads]
-        for letter, running in (("q", live & everywhere[heads]), ("k", live), ("v", live)):
-            readers = running.view(graph.n_parts[letter], -1).any(1)
-            everywhere |= (kept[:, graph.part_destinations(layer, letter)] & readers).any(1)
+        for part, running in (("q", live & everywhere[heads]), ("k", live), ("v", live)):
+            used = running.view(graph.n_parts[part], -1).any(1)
+            everywhere |= (kept[:, graph.part_destinations(layer, part)] & used).any(1)
     return computed, everywhere & computed
 
 
@@ -146,12 +154,11 @@ class _Mixer:
     def __init__(self, graph: Graph, mask: Tensor, kept: Tensor, computed: Tensor) -> None:
         self.graph, self.kept, self.computed = graph, kept, computed
         self.weights = mask if mask.is_floating_point() else None
-        self.n_visible = graph.n_visible.tolist()
         self.made: dict[object, Mixture] = {}
 
     def mixture(self, destination: int) -> Mixture:
         """What a destination reads."""
-        n_visible = self.n_visible[destination]
+        n_visible = self.graph.n_seen(destination)
         present = self.computed[:n_visible]
         kept = self.kept[:n_visible, destination] & present
         if self.weights is not None:
@@ -167,8 +174,8 @@ def _layer_plan(graph: Graph, layer: int, computed: Tensor, everywhere: Tensor, 
     mlp = graph.mlps and bool(computed[graph.mlp_source(layer)])
 
     def heads(chosen: Sequence[int]) -> Heads:
-        readers = [graph.destinations_of(start + head) for head in chosen]
-        reads = {letter: tuple(mixer.mixture(three[i]) for three in readers) for i, letter in enumerate("qkv")}
+        own = [graph.destinations_of(start + head) for head in chosen]
+        reads = {part: tuple(mixer.mixture(three[i]) for three in own) for i, part in enumerate(PARTS)}
         return Heads(tuple(chosen), reads)
 
     return LayerPlan(

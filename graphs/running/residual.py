@@ -18,8 +18,9 @@ class Written:
     """What an MLP, `input` or some heads of a layer change by.
 
     Attributes:
-        changes: [source batch row d_model].
-        post_norm: the norm that heads write through, if any; with it, what all heads of the layer together write
+        sources: Which they are.
+        changes: What each changes by. [source batch row d_model].
+        post_norm: The norm that heads write through, if any; with it, what all heads of the layer together write
             before it, cut and current, and `sources` are all the layer's heads that are in the stream.
     """
 
@@ -30,15 +31,15 @@ class Written:
     current_sum: Tensor | None = None
 
 
-@dataclass
-class Stream:
-    """The residual stream on a set of rows.
+@dataclass(eq=False)
+class Residual:
+    """The residual stream on a set of rows, equal to itself alone.
 
     Attributes:
-        rows: positions [batch row]; None for every position.
-        written: changes of single sources, for the mixtures that name them.
-        change: current minus cut stream; kept only where some mixture starts from the current stream.
-        room: where changes of single sources are put one after the other, if they are to stand together.
+        rows: Positions [batch row]; None for every position.
+        written: Changes of single sources, for the mixtures that name them.
+        change: Current minus cut stream; kept only where some mixture starts from the current stream.
+        room: Where changes of single sources are put one after the other, if they are to stand together.
             [source batch row d_model]
     """
 
@@ -59,9 +60,9 @@ class Stream:
         """A value on these rows."""
         return x if self.rows is None or x.shape[1] == 1 else take_rows(x, self.rows)
 
-    def mixture(self, mixture: Mixture, cut_stream: Tensor) -> Float[Tensor, "batch row d_model"]:
-        """The input of a destination; `cut_stream` is what it reads with every in-edge cut."""
-        x = self.at_rows(cut_stream)
+    def mixture(self, mixture: Mixture, cut_residual: Tensor) -> Float[Tensor, "batch row d_model"]:
+        """The input of a destination; `cut_residual` is what it reads with every in-edge cut."""
+        x = self.at_rows(cut_residual)
         x = x if mixture.from_cut else x + self.change
         for written in self.written:
             places = [place for place, source in enumerate(written.sources) if source in mixture.places]

@@ -8,8 +8,7 @@ from models import logit_difference, tiny
 from plain_sweep import plain_sweep
 
 from edge_circuits import acdc
-from edge_circuits.acdc import algorithm as descent
-from edge_circuits.acdc import speculation as stack
+from edge_circuits.acdc import algorithm, speculation
 from edge_circuits.acdc.search import Search
 from edge_circuits.graphs import Circuit, Graph
 
@@ -103,7 +102,7 @@ def test_batches_do_not_matter(trained):
 def test_how_many_are_tried_at_a_time_does_not_matter(trained, monkeypatch, most):
     model, pairs = trained
     whole = acdc.discover(model, pairs, "kl", 0.01, quiet=True).trace
-    monkeypatch.setattr(stack, "MOST", most)
+    monkeypatch.setattr(speculation, "MOST", most)
     fewer = acdc.discover(model, pairs, "kl", 0.01, quiet=True).trace
     assert [(d.edge, d.kept) for d in fewer.decisions] == [(d.edge, d.kept) for d in whole.decisions]
     assert fewer.values == pytest.approx(whole.values, abs=TOLERANCE)
@@ -112,7 +111,7 @@ def test_how_many_are_tried_at_a_time_does_not_matter(trained, monkeypatch, most
 def test_where_runs_are_made_afresh_does_not_matter(trained, monkeypatch):
     model, pairs = trained
     whole = acdc.discover(model, pairs, "kl", 0.01, quiet=True).trace
-    monkeypatch.setattr(descent, "FRESH_AFTER", 1)
+    monkeypatch.setattr(algorithm, "FRESH_AFTER", 1)
     fresh = acdc.discover(model, pairs, "kl", 0.01, quiet=True).trace
     assert fresh.kept == whole.kept
     assert fresh.values == pytest.approx(whole.values, abs=TOLERANCE)
@@ -121,9 +120,9 @@ def test_where_runs_are_made_afresh_does_not_matter(trained, monkeypatch):
 def test_several_edges_are_tried_in_one_call(trained, monkeypatch):
     sizes, values = [], Search.values
 
-    def counted(self, standings, destination, candidates):
+    def counted(self, runs, destination, candidates):
         sizes.append(len(candidates))
-        return values(self, standings, destination, candidates)
+        return values(self, runs, destination, candidates)
 
     monkeypatch.setattr(Search, "values", counted)
     trace = acdc.discover(*trained, "kl", 0.01, quiet=True).trace
@@ -135,10 +134,10 @@ def test_stacked_tokens_bound_the_candidates_of_a_call(trained, monkeypatch):
     model, pairs = trained
     sizes, values = [], Search.values
 
-    def counted(self, standings, destination, candidates):
+    def counted(self, runs, destination, candidates):
         if destination != self.graph.n_destinations - 1:  # there only the answer row runs
             sizes.append(len(candidates) * pairs.clean.numel())
-        return values(self, standings, destination, candidates)
+        return values(self, runs, destination, candidates)
 
     monkeypatch.setattr(Search, "values", counted)
     acdc.discover(model, pairs, "kl", 0.01, stacked_tokens=80, quiet=True)

@@ -10,7 +10,7 @@ from counting import Counting, Stopped
 from models import logit_difference
 
 from edge_circuits import acdc
-from edge_circuits.acdc import algorithm as descent
+from edge_circuits.acdc import algorithm
 from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.trace import Trace
 from edge_circuits.graphs import Circuit, Graph, prune
@@ -56,9 +56,9 @@ def test_what_thresholds_share_is_tried_once(trained, monkeypatch):
 
     tried, values = [], Search.values
 
-    def counted(self, standings, destination, candidates):
+    def counted(self, runs, destination, candidates):
         tried.append(len(candidates))
-        return values(self, standings, destination, candidates)
+        return values(self, runs, destination, candidates)
 
     monkeypatch.setattr(Search, "values", counted)
     alone = n_tried([0.02])
@@ -84,7 +84,7 @@ def test_thresholds_are_refused(trained, thresholds):
 @pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
 @pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(descent, "FRESH_AFTER", 9)
+    monkeypatch.setattr(algorithm, "FRESH_AFTER", 9)
     whole = acdc.sweep(*trained, logit_difference, THRESHOLDS, folder=tmp_path / "whole", quiet=True)
     generator, n_interruptions, n_files = random.Random(seed), 0, set()
     while True:
@@ -103,7 +103,7 @@ def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_pa
 
 
 def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(descent, "FRESH_AFTER", 9)
+    monkeypatch.setattr(algorithm, "FRESH_AFTER", 9)
     path = tmp_path / "trace.jsonl"
     whole = acdc.discover(*trained, logit_difference, 0.3, quiet=True).trace
     with pytest.raises(Stopped):

@@ -104,7 +104,7 @@ def test_scores_are_slopes_of_cutting_an_edge_a_little(kind: str) -> None:
             mask = scored.graph.edge_mask.double()
             mask[source, destination] = kept
             with torch.no_grad():
-                logits = run_batch(transformer, make_plan(scored.graph, mask, patching=True), PAIRS, cut)
+                logits = run_batch(transformer, make_plan(scored.graph, mask, "patching"), PAIRS, cut)
             ends.append(logit_difference(logits, PAIRS).mean().item())
         slope = (ends[0] - ends[1]) / (2 * step)
         assert scored.score(scored.graph.edges[index]) == pytest.approx(slope, rel=1e-4, abs=1e-6), scored.graph.edges[

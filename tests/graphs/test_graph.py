@@ -106,6 +106,13 @@ def test_destinations_of_a_source(graph: Graph) -> None:
             assert found == [f"{name}<q>", f"{layer}.h{kv_head}<k>", f"{layer}.h{kv_head}<v>"]
 
 
+def test_the_nodes_of_a_destination_are_those_that_have_it(graph: Graph) -> None:
+    for destination in range(graph.n_destinations):
+        having = [source for source in range(graph.n_sources) if destination in graph.destinations_of(source)]
+        assert list(graph.nodes_of(destination)) == having
+        assert graph.n_seen(destination) == graph.n_visible[destination]
+
+
 def test_a_large_model_is_quick_because_edge_names_wait() -> None:
     graph = Graph(80, 64, n_kv_heads=8)
     assert graph.edge_mask.sum() == graph.n_edges == 16_654_201

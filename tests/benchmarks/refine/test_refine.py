@@ -56,7 +56,7 @@ def test_a_second_run_reads_the_sweeps_of_the_first(
 ) -> None:
     first = rows(tmp_path)
     told = capsys.readouterr().out
-    monkeypatch.setattr(acdc.algorithm.Descent, "_try", lambda *_: pytest.fail("an edge was tried again"))
+    monkeypatch.setattr(acdc.algorithm.EdgeSweep, "_try", lambda *_: pytest.fail("an edge was tried again"))
     second = rows(tmp_path)
     assert [row | {"seconds": ""} for row in first] == [row | {"seconds": ""} for row in second]
     assert capsys.readouterr().out == told

@@ -54,7 +54,7 @@ def test_points_are_the_circuits(name: str, tmp_path: Path) -> None:
 
 def test_a_second_run_reads_what_the_first_has_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = find("acdc-kl", tmp_path)
-    monkeypatch.setattr(acdc.algorithm.Descent, "_try", lambda *_: pytest.fail("an edge was tried again"))
+    monkeypatch.setattr(acdc.algorithm.EdgeSweep, "_try", lambda *_: pytest.fail("an edge was tried again"))
     second = find("acdc-kl", tmp_path)
     assert (first.seconds is None, second.seconds is None) == (False, True)
     assert second.auc == first.auc and torch.equal(second.scored.scores, first.scored.scores)

@@ -171,7 +171,7 @@ def test_soft_masks_and_their_gradients_are_those_of_the_reference(kind: str, in
     weights[:, graph.destination_index("a1.h1<k>")] = 0  # a destination with every in-edge cut
     weights.requires_grad_()
     cut = cut_values(transformer, [PAIRS], intervention)(PAIRS)
-    ours = run_batch(transformer, make_plan(graph, weights, intervention == "patching"), PAIRS, cut)
+    ours = run_batch(transformer, make_plan(graph, weights, intervention), PAIRS, cut)
     kept = {name: weights[graph.edge_index(name)] for name in graph.edges if not name.endswith("a1.h1<k>")}
     slow = edges.circuit_logits(model.literal, prompts_of(PAIRS), kept, intervention, grouped)
     assert relative_error(ours, slow.detach()) < 1e-12
@@ -237,7 +237,7 @@ def test_price_is_that_of_the_live_nodes() -> None:
     cut, d_model, d_mlp = cut_values(transformer, [pairs], "patching")(pairs), 32, 128
 
     def multiplications(*names: str) -> int:
-        plan = make_plan(transformer.graph, Circuit.from_edges(transformer.graph, names).mask, patching=True)
+        plan = make_plan(transformer.graph, Circuit.from_edges(transformer.graph, names).mask, "patching")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run_batch(transformer, plan, pairs, cut)
         return counter.get_total_flops() // 2

@@ -8,11 +8,11 @@ from models import KINDS, prompt_pairs, tiny
 
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.running import cached_run as standing_file
-from edge_circuits.graphs.running.cached_run import Standing
-from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, nodes_of
+from edge_circuits.graphs.running import cached_run
+from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
 from edge_circuits.graphs.running.execution import run
-from edge_circuits.graphs.running.incremental import ask, settle
+from edge_circuits.graphs.running.incremental import move_on, run_candidates
 from edge_circuits.graphs.running.patching import cut_values
 
 PAIRS = prompt_pairs([9, 9, 7], positions=[-1, -2, -1], seed=3)
@@ -20,17 +20,20 @@ TOLERANCE = 1e-12  # float64; sums of a few hundred terms in another order
 
 
 class Case:
-    """A model, a batch, and the standing run of a circuit."""
+    """A model, a batch, and the cached run of a circuit."""
 
-    def __init__(self, kind, density, intervention="patching", kv_destinations="query-head", seed=0):
+    def __init__(
+        self, kind, density=1.0, intervention="patching", kv_destinations="query-head", seed=0, only_input=False
+    ):
         self.model, self.intervention = tiny(kind).model, intervention
         transformer = adapt(self.model, kv_destinations=kv_destinations)
         self.graph, self.batch = transformer.graph, PAIRS.batches()[0]
         self.generator = torch.Generator().manual_seed(seed)
         self.mask = self.random(density) & self.graph.edge_mask
+        self.mask[1:] &= not only_input
         cut = cut_values(transformer, [self.batch], intervention)(self.batch)
         with torch.no_grad():
-            self.standing = Standing(transformer, self.mask, self.batch, cut, intervention == "patching")
+            self.cached = CachedRun(transformer, self.mask, self.batch, cut)
 
     def random(self, density):
         return torch.rand(self.graph.edge_mask.shape, generator=self.generator) < density
@@ -39,11 +42,7 @@ class Case:
         """Some destinations with in-edges and a path to `logits`, `logits` first."""
         leading = leading_to_logits(self.graph, bit_columns(self.mask))
         last = self.graph.n_destinations - 1
-        live = [
-            d
-            for d in range(last)
-            if self.mask[:, d].any() and any(leading >> node & 1 for node in nodes_of(self.graph)[d])
-        ]
+        live = [d for d in range(last) if self.mask[:, d].any() and leads_on(self.graph, leading, d)]
         return [last, *reversed(live[:: max(1, len(live) // n)])]
 
     def candidates(self, destination, n=3):
@@ -60,15 +59,15 @@ class Case:
 
 
 def assert_as_run_by_itself(case, n_destinations=3):
-    assert case.error(case.standing.logits) < TOLERANCE
+    assert case.error(case.cached.logits) < TOLERANCE
     for place, destination in enumerate(case.destinations(n_destinations)):
         candidates = case.candidates(destination)
-        logits = ask(case.standing, destination, candidates)
+        logits = run_candidates(case.cached, destination, candidates)
         assert case.error(logits[2 * (place % 2)], destination, candidates[2 * (place % 2)]) < TOLERANCE
         if place % 2:
-            settle(case.standing, destination, candidates[1])
+            move_on(case.cached, destination, candidates[1])
             case.mask[:, destination] = candidates[1]
-            assert case.error(case.standing.logits) < TOLERANCE
+            assert case.error(case.cached.logits) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,27 +95,23 @@ def test_key_value_heads_as_destinations(kind):
 
 
 def test_nothing_changes_without_room_for_the_runs_inputs(monkeypatch):
-    monkeypatch.setattr(standing_file, "CACHED_BYTES", 0)
+    monkeypatch.setattr(cached_run, "CACHED_BYTES", 0)
     case = Case("gpt2", 0.6)
     assert_as_run_by_itself(case)
-    assert not case.standing._inputs
+    assert not case.cached._inputs
 
 
 def test_a_destination_that_moves_nothing_leaves_the_logits():
-    case = Case("gpt2", 1.0)
-    graph = case.graph
-    case.mask[1:, :] = False  # heads and MLPs are read by nobody
-    with torch.no_grad():
-        case.standing.set_mask(case.mask)
-    destination = graph.destination_index("a0.h0<q>")
-    logits = ask(case.standing, destination, torch.zeros(2, graph.n_sources, dtype=torch.bool))
-    assert torch.equal(logits, case.standing.logits.expand(2, *case.standing.logits.shape))
+    case = Case("gpt2", only_input=True)  # nobody reads heads and MLPs
+    destination = case.graph.destination_index("a0.h0<q>")
+    logits = run_candidates(case.cached, destination, torch.zeros(2, case.graph.n_sources, dtype=torch.bool))
+    assert torch.equal(logits, case.cached.logits.expand(2, *case.cached.logits.shape))
 
 
 def test_candidates_do_not_influence_each_other():
     case = Case("neox-sequential", 0.7)
     destination = case.destinations(8)[4]
     candidates = case.candidates(destination, n=5)
-    together = ask(case.standing, destination, candidates)
-    alone = torch.cat([ask(case.standing, destination, kept[None]) for kept in candidates])
+    together = run_candidates(case.cached, destination, candidates)
+    alone = torch.cat([run_candidates(case.cached, destination, kept[None]) for kept in candidates])
     assert (together - alone).abs().max() < TOLERANCE * alone.abs().max()

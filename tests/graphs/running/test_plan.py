@@ -16,8 +16,8 @@ DEEP = Graph(3, 2)
 GROUPED = Graph(2, 4, n_kv_heads=2)
 
 
-def plan_of(graph: Graph, *edges: str, patching: bool = True) -> Plan:
-    return make_plan(graph, Circuit.from_edges(graph, edges).mask, patching)
+def plan_of(graph: Graph, *edges: str, intervention: str = "patching") -> Plan:
+    return make_plan(graph, Circuit.from_edges(graph, edges).mask, intervention)
 
 
 def nodes(plan: Plan) -> dict[str, str]:
@@ -44,7 +44,7 @@ def test_no_edges_need_no_node() -> None:
 
 
 def test_all_edges_need_every_node_and_no_single_source() -> None:
-    plan = make_plan(DEEP, DEEP.edge_mask, patching=True)
+    plan = make_plan(DEEP, DEEP.edge_mask, "patching")
     assert nodes(plan) == {name: "answer" if "2" in name[:2] else "everywhere" for name in DEEP.sources[1:]}
     assert plan.keeps_current and not plan.individual
     assert reads(plan, plan.logits) == ("current", set())
@@ -96,25 +96,28 @@ def test_dead_ends_are_not_computed() -> None:
 def test_nodes_without_a_live_input_are_computed_only_where_cut_values_are_no_run() -> None:
     edges = ["a0.h0->a1.h1<v>", "a1.h1->logits", "m0->logits"]  # nothing comes from `input`
     assert nodes(plan_of(SEQUENTIAL, *edges)) == {}
-    without_a_run = plan_of(SEQUENTIAL, *edges, patching=False)
+    without_a_run = plan_of(SEQUENTIAL, *edges, intervention="mean")
     assert nodes(without_a_run) == {"a0.h0": "everywhere", "a1.h1": "answer", "m0": "answer"}
     assert all(mixture.is_cut for mixture in without_a_run.layers[0].everywhere.reads["v"])
 
 
-@pytest.mark.parametrize("patching", [True, False])
+@pytest.mark.parametrize("intervention", ["patching", "zero", None])
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.6])
 @pytest.mark.parametrize("graph", [DEEP, GROUPED, Graph(3, 2, parallel=True), Graph(3, 3, mlps=False)])
-def test_computed_nodes_are_the_live_ones(graph: Graph, density: float, patching: bool, random_mask: Callable) -> None:
+def test_computed_nodes_are_the_live_ones(
+    graph: Graph, density: float, intervention: str, random_mask: Callable
+) -> None:
     for seed in range(5):
         circuit = Circuit(graph, random_mask(graph, density, seed))
-        live = circuit.nodes_to_logits & circuit.nodes_from_input if patching else circuit.nodes_to_logits
+        live = circuit.nodes_to_logits
+        live = live & circuit.nodes_from_input if intervention == "patching" else live
         expected = {name for name, is_live in zip(graph.sources, live.tolist()) if is_live}
-        plan = make_plan(graph, circuit.mask, patching)
+        plan = make_plan(graph, circuit.mask, intervention)
         assert set(nodes(plan)) == expected - {"input"}
         assert torch.equal(plan.computed[1:], live[1:]) and plan.computed[0]
 
 
-def test_a_key_value_head_makes_its_group_s_readers() -> None:
+def test_a_key_value_head_makes_all_heads_of_its_group() -> None:
     plan = plan_of(GROUPED, "input->a0.h1<k>", "a0.h1->logits", "a0.h2->logits", "a0.h3->logits")
     assert nodes(plan) == {"a0.h2": "answer", "a0.h3": "answer"}  # key-value head 1 serves query heads 2 and 3
     heads = plan.layers[0].at_answer
@@ -137,8 +140,8 @@ def test_the_shorter_sum_is_taken() -> None:
 def test_destinations_that_read_the_same_share_a_mixture() -> None:
     mask = DEEP.edge_mask.clone()
     mask[DEEP.edge_index("input->a2.h1<k>")] = False
-    heads = make_plan(DEEP, mask, patching=True).layers[2].at_answer
-    alike = {id(mixture) for letter in "qkv" for mixture in heads.reads[letter]}
+    heads = make_plan(DEEP, mask, "patching").layers[2].at_answer
+    alike = {mixture for part in "qkv" for mixture in heads.reads[part]}
     assert len(alike) == 2
     assert heads.reads["k"][0] is heads.reads["q"][1] is not heads.reads["k"][1]
 
@@ -148,7 +151,7 @@ def test_a_soft_mask_names_every_source_it_keeps_and_how_much() -> None:
     weights[SEQUENTIAL.edge_index("input->a0.h0<v>")] = 0.25
     weights[SEQUENTIAL.edge_index("a0.h0->logits")] = 1.0
     weights[SEQUENTIAL.edge_index("input->logits")] = -0.5
-    plan = make_plan(SEQUENTIAL, weights.requires_grad_(), patching=True)
+    plan = make_plan(SEQUENTIAL, weights.requires_grad_(), "patching")
     assert nodes(plan) == {"a0.h0": "answer"}
     assert reads(plan, plan.logits) == ("cut", {"input", "a0.h0"})
     assert plan.logits.weights.tolist() == [-0.5, 1.0]
@@ -158,6 +161,6 @@ def test_a_soft_mask_names_every_source_it_keeps_and_how_much() -> None:
 
 def test_entries_that_are_no_edges_are_ignored() -> None:
     everything = torch.ones_like(SEQUENTIAL.edge_mask)
-    assert nodes(make_plan(SEQUENTIAL, everything, patching=True)) == nodes(
-        make_plan(SEQUENTIAL, SEQUENTIAL.edge_mask, patching=True)
+    assert nodes(make_plan(SEQUENTIAL, everything, "patching")) == nodes(
+        make_plan(SEQUENTIAL, SEQUENTIAL.edge_mask, "patching")
     )
