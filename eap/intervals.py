@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from edge_circuits.eap.scoring import score
 from edge_circuits.graphs import PromptPairs, ScoredGraph
-from edge_circuits.graphs.bootstrap import N_RESAMPLES, check_resamples, drawn_counts, edge_groups
+from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_groups
+from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.distributed import Processes
 
@@ -105,7 +106,7 @@ def error_bars(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    check_resamples(n_resamples)
+    whole_number("n_resamples", n_resamples, 2)
     graph.check_finite()
     groups = edge_groups(graph)
     counts = drawn_counts(len(groups), n_resamples, seed)

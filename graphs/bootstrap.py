@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.scores import ScoredGraph
 
 N_RESAMPLES = 1000
@@ -37,13 +38,15 @@ def edge_groups(scored: ScoredGraph) -> Float[Tensor, "group edge"]:
     """What each group of prompts adds to each edge's score, in edge order, in float64.
 
     Raises:
-        ValueError: The scores came without groups, or with fewer than two.
+        ValueError: The scores are without groups, or with fewer than two.
     """
     if scored.per_group is None or len(scored.per_group) < 2:
         n_groups = "none" if scored.per_group is None else len(scored.per_group)
-        raise ValueError(
-            f"graph: expected scores kept group by group, in 2 groups of prompts or more, came {n_groups}; score with "
-            "edge_circuits.eap.intervals.score_groups, or give ScoredGraph per_group="
+        raise refusal(
+            "graph",
+            "scores kept group by group, in 2 groups of prompts or more",
+            n_groups,
+            "score with edge_circuits.score_groups, or give ScoredGraph per_group=",
         )
     return scored.per_group.mT[:, scored.graph.edge_mask.T].double()
 
@@ -56,16 +59,6 @@ def resampled(
     Raises:
         ValueError: As `edge_groups`, or fewer than two draws.
     """
-    check_resamples(n_resamples)
+    whole_number("n_resamples", n_resamples, 2)
     groups = edge_groups(scored)
     return (counts @ groups for counts in drawn_counts(len(groups), n_resamples, seed).split(CHUNK))
-
-
-def check_resamples(n_resamples: int) -> None:
-    """Refuse what is no number of draws.
-
-    Raises:
-        ValueError: It is below 2.
-    """
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples must be 2 or more, got {n_resamples}")

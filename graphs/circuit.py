@@ -5,21 +5,29 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_circuits.graphs import reachability as liveness
+from edge_circuits.graphs import reachability
+from edge_circuits.graphs.checks import described, refusal
+from edge_circuits.graphs.files import json_format
+from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.nodes import ARROW, parse_destination, parse_source
 from edge_circuits.graphs.scores import checked_scores
 
 if TYPE_CHECKING:
     import networkx
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
     """A set of edges; running it means that all other edges are cut.
 
@@ -27,43 +35,30 @@ class Circuit:
     their graphs and edges are, whatever scores and metadata they carry.
 
     Set algebra (`&`, `|`, `-`, `~`) between circuits of one graph gives circuits. They keep the left operand's scores,
-    or else the right's, and no metadata: that told how an operand was found.
+    or else the right's, and no metadata: that said how an operand was found.
 
     Attributes:
         graph: The topology.
         mask: True for the kept edges, on the CPU. [source destination]
-        scores: The scores by which it was chosen, of kept and other edges alike; or None. [source destination]
+        scores: The scores by which it was chosen, of kept and other edges alike; or None. A circuit that was loaded knows
+            those of its edges alone, the others are NaN. [source destination]
         metadata: What is worth knowing of its origin, in types that JSON has.
         n_requested: How many edges were asked for, before dead ends were removed; None if no number was.
+
+    Raises:
+        ValueError: Mask or scores do not fit the graph, or the mask keeps an entry that is no edge.
     """
 
     graph: Graph
     mask: Bool[Tensor, "source destination"]
-    scores: Float[Tensor, "source destination"] | None
-    metadata: dict[str, Any]
-    n_requested: int | None
+    scores: Float[Tensor, "source destination"] | None = None
+    metadata: Mapping[str, Any] | None = None
+    n_requested: int | None = None
 
-    def __init__(
-        self,
-        graph: Graph,
-        mask: Bool[Tensor, "source destination"],
-        scores: Float[Tensor, "source destination"] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        n_requested: int | None = None,
-    ) -> None:
-        """Make a circuit from a mask.
-
-        Raises:
-            ValueError: Mask or scores do not fit the graph, or the mask keeps an entry that is no edge.
-        """
-        values = {
-            "graph": graph,
-            "mask": _checked_mask(graph, mask),
-            "scores": None if scores is None else checked_scores(graph, scores),
-            "metadata": copy.deepcopy(dict(metadata or {})),
-            "n_requested": n_requested,
-        }
-        self.__dict__.update(values)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", _checked_mask(self.graph, self.mask))
+        object.__setattr__(self, "scores", None if self.scores is None else checked_scores(self.graph, self.scores))
+        object.__setattr__(self, "metadata", copy.deepcopy(dict(self.metadata or {})))
 
     @classmethod
     def from_edges(cls, graph: Graph, names: Iterable[str], **kwargs: Any) -> Circuit:
@@ -72,13 +67,7 @@ class Circuit:
         Raises:
             ValueError: There is no such edge; the message says why.
         """
-        if isinstance(names, str):
-            raise ValueError(f"names must be several edge names, got the text {names!r}: put it in a list")
-        mask = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.bool)
-        places = [graph.edge_index(name) for name in names]
-        if places:
-            mask[tuple(torch.tensor(places).T)] = True
-        return cls(graph, mask, **kwargs)
+        return cls(graph, graph.mask_of(names), **kwargs)
 
     @classmethod
     def full(cls, graph: Graph) -> Circuit:
@@ -89,12 +78,6 @@ class Circuit:
     def empty(cls, graph: Graph) -> Circuit:
         """The circuit without edges: the corrupted model."""
         return cls(graph, torch.zeros_like(graph.edge_mask))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a circuit is immutable: make a new one instead of setting {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a circuit is immutable: make a new one instead of deleting {name}")
 
     # Edges and nodes
 
@@ -142,7 +125,7 @@ class Circuit:
 
         All others equal their corrupted value when the circuit runs.
         """
-        return liveness.nodes_from_input(self.graph, self.mask)
+        return reachability.nodes_from_input(self.graph, self.mask)
 
     @cached_property
     def nodes_to_logits(self) -> Bool[Tensor, "source"]:
@@ -150,17 +133,17 @@ class Circuit:
 
         All others need not be computed when the circuit runs.
         """
-        return liveness.nodes_to_logits(self.graph, self.mask)
+        return reachability.nodes_to_logits(self.graph, self.mask)
 
     def live(self) -> Circuit:
         """This circuit without dead ends: the kept edges on a path of kept edges from `input` to `logits`."""
-        mask = liveness.live_edges(self.graph, self.mask)
+        mask = reachability.live_edges(self.graph, self.mask)
         return Circuit(self.graph, mask, self.scores, self.metadata, self.n_requested)
 
     @cached_property
     def is_live(self) -> bool:
         """Whether every kept edge lies on a path of kept edges from `input` to `logits`; true without edges."""
-        return torch.equal(liveness.live_edges(self.graph, self.mask), self.mask)
+        return torch.equal(reachability.live_edges(self.graph, self.mask), self.mask)
 
     # Set algebra
 
@@ -202,32 +185,64 @@ class Circuit:
 
     def _check_same_graph(self, other: Circuit, operation: str) -> None:
         if self.graph != other.graph:
-            raise ValueError(f"{operation} needs two circuits of one graph, got {self.graph} and {other.graph}")
+            raise refusal(operation, "two circuits of one graph", f"{self.graph} and {other.graph}")
 
     # Other forms
 
     def to_networkx(self) -> networkx.DiGraph:
-        """The circuit as a networkx graph over nodes, `<q>`, `<k>`, `<v>` kept on its arcs; see `graphs.digraph`."""
-        from edge_circuits.graphs import digraph
+        """The circuit as a networkx graph over nodes.
 
-        return digraph.to_networkx(self)
+        Nodes are `input`, `a{layer}.h{head}`, `m{layer}` and `logits`, those of `nodes`, each with `kind`, `layer` and
+        `head`. There is one arc from a node to another however many kept edges join them, with attributes
+
+        - `parts`: how the end reads, e.g. "qv"; "" for an MLP and `logits`
+        - `edges`: tuple of the names of the kept edges, in the same order
+        - `scores`: tuple of their scores; only when the circuit has scores
+
+        With key-value heads as destinations, an edge into one gives an arc to every query head of its group.
+        """
+        import networkx
+
+        result = networkx.DiGraph()
+        nodes = [parse_destination(name) if name == "logits" else parse_source(name) for name in self.nodes]
+        result.add_nodes_from((str(n), {"kind": n.kind, "layer": n.layer, "head": n.head}) for n in nodes)
+        for destination, source in self.mask.T.nonzero().tolist():
+            start, end = self.graph.sources[source], self.graph.destinations[destination]
+            scores = () if self.scores is None else (self.scores[source, destination].item(),)
+            for node in self.graph.nodes_of(destination) or (None,):
+                name = end if node is None else self.graph.sources[node]
+                arc = result.get_edge_data(start, name, default={"parts": "", "edges": (), "scores": ()})
+                arc = {
+                    "parts": arc["parts"] + (parse_destination(end).part or ""),
+                    "edges": (*arc["edges"], f"{start}{ARROW}{end}"),
+                    **({"scores": arc["scores"] + scores} if scores else {}),
+                }
+                result.add_edge(start, name, **arc)
+        return result
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a JSON file; see `edge_circuits.graphs.files.json_format`."""
-        from edge_circuits.graphs.files import json_format as serialize
+        """Write to a JSON file, whole or not at all; see `edge_circuits.graphs.files.json_format`.
 
-        serialize.save(self, path)
+        The scores of the kept edges are written, so the file stays small.
+
+        Raises:
+            ValueError: A kept edge's score is NaN, the metadata does not fit JSON, or the folder does not exist.
+        """
+        saved = json_format.Saved(self.graph, self.metadata, self.scores, mask=self.mask, n_requested=self.n_requested)
+        write_whole(path, json_format.to_text(saved))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Circuit:
         """Read from a JSON file written by `save`.
 
         Raises:
-            ValueError: The file is torn, foreign or newer, or holds something else.
+            ValueError: The file is torn, foreign, changed or newer, or holds something else; the message names it.
+            FileNotFoundError: There is no such file.
         """
-        from edge_circuits.graphs.files import json_format as serialize
-
-        return serialize.load_as(cls, path)
+        content = Path(path).read_bytes()
+        with reading(path):
+            saved = json_format.from_text(content, "circuit")
+            return cls(saved.graph, saved.mask, saved.scores, saved.metadata, saved.n_requested)
 
 
 class Comparison(NamedTuple):
@@ -252,13 +267,14 @@ def _checked_mask(graph: Graph, mask: Bool[Tensor, "source destination"]) -> Boo
     """
     expected = (graph.n_sources, graph.n_destinations)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != expected:
-        got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"mask must be a bool tensor of shape {expected} [source destination], got {got}")
+        raise refusal("mask", f"a bool tensor of shape {expected} [source destination]", described(mask))
     mask = mask.detach().to("cpu", copy=True).contiguous()
     stray = mask & ~graph.edge_mask
     if stray.any():
-        raise ValueError(
-            f"the mask keeps {int(stray.sum())} entries that are no edges, the first {graph.edge_names(stray)[0]}: "
-            "give mask & graph.edge_mask, or check the order of sources and destinations"
+        raise refusal(
+            "mask",
+            "True for edges alone",
+            f"{int(stray.sum())} entries that are no edges, the first {graph.edge_names(stray)[0]}",
+            "give mask & graph.edge_mask, or check the order of sources and destinations",
         )
     return mask

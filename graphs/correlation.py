@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edge_circuits.graphs.checks import between_0_and_1, refusal, whole_number
+
 CHUNK = 32
 N_RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -154,11 +156,7 @@ def _measured(value: Tensor, drawn: Float[Tensor, "draw"], confidence: float, n_
 
 def _check(estimates: Tensor, exact: Tensor, n_resamples: int, confidence: float) -> None:
     if estimates.shape != exact.shape or exact.ndim != 2 or not exact.numel():
-        raise ValueError(
-            f"estimates and exact: expected two of [group value] with at least one value, came {tuple(estimates.shape)} "
-            f"and {tuple(exact.shape)}"
-        )
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples: expected 2 or more, came {n_resamples}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number between 0 and 1, came {confidence}")
+        shapes = f"{tuple(estimates.shape)} and {tuple(exact.shape)}"
+        raise refusal("estimates and exact", "two of [group value] with at least one value", shapes)
+    whole_number("n_resamples", n_resamples, 2)
+    between_0_and_1("confidence", confidence)

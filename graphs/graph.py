@@ -11,6 +11,7 @@ ordered by destination, then by source. These three orders are used everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -206,6 +207,11 @@ class Graph:
         sources, destinations = self.sources, self.destinations
         return tuple(f"{sources[s]}{ARROW}{destinations[d]}" for d, s in mask.T.nonzero().tolist())
 
+    def names_at(self, places: Int[Tensor, "_"]) -> list[str]:
+        """Names of the edges at places in edge order; only these names are made."""
+        sources, destinations = self.sources, self.destinations
+        return [f"{sources[s]}{ARROW}{destinations[d]}" for d, s in self.edge_mask.T.nonzero()[places].tolist()]
+
     # Edges as tensors
 
     @cached_property
@@ -261,6 +267,19 @@ class Graph:
             why = _why_not(parse_source(source_name), parse_destination(destination_name))
             raise ValueError(f"impossible edge {name!r}: {why}")
         return source, destination
+
+    def mask_of(self, names: Iterable[str]) -> Bool[Tensor, "source destination"]:
+        """True for the edges named; a name may repeat. [source destination]
+
+        Raises:
+            ValueError: There is no such edge; the message says why.
+        """
+        if isinstance(names, str):
+            raise refusal("names", "several edge names", f"the text {names!r}", "put it in a list")
+        mask = torch.zeros(self.n_sources, self.n_destinations, dtype=torch.bool)
+        if places := [self.edge_index(name) for name in names]:
+            mask[tuple(torch.tensor(places).T)] = True
+        return mask
 
     @cached_property
     def _source_indices(self) -> dict[str, int]:

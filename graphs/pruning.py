@@ -14,17 +14,16 @@ fed from `input`.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator
-from numbers import Integral, Real
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_circuits.graphs import reachability as liveness
+from edge_circuits.graphs import reachability
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, resampled
+from edge_circuits.graphs.checks import choice, described, number, refusal, share, whole_number
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.scores import ScoredGraph
@@ -46,7 +45,7 @@ def prune(
 
     Equal rank values are taken in edge order (`graph.graph.edges`: by destination, then by source), so the result is
     deterministic. k = 0 gives the empty circuit and k = n_edges the full one. The result may have fewer than k edges:
-    `n_requested` tells how many were chosen, `n_edges` how many are left, and `metadata["pruning"]` both, with the
+    `n_requested` says how many were chosen, `n_edges` how many are left, and `metadata["pruning"]` both, with the
     settings.
 
     Args:
@@ -76,7 +75,7 @@ def prune(
     else:
         chosen = _greedy(graph.graph, values, int(k))
     certain = chosen if stable is None else chosen & (_frequency(graph, int(k), by) >= stable)
-    mask = liveness.live_edges(graph.graph, _as_mask(graph.graph, certain))
+    mask = reachability.live_edges(graph.graph, _as_mask(graph.graph, certain))
     settings = {
         "k": None if k is None else int(k),
         "threshold": None if threshold is None else float(threshold),
@@ -104,7 +103,7 @@ def selection_frequency(
         seed: Of the draws.
 
     Raises:
-        ValueError: k or n_resamples is out of range, `by` is unknown, the scores are not finite or came without groups.
+        ValueError: k or n_resamples is out of range, `by` is unknown, the scores are not finite or without groups.
     """
     _check_arguments(graph, k, None, by, "top")
     graph.check_finite()
@@ -135,45 +134,27 @@ def _top_of_each(values: Float[Tensor, "draw edge"], k: int) -> Bool[Tensor, "dr
 def _check_stable(stable: float | None, k: int | None, strategy: str) -> None:
     if stable is None:
         return
-    if not isinstance(stable, Real) or isinstance(stable, bool) or not 0 < stable <= 1:
-        raise ValueError(f"stable must be a share above 0 and up to 1, got {stable!r}")
+    share("stable", stable)
     if k is None or strategy != "top":
-        came = "a threshold" if k is None else f"strategy={strategy!r}"
-        raise ValueError(
-            f"stable goes with k and strategy='top', got {came}: how often an edge is chosen is counted among the k best"
-        )
+        given = "a threshold" if k is None else f"strategy={strategy!r}"
+        remedy = "how often an edge is chosen is counted among the k best"
+        raise refusal("stable", "k and strategy='top' beside it", given, remedy)
 
 
 def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None, by: str, strategy: str) -> None:
     if not isinstance(graph, ScoredGraph):
-        expected = "a ScoredGraph (from eap.score, or ScoredGraph(graph, scores))"
-        raise ValueError(f"prune needs {expected}, got {type(graph).__name__}")
-    for name, value, choices in (("by", by, get_args(By)), ("strategy", strategy, get_args(Strategy))):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise refusal("graph", "a ScoredGraph", described(graph), "it comes from score, or ScoredGraph(graph, scores)")
+    choice("by", by, get_args(By))
+    choice("strategy", strategy, get_args(Strategy))
     if (k is None) == (threshold is None):
-        got = "neither" if k is None else f"k={k!r} and threshold={threshold!r}"
-        raise ValueError(f"prune takes either k or threshold, got {got}")
+        given = "neither" if k is None else f"k={k!r} and threshold={threshold!r}"
+        raise refusal("k and threshold", "one of the two", given)
     if k is not None:
-        _check_k(k, graph.graph.n_edges)
+        whole_number("k", k, most=graph.graph.n_edges, remedy=f"the graph has {graph.graph.n_edges} edges")
+    elif by == "absolute":
+        number("threshold", threshold, least=0, remedy="by='absolute' compares |score|")
     else:
-        _check_threshold(threshold, by)
-
-
-def _check_k(k: int, n_edges: int) -> None:
-    if not isinstance(k, Integral) or isinstance(k, bool):
-        raise ValueError(f"k must be a whole number of edges, got {k!r} ({type(k).__name__})")
-    if k < 0:
-        raise ValueError(f"k must be 0 or more, got {k}")
-    if k > n_edges:
-        raise ValueError(f"k={k} is more than the {n_edges} edges of the graph: give at most that")
-
-
-def _check_threshold(threshold: float, by: str) -> None:
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
-    if by == "absolute" and threshold < 0:
-        raise ValueError(f"threshold must be 0 or more with by='absolute', got {threshold}: every |score| exceeds it")
+        number("threshold", threshold)
 
 
 def _rank_values(graph: ScoredGraph, by: By) -> Float[Tensor, "edge"]:
@@ -213,7 +194,7 @@ def _greedy(graph: Graph, values: Float[Tensor, "edge"], k: int) -> Bool[Tensor,
 
     def add_node(reads: list[int]) -> None:
         for destination in reads:
-            if destination not in waiting:  # else another query head of the group came first
+            if destination not in waiting:  # else another query head of the group was first
                 waiting[destination] = iter(ranking.by_destination[destination].tolist())
                 push_next(destination)
 

@@ -6,12 +6,17 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import described, refusal, whole_number
+from edge_circuits.graphs.files import json_format
+from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
 
 GROUPS_TOLERANCE = 1e-4  # of the largest score: float32 sums over groups
@@ -85,14 +90,11 @@ class ScoredGraph:
         Raises:
             ValueError: n is not a count, or a score is NaN or infinite.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            raise ValueError(f"n must be a whole number of edges, 0 or more, got {n!r}")
+        n = whole_number("n", n)
         self.check_finite()
         values = self.values
         chosen = values.abs().sort(descending=True, stable=True).indices[:n]
-        places = self.graph.edge_mask.T.nonzero()[chosen].tolist()
-        names = [f"{self.graph.sources[s]}->{self.graph.destinations[d]}" for d, s in places]
-        return list(zip(names, values[chosen].tolist()))
+        return list(zip(self.graph.names_at(chosen), values[chosen].tolist()))
 
     def check_finite(self) -> None:
         """Refuse scores that cannot be ranked.
@@ -102,29 +104,35 @@ class ScoredGraph:
         """
         bad = ~self.scores.isfinite()
         if bad.any():
-            destination, source = bad.T.nonzero()[0].tolist()
-            name = f"{self.graph.sources[source]}->{self.graph.destinations[destination]}"
-            raise ValueError(
-                f"the score of {name} is {self.scores[source, destination].item()} ({int(bad.sum())} of "
-                f"{self.graph.n_edges} edges are NaN or infinite): score again in a wider dtype or mend the metric"
+            first = self.graph.edge_names(bad)[0]
+            raise refusal(
+                "scores",
+                "finite numbers",
+                f"{int(bad.sum())} of {self.graph.n_edges} NaN or infinite, the first {self.score(first)} for {first}",
+                "score again in a wider dtype or mend the metric",
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a JSON file; see `edge_circuits.graphs.files.json_format`."""
-        from edge_circuits.graphs.files import json_format as serialize
+        """Write to a JSON file, whole or not at all; see `edge_circuits.graphs.files.json_format`.
 
-        serialize.save(self, path)
+        Raises:
+            ValueError: A score is NaN, the metadata does not fit JSON, or the folder does not exist.
+        """
+        saved = json_format.Saved(self.graph, self.metadata, self.scores, self.per_group)
+        write_whole(path, json_format.to_text(saved))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScoredGraph:
         """Read from a JSON file written by `save`.
 
         Raises:
-            ValueError: The file is torn, foreign or newer, or holds something else.
+            ValueError: The file is torn, foreign, changed or newer, or holds something else; the message names it.
+            FileNotFoundError: There is no such file.
         """
-        from edge_circuits.graphs.files import json_format as serialize
-
-        return serialize.load_as(cls, path)
+        content = Path(path).read_bytes()
+        with reading(path):
+            saved = json_format.from_text(content, "scores")
+            return cls(saved.graph, saved.scores, saved.metadata, saved.per_group)
 
 
 def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) -> Float[Tensor, "source destination"]:
@@ -135,18 +143,20 @@ def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) ->
     """
     expected = (graph.n_sources, graph.n_destinations)
     if not isinstance(scores, Tensor) or tuple(scores.shape) != expected:
-        raise ValueError(f"scores must be a tensor of shape {expected} [source destination], got {_describe(scores)}")
+        raise refusal("scores", f"a tensor of shape {expected} [source destination]", described(scores))
     if not scores.is_floating_point():
-        raise ValueError(f"scores must be floating point, got {scores.dtype}: convert them with .float()")
+        raise refusal("scores", "floating point", scores.dtype, "convert them with .float()")
     dtype = scores.dtype if scores.dtype == torch.float64 else torch.float32
     scores = scores.detach().to("cpu", dtype, copy=True).contiguous()
     stray = (scores != 0) & ~graph.edge_mask
     if stray.any():
         source, destination = stray.nonzero()[0].tolist()
-        raise ValueError(
-            f"{int(stray.sum())} scores are not 0 where there is no edge, the first at source "
-            f"{graph.sources[source]} and destination {graph.destinations[destination]}: "
-            "multiply by graph.edge_mask, or check the order of sources and destinations"
+        raise refusal(
+            "scores",
+            "0 where there is no edge",
+            f"{int(stray.sum())} others, the first at source {graph.sources[source]} and destination "
+            f"{graph.destinations[destination]}",
+            "multiply by graph.edge_mask, or check the order of sources and destinations",
         )
     return scores
 
@@ -160,18 +170,14 @@ def _checked_groups(
         ValueError: Shape or dtype do not fit, there are no groups, or their sum is not the scores.
     """
     if not isinstance(per_group, Tensor) or per_group.ndim != 3 or not len(per_group):
-        raise ValueError(
-            f"per_group must be a tensor [group source destination] of one group or more, got {_describe(per_group)}"
-        )
+        raise refusal("per_group", "a tensor [group source destination] of one group or more", described(per_group))
     groups = torch.stack([checked_scores(graph, each) for each in per_group])
     gap = (groups.double().sum(0) - scores).abs().max()
     if gap > GROUPS_TOLERANCE * scores.abs().max():
-        raise ValueError(
-            f"per_group must add up to the scores, their sum differs by up to {gap.item():.3g} (largest score "
-            f"{scores.abs().max().item():.3g}): give each group's mean times its share of the prompts"
+        raise refusal(
+            "per_group",
+            "groups that add up to the scores",
+            f"a sum that differs by up to {gap.item():.3g} (largest score {scores.abs().max().item():.3g})",
+            "give each group's mean times its share of the prompts",
         )
     return groups
-
-
-def _describe(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

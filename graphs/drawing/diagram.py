@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import Node, parse_destination, parse_source
@@ -161,7 +162,7 @@ def _checked_roles(graph: Graph, roles: Mapping[str, str]) -> dict[str, str]:
         if name != "logits":
             graph.source_index(name)
         if not isinstance(role, str):
-            raise ValueError(f"roles must be texts by node, got {role!r} for {name}")
+            raise refusal("roles", "texts by node", f"{role!r} for {name}")
     return dict(roles)
 
 
@@ -175,7 +176,7 @@ def _edges(live: Circuit) -> tuple[DrawnEdge, ...]:
     scores = [None if live.scores is None else live.scores[s, d].item() for d, s in places]
     sizes = [abs(score) for score in scores if score is not None]
     if not all(map(math.isfinite, sizes)):
-        raise ValueError("scores must be finite to be drawn, got NaN or infinite ones")
+        raise refusal("scores", "finite numbers to draw", "NaN or infinite ones")
     largest = max(sizes, default=0.0)
     faintest = min(0.75, max(0.1, 6 / max(1, len(places)) ** 0.5))
     edges = []

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.drawing import dot
 from edge_circuits.graphs.drawing.diagram import Picture, picture_of
@@ -93,15 +94,13 @@ def to_dot(
 def _ending(path: Path) -> Ending:
     ending = path.suffix.lower().removeprefix(".")
     if ending not in get_args(Ending):
-        raise ValueError(f"path must end in .svg, .png, .pdf or .gv, got {path}")
+        raise refusal("path", "an ending .svg, .png, .pdf or .gv", path)
     return ending
 
 
 def _chosen(layout: Layout, picture: Picture) -> dot.Layout:
     """The layout to use; dot's time grows with the rows that edges cross."""
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
-    if layout != "auto":
+    if choice("layout", layout, get_args(Layout)) != "auto":
         return layout
     places = {row: place for place, row in enumerate(sorted(picture.rows))}
     heights = {node.name: places[node.row] for node in picture.nodes}

@@ -24,9 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.files import eap_ig_format as eap_ig_layout
+from edge_circuits.graphs.files import eap_ig_format
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.files.eap_ig_format import Layout, Table
 from edge_circuits.graphs.scores import ScoredGraph
 
@@ -50,9 +52,7 @@ def import_scores(
     """
     table = _read(path)
     if table.scores is None:
-        raise ValueError(
-            f"cannot import scores from {path}: not every edge has one; import_circuit reads which edges are kept"
-        )
+        raise refusal(str(path), "a score for every edge", "fewer", "import_circuit reads which edges are kept")
     return ScoredGraph(table.graph, _signed(table.scores, negate), _origin(path, table, negate, metadata))
 
 
@@ -76,13 +76,9 @@ def import_circuit(
     """
     table = _read(path)
     if table.kept is None:
-        raise ValueError(
-            f"cannot import a circuit from {path}: its edges have no in_graph; use import_scores and prune"
-        )
+        raise refusal(str(path), "edges with in_graph", "edges without", "use import_scores and prune")
     if table.has_neurons:
-        raise ValueError(
-            f"cannot import a circuit from {path}: it keeps single neurons, and circuits here are of edges"
-        )
+        raise refusal(str(path), "a circuit of edges", "one that keeps single neurons")
     has_scores = table.scores is not None and bool(table.scores.any())
     scores = _signed(table.scores, negate) if has_scores else None
     return Circuit(table.graph, table.kept, scores, _origin(path, table, negate, metadata))
@@ -105,36 +101,31 @@ def export(
     """
     layout, graph = _layout(path), value.graph
     if graph.n_kv_heads is not None:
-        raise ValueError(
-            f"EAP-IG's layout has <k> and <v> per query head, got {graph} with key-value heads: "
-            "score with kv_destinations='query-head'"
-        )
+        expected = "<k> and <v> per query head, as EAP-IG's layout has them"
+        raise refusal("value", expected, f"{graph} with key-value heads", "score with kv_destinations='query-head'")
     d_model = value.metadata.get("d_model") if d_model is None else d_model
-    if not isinstance(d_model, int) or isinstance(d_model, bool) or d_model < 1:
-        raise ValueError(
-            f"d_model must be the width of the residual stream, got {d_model!r}: EAP-IG reads it, pass d_model="
-        )
+    d_model = whole_number("d_model", d_model, 1, remedy="the width of the residual stream, which EAP-IG reads")
     scores = torch.zeros(graph.edge_mask.shape) if value.scores is None else value.scores
+    if isinstance(value, Circuit):
+        scores = scores.where(value.mask | ~scores.isnan(), 0)  # a loaded circuit knows those of its edges alone
     if not scores.isfinite().all():
-        raise ValueError("scores must not be NaN or infinite in EAP-IG's layout")
+        raise refusal("scores", "finite numbers, as EAP-IG's layout has them", "NaN or infinite ones")
     kept = value.mask if isinstance(value, Circuit) else torch.zeros_like(graph.edge_mask)
     table = Table(graph, _signed(scores, negate), kept, d_model)
-    write_whole(path, eap_ig_layout.write(table, layout))
+    write_whole(path, eap_ig_format.write(table, layout))
 
 
 def _read(path: str | os.PathLike[str]) -> Table:
     layout = _layout(path)
     content = Path(path).read_bytes()
-    try:
-        return eap_ig_layout.read(content, layout)
-    except ValueError as error:
-        raise ValueError(f"cannot import {path}: {error}") from error
+    with reading(path):
+        return eap_ig_format.read(content, layout)
 
 
 def _layout(path: str | os.PathLike[str]) -> Layout:
     ending = Path(path).suffix.lower()
     if ending not in (".json", ".pt"):
-        raise ValueError(f"a file of EAP-IG or MIB must end in .json or .pt, got {path}")
+        raise refusal("path", "an ending .json or .pt, as files of EAP-IG and MIB have", path)
     return ending
 
 

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import described, refusal
+from edge_circuits.graphs.files.documents import parsed
 from edge_circuits.graphs.graph import Graph
 
 Layout = Literal[".json", ".pt"]
@@ -61,7 +63,7 @@ def read(content: bytes, layout: Layout) -> Table:
     """
     file = _json_file(content) if layout == ".json" else _pt_file(content)
     if not isinstance(file, dict) or not isinstance(file.get("cfg"), dict):
-        raise ValueError('it is not of the EAP-IG layout, which has a "cfg"')
+        raise ValueError('expected the layout of EAP-IG, which has a "cfg", got another')
     table = _from_json(file) if layout == ".json" else _from_pt(file)
     d_model = file["cfg"].get("d_model")
     table = replace(table, d_model=d_model if isinstance(d_model, int) else None)
@@ -90,10 +92,7 @@ def write(table: Table, layout: Layout) -> bytes:
 
 
 def _json_file(content: bytes) -> Any:
-    try:
-        return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is torn or not JSON at all ({error})") from error
+    return parsed(content)
 
 
 def _pt_file(content: bytes) -> Any:
@@ -101,15 +100,14 @@ def _pt_file(content: bytes) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file makes torch.load raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"it is torn, not written by torch.save, or holds more than tensors and plain values ({reason})"
-        ) from error
+        given = f"one that is torn, or holds more than tensors and plain values ({reason})"
+        raise ValueError(f"expected a file of torch.save, got {given}") from error
 
 
 def _from_json(file: dict[str, Any]) -> Table:
     nodes, edges = file.get("nodes"), file.get("edges")
     if not isinstance(nodes, dict) or not isinstance(edges, dict):
-        raise ValueError('it is not of the EAP-IG layout, which has "nodes" and "edges" by name')
+        raise ValueError('expected the layout of EAP-IG, which has "nodes" and "edges" by name, got another')
     graph = _graph(file["cfg"], mlps=any(name.startswith("m") for name in (*nodes, *edges)))
     places = tuple(torch.tensor([graph.edge_index(name) for name in edges], dtype=torch.long).view(-1, 2).T)
     values = [_score(name, entry) for name, entry in edges.items()]
@@ -141,10 +139,10 @@ def _score(name: str, entry: Any) -> float | None:
         ValueError: The entry is of another layout.
     """
     if not isinstance(entry, dict):
-        raise ValueError(f'the edge {name} must have a "score" and an "in_graph", got {entry!r}')
+        raise refusal(f"edge {name}", 'a "score" and an "in_graph"', repr(entry))
     score = entry.get("score")
     if score is not None and (not isinstance(score, (int, float)) or isinstance(score, bool)):
-        raise ValueError(f"the score of {name} must be a number, got {score!r}")
+        raise refusal(f"score of {name}", "a number", repr(score))
     return score
 
 
@@ -156,7 +154,7 @@ def _mark(name: str, entry: dict[str, Any]) -> bool | None:
     """
     mark = entry.get("in_graph")
     if mark is not None and not isinstance(mark, bool):
-        raise ValueError(f"in_graph of {name} must be true or false, got {mark!r}")
+        raise refusal(f"in_graph of {name}", "true or false", repr(mark))
     return mark
 
 
@@ -165,11 +163,11 @@ def _from_pt(file: dict[str, Any]) -> Table:
     graph = _graph(file["cfg"], mlps=isinstance(sources, (list, tuple)) and "m0" in sources)
     for key, names in (("src_nodes", graph.sources), ("dst_nodes", graph.destinations)):
         if not isinstance(file.get(key), (list, tuple)) or tuple(file[key]) != names:
-            raise ValueError(f'its "{key}" must be the {len(names)} names that its cfg implies, in order')
+            raise refusal(f'"{key}"', f"the {len(names)} names that the cfg implies, in order", "others")
     kept = _tensor(file, "edges_in_graph", graph) if "edges_in_graph" in file else None
     scores = _tensor(file, "edges_scores", graph)
     if not scores.is_floating_point():
-        raise ValueError(f'its "edges_scores" must be floating point, got {scores.dtype}')
+        raise refusal('"edges_scores"', "floating point", scores.dtype)
     return Table(
         graph,
         _edge_scores(graph, scores, bool(file.keys() & {"nodes_scores", "neurons_scores"})),
@@ -186,15 +184,14 @@ def _tensor(file: dict[str, Any], key: str, graph: Graph) -> Tensor:
     """
     value, expected = file.get(key), tuple(graph.edge_mask.shape)
     if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f'its "{key}" must be a tensor of shape {expected} [source destination], got {got}')
+        raise refusal(f'"{key}"', f"a tensor of shape {expected} [source destination]", described(value))
     return value
 
 
 def _graph(cfg: dict[str, Any], mlps: bool) -> Graph:
     missing = [name for name in ("n_layers", "n_heads", "parallel_attn_mlp") if name not in cfg]
     if missing:
-        raise ValueError(f'its "cfg" must have n_layers, n_heads and parallel_attn_mlp, without {", ".join(missing)}')
+        raise refusal('"cfg"', "n_layers, n_heads and parallel_attn_mlp", f"none of {', '.join(missing)}")
     return Graph(cfg["n_layers"], cfg["n_heads"], mlps=mlps, parallel=cfg["parallel_attn_mlp"])
 
 
@@ -206,7 +203,8 @@ def _checked(graph: Graph, scores: Float[Tensor, "source destination"]) -> Float
     """
     bad = ~scores.isfinite()
     if bad.any():
-        raise ValueError(f"{int(bad.sum())} scores are NaN or infinite, the first that of {graph.edge_names(bad)[0]}")
+        given = f"{int(bad.sum())} NaN or infinite, the first for {graph.edge_names(bad)[0]}"
+        raise refusal("scores", "finite numbers", given)
     narrow = scores.float()
     return narrow if torch.equal(narrow.to(scores.dtype), scores) else scores
 

@@ -1,167 +1,198 @@
-"""Scores and circuits as files: one JSON format with a version.
+"""Scores and circuits as files: one JSON format with a version and a digest.
 
     {
-      "format": "edge-circuits", "version": 1, "kind": "scores" or "circuit",
+      "format": "edge-circuits", "version": 2, "kind": "scores" or "circuit",
       "metadata": {"model": ..., "method": ..., "task": ..., "settings": ..., ...},
       "written_with": {"python": ..., "torch": ..., ...},
       "graph": {"n_layers": 12, "n_heads": 12, "n_kv_heads": null, "mlps": true, "parallel": false},
       "n_edges": 32491,
-      "scores": {"dtype": "float32", "order": "destination, then source", "base64": "..."},
-      "n_requested": 200, "edges": ["input->m0", ...]
+      "scores": {"dtype": "float32", "of": "all edges", "order": "destination, then source", "base64": "..."},
+      "n_requested": 200, "edges": ["input->m0", ...],
+      "digest": "..."
     }
 
-`n_requested` and `edges` belong to a circuit, whose `scores` may be null. Scores that are kept group by group have a list
-`per_group` as well, one entry like `scores` for each group of prompts. `n_edges` counts the edges of a scored graph,
-or those that a circuit keeps. The scores of all edges, in the order of `Graph.edges`, are little-endian bytes in base64:
-exact without thought for decimals, 173 kB for GPT-2 small in float32 (decimals: about 700 kB), and read in
-milliseconds. All else is readable: a person sees what a file is and which edges a circuit has.
+`n_requested` and `edges` belong to a circuit, whose `scores` may be null, and are else of its kept edges only: a circuit of
+a large model stays small. Scores that are kept group by group have a list `per_group` as well, one entry like `scores` for
+each group of prompts. `n_edges` counts the edges of a scored graph, or those that a circuit keeps. Scores, in the order of
+`Graph.edges`, are little-endian bytes in base64: exact without thought for decimals, 173 kB for GPT-2 small in float32
+(decimals: about 700 kB), and read in milliseconds. All else is readable: a person sees what a file is and which edges a
+circuit has.
 
-A file is read only if it is whole, of this format and of a version known here. Another version number is given to
-the format when a reader of the present one would misread it.
+A file is read only if it is whole, of this format, of a version known here, and as it was written: its digest
+(`edge_circuits.graphs.files.documents`) is compared. Version 1 had no digest and all scores of a circuit; it is still read,
+with a warning that nothing shows whether it was changed. Another version number is given to the format when a reader of the
+present one would misread it.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import importlib.metadata
 import json
-import os
 import platform
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.checks import choice, refusal, whole_number
+from edge_circuits.graphs.files.documents import check_seal, parsed, sealed
 from edge_circuits.graphs.graph import Graph
-from edge_circuits.graphs.scores import ScoredGraph
 
 FORMAT = "edge-circuits"
-VERSION = 1
+VERSION = 2
 Kind = Literal["scores", "circuit"]
-Value = TypeVar("Value", ScoredGraph, Circuit)
+Of = Literal["all edges", "kept edges"]
 
-_KINDS: dict[type, Kind] = {ScoredGraph: "scores", Circuit: "circuit"}
+LARGEST = 2**27  # sources times destinations: a model of 80 layers with 64 heads has 81 million
+
+_LOADERS: dict[str, str] = {"scores": "ScoredGraph.load", "circuit": "Circuit.load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _GRAPH_FIELDS = ("n_layers", "n_heads", "n_kv_heads", "mlps", "parallel")
 _LIBRARIES = ("edge-circuits", "torch", "transformer-lens", "transformers")
 
 
-def save(value: ScoredGraph | Circuit, path: str | os.PathLike[str]) -> None:
-    """Write scores or a circuit to a JSON file, whole or not at all. An existing file is replaced.
+class Saved(NamedTuple):
+    """What a file holds.
 
-    Args:
-        value: What to write. Its metadata must be of JSON types; tuples come back as lists.
-        path: The file; `.json` is customary and not required.
+    Attributes:
+        graph: The topology.
+        metadata: Of JSON types.
+        scores: One per edge, 0 where there is no edge; None for a circuit without. Of a circuit those of edges that are
+            not kept are NaN, "not known", when they come from a file. [source destination]
+        per_group: What each group of prompts adds to the scores. [group source destination]
+        mask: The kept edges; None for scores alone. [source destination]
+        n_requested: How many edges a circuit was asked to have.
+    """
+
+    graph: Graph
+    metadata: Mapping[str, Any]
+    scores: Float[Tensor, "source destination"] | None = None
+    per_group: Float[Tensor, "group source destination"] | None = None
+    mask: Bool[Tensor, "source destination"] | None = None
+    n_requested: int | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return "scores" if self.mask is None else "circuit"
+
+
+def to_text(saved: Saved) -> bytes:
+    """The bytes of a file.
 
     Raises:
-        ValueError: A score is NaN, the metadata does not fit JSON, or the folder does not exist.
+        ValueError: A score that is written is NaN, the graph is too large to be read again, or the metadata does not fit
+            JSON.
     """
-    if type(value) not in _KINDS:
-        raise ValueError(f"value must be a ScoredGraph or a Circuit, got {type(value).__name__}")
+    _check_size(saved.graph)
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": _KINDS[type(value)],
-        "metadata": _checked_metadata(dict(value.metadata)),
+        "kind": saved.kind,
+        "metadata": _json_types(saved.metadata),
         "written_with": _versions(),
-        "graph": {name: getattr(value.graph, name) for name in _GRAPH_FIELDS},
-        **(_scores_content(value) if isinstance(value, ScoredGraph) else _circuit_content(value)),
+        "graph": {name: getattr(saved.graph, name) for name in _GRAPH_FIELDS},
+        **(_scores_content(saved) if saved.mask is None else _circuit_content(saved)),
     }
-    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    return (json.dumps(sealed(content), indent=1, allow_nan=False) + "\n").encode()
 
 
-def load(path: str | os.PathLike[str]) -> ScoredGraph | Circuit:
-    """Read whatever `save` wrote to a file.
-
-    Returns:
-        An equal value: scores bit for bit and in their dtype.
+def from_text(content: bytes, kind: Kind) -> Saved:
+    """What the bytes of a file hold; scores bit for bit and in their dtype.
 
     Raises:
-        ValueError: The file is torn, foreign, newer or of wrong shapes; the message names it and says what to do.
-        FileNotFoundError: There is no such file.
+        ValueError: They are torn, foreign, changed, newer, of wrong shapes, or hold the other kind; the message says what
+            to do.
     """
-    content = Path(path).read_bytes()
-    try:
-        return _parse(content)
-    except ValueError as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def load_as(kind: type[Value], path: str | os.PathLike[str]) -> Value:
-    """Read a file that must hold scores (`ScoredGraph`) or a circuit (`Circuit`).
-
-    Raises:
-        ValueError: As `load` does, or the file holds the other kind.
-        FileNotFoundError: There is no such file.
-    """
-    value = load(path)
-    if not isinstance(value, kind):
-        found = type(value)
-        raise ValueError(
-            f"cannot read {path} as a {kind.__name__}: it holds a {found.__name__}, use {found.__name__}.load"
-        )
-    return value
+    header = _header(content)
+    if header["kind"] != kind:
+        found, loader = header["kind"], _LOADERS[header["kind"]]
+        raise ValueError(f"expected a file of {kind}, got one of {found}; use {loader}")
+    graph, metadata = _graph(_entry(header, "graph", dict)), _entry(header, "metadata", dict)
+    if kind == "scores":
+        scores = _unpacked(graph, _entry(header, "scores", dict), graph.edge_mask)
+        _check_count(header, graph.n_edges)
+        return Saved(graph, metadata, scores, _groups(header, graph))
+    mask, packed = _mask(header, graph), _entry(header, "scores", (dict, type(None)))
+    n_requested = _entry(header, "n_requested", (int, type(None)))
+    return Saved(
+        graph,
+        metadata,
+        scores=None if packed is None else _unpacked(graph, packed, mask),
+        mask=mask,
+        n_requested=None if n_requested is None else whole_number('"n_requested"', n_requested),
+    )
 
 
 # Writing
 
 
-def _scores_content(scored: ScoredGraph) -> dict[str, Any]:
-    content = {"n_edges": scored.graph.n_edges, "scores": _packed(scored.graph, scored.scores)}
-    if scored.per_group is not None:
-        content["per_group"] = [_packed(scored.graph, each) for each in scored.per_group]
+def _scores_content(saved: Saved) -> dict[str, Any]:
+    graph = saved.graph
+    content = {"n_edges": graph.n_edges, "scores": _packed(graph, saved.scores, "all edges", graph.edge_mask)}
+    if saved.per_group is not None:
+        content["per_group"] = [_packed(graph, each, "all edges", graph.edge_mask) for each in saved.per_group]
     return content
 
 
-def _circuit_content(circuit: Circuit) -> dict[str, Any]:
+def _circuit_content(saved: Saved) -> dict[str, Any]:
+    edges = saved.graph.edge_names(saved.mask)
     return {
-        "n_requested": circuit.n_requested,
-        "n_edges": circuit.n_edges,
-        "edges": list(circuit.edges),
-        "scores": None if circuit.scores is None else _packed(circuit.graph, circuit.scores),
+        "n_requested": saved.n_requested,
+        "n_edges": len(edges),
+        "edges": list(edges),
+        "scores": None if saved.scores is None else _packed(saved.graph, saved.scores, "kept edges", saved.mask),
     }
 
 
-def _packed(graph: Graph, scores: Float[Tensor, "source destination"]) -> dict[str, str]:
-    """The scores of all edges as base64 of little-endian numbers.
+def _packed(
+    graph: Graph, scores: Float[Tensor, "source destination"], of: Of, mask: Bool[Tensor, "source destination"]
+) -> dict[str, str]:
+    """The scores of the masked edges as base64 of little-endian numbers.
 
     Raises:
         ValueError: A score is NaN.
     """
-    values = scores.T[graph.edge_mask.T]
+    values = scores.T[mask.T]
     if values.isnan().any():
-        first = int(values.isnan().nonzero()[0])
-        raise ValueError(
-            f"scores must not be NaN, got {int(values.isnan().sum())} of {graph.n_edges}, "
-            f"the first for {graph.edges[first]}: score again in a wider dtype or mend the metric"
+        bad = scores.isnan() & mask
+        raise refusal(
+            "scores",
+            "numbers, or infinity",
+            f"{int(bad.sum())} NaN, the first for {graph.edge_names(bad)[0]}",
+            "score again in a wider dtype or mend the metric",
         )
-    dtype = str(values.dtype).removeprefix("torch.")
     little_endian = values.numpy().astype(f"<f{values.element_size()}").tobytes()
-    packed = base64.b64encode(little_endian).decode("ascii")
-    return {"dtype": dtype, "order": "destination, then source", "base64": packed}
+    return {
+        "dtype": str(values.dtype).removeprefix("torch."),
+        "of": of,
+        "order": "destination, then source",
+        "base64": base64.b64encode(little_endian).decode("ascii"),
+    }
 
 
-def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The metadata, if every entry fits JSON.
+def _json_types(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as it comes back from JSON: tuples are lists, keys are texts.
 
     Raises:
-        ValueError: An entry does not; the message names it.
+        ValueError: An entry does not fit; the message names it.
     """
     for name, entry in metadata.items():
         if not isinstance(name, str):
-            raise ValueError(f"metadata must have texts as keys, got {name!r}")
+            raise refusal("metadata", "texts as keys", repr(name))
         try:
-            json.dumps(entry, allow_nan=False)
+            parsed(json.dumps(entry, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"metadata[{name!r}] does not fit JSON: {error}; use texts, finite numbers, lists and dicts"
+            raise refusal(
+                f"metadata[{name!r}]", "texts, finite numbers, lists and dicts of them", f"another value ({error})"
             ) from error
-    return metadata
+    return parsed(json.dumps(dict(metadata)))
 
 
 def _versions() -> dict[str, str]:
@@ -178,44 +209,28 @@ def _versions() -> dict[str, str]:
 # Reading
 
 
-def _parse(content: bytes) -> ScoredGraph | Circuit:
-    header = _header(content)
-    graph = _graph(_entry(header, "graph", dict))
-    metadata = _entry(header, "metadata", dict)
-    if header["kind"] == "scores":
-        scores = _unpacked(graph, _entry(header, "scores", dict))
-        _check_count(header, graph.n_edges)
-        return ScoredGraph(graph, scores, metadata, _groups(header, graph))
-    packed = _entry(header, "scores", (dict, type(None)))
-    return Circuit.from_edges(
-        graph,
-        _edges(header),
-        scores=None if packed is None else _unpacked(graph, packed),
-        metadata=metadata,
-        n_requested=_entry(header, "n_requested", (int, type(None))),
-    )
-
-
 def _header(content: bytes) -> dict[str, Any]:
-    """The file's JSON, known to be ours and of a version that is read here.
+    """The file's JSON, known to be ours, as it was written, and of a version that is read here.
 
     Raises:
         ValueError: It is not.
     """
-    try:
-        header = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is torn or not JSON at all ({error}); copy or save it again") from error
+    header = parsed(content)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         hint = "; files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig" if _is_eap_ig(header) else ""
-        raise ValueError(f'it is JSON of another origin, without "format": "{FORMAT}"{hint}')
-    version = header.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f'its "version" must be a positive number, got {version!r}')
+        raise ValueError(f'expected a file of edge-circuits, got JSON without "format": "{FORMAT}"{hint}')
+    version = whole_number('"version"', header.get("version"), 1)
     if version > VERSION:
-        raise ValueError(f"it has version {version} of the format, known here is up to {VERSION}: update edge-circuits")
-    if header.get("kind") not in _KINDS.values():
-        raise ValueError(f'its "kind" must be one of {", ".join(_KINDS.values())}, got {header.get("kind")!r}')
+        raise refusal('"version"', f"at most {VERSION}", version, "the file is newer: update edge-circuits")
+    if version == 1:
+        warnings.warn(
+            "a file of version 1 has no digest, so nothing shows whether it was changed after it was written; "
+            "save what it holds again",
+            stacklevel=5,
+        )
+    else:
+        check_seal(header)
+    choice('"kind"', header.get("kind"), get_args(Kind))
     return header
 
 
@@ -223,26 +238,33 @@ def _is_eap_ig(content: Any) -> bool:
     return isinstance(content, dict) and {"cfg", "nodes", "edges"} <= content.keys()
 
 
-def _entry(header: dict[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
+def _entry(header: Mapping[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
     """An entry of the file that must be there and of a type.
 
     Raises:
         ValueError: It is missing or of another type.
     """
-    if name not in header:
-        raise ValueError(f'its "{name}" is missing')
-    if not isinstance(header[name], types) or isinstance(header[name], bool):
-        raise ValueError(f'its "{name}" is a {type(header[name]).__name__}, which is not expected there')
-    return header[name]
+    value = header.get(name, header)
+    if value is header or not isinstance(value, types) or isinstance(value, bool):
+        words = " or ".join(each.__name__ for each in (types if isinstance(types, tuple) else (types,)))
+        raise refusal(f'"{name}"', f"a {words}", "nothing" if value is header else type(value).__name__)
+    return value
 
 
 def _graph(settings: dict[str, Any]) -> Graph:
     if set(settings) != set(_GRAPH_FIELDS):
-        raise ValueError(f'its "graph" must have {", ".join(_GRAPH_FIELDS)}, got {", ".join(settings) or "nothing"}')
-    return Graph(**settings)
+        raise refusal('"graph"', ", ".join(_GRAPH_FIELDS), ", ".join(settings) or "nothing")
+    graph = Graph(**settings)
+    _check_size(graph)
+    return graph
 
 
-def _groups(header: dict[str, Any], graph: Graph) -> Float[Tensor, "group source destination"] | None:
+def _check_size(graph: Graph) -> None:
+    if (size := graph.n_sources * graph.n_destinations) > LARGEST:
+        raise refusal("graph", f"at most {LARGEST} pairs of source and destination", f"{size} of {graph}")
+
+
+def _groups(header: Mapping[str, Any], graph: Graph) -> Float[Tensor, "group source destination"] | None:
     """What each group of prompts adds to the scores, where the file has it.
 
     Raises:
@@ -252,45 +274,50 @@ def _groups(header: dict[str, Any], graph: Graph) -> Float[Tensor, "group source
         return None
     packed = _entry(header, "per_group", list)
     if not packed or not all(isinstance(each, dict) for each in packed):
-        raise ValueError('its "per_group" must be one set of scores or more')
-    return torch.stack([_unpacked(graph, each) for each in packed])
+        raise refusal('"per_group"', "one set of scores or more", f"{len(packed)} entries that are not")
+    return torch.stack([_unpacked(graph, each, graph.edge_mask) for each in packed])
 
 
-def _edges(header: dict[str, Any]) -> list[str]:
-    """The names of a circuit's edges, not yet looked up.
+def _mask(header: Mapping[str, Any], graph: Graph) -> Bool[Tensor, "source destination"]:
+    """A circuit's edges.
 
     Raises:
-        ValueError: A name repeats, or there are not as many as the file says.
+        ValueError: A name repeats or is no edge, or there are not as many as the file says.
     """
     edges = _entry(header, "edges", list)
     if not all(isinstance(edge, str) for edge in edges) or len(set(edges)) < len(edges):
-        raise ValueError('its "edges" must be names without repetition')
+        raise refusal('"edges"', "names without repetition", f"{len(edges)} entries that are not")
     _check_count(header, len(edges))
-    return edges
+    return graph.mask_of(edges)
 
 
-def _check_count(header: dict[str, Any], n_edges: int) -> None:
+def _check_count(header: Mapping[str, Any], n_edges: int) -> None:
     if _entry(header, "n_edges", int) != n_edges:
-        raise ValueError(f'its "n_edges" is {header["n_edges"]}, but it holds {n_edges} edges')
+        raise refusal('"n_edges"', f"{n_edges}, as many as the file holds", header["n_edges"])
 
 
-def _unpacked(graph: Graph, packed: dict[str, Any]) -> Float[Tensor, "source destination"]:
-    """The scores of all edges, from what `_packed` gave.
+def _unpacked(
+    graph: Graph, packed: Mapping[str, Any], mask: Bool[Tensor, "source destination"]
+) -> Float[Tensor, "source destination"]:
+    """Scores from what `_packed` gave; NaN for edges whose scores are not in the file.
 
     Raises:
         ValueError: Unknown dtype, not base64, not one number per edge, or a NaN.
     """
-    name = packed.get("dtype")
-    if name not in list(_DTYPES):
-        raise ValueError(f"its scores must be of dtype {' or '.join(_DTYPES)}, got {name!r}")
-    dtype = _DTYPES[name]
-    content = base64.b64decode(_entry(packed, "base64", str), validate=True)
-    if len(content) != graph.n_edges * dtype.itemsize:
-        n_scores = len(content) / dtype.itemsize
-        raise ValueError(f"its scores are {n_scores:g} numbers of {name}, but its graph has {graph.n_edges} edges")
+    name = choice('dtype of "scores"', packed.get("dtype"), _DTYPES)
+    if choice('"of" of "scores"', packed.get("of", "all edges"), get_args(Of)) == "all edges":
+        mask = graph.edge_mask
+    dtype, n_scores = _DTYPES[name], int(mask.sum())
+    try:
+        content = base64.b64decode(_entry(packed, "base64", str), validate=True)
+    except binascii.Error as error:
+        raise refusal('"scores"', "base64", f"other text ({error})") from error
+    if len(content) != n_scores * dtype.itemsize:
+        raise refusal('"scores"', f"{n_scores} numbers of {name}", f"{len(content) / dtype.itemsize:g}")
     values = torch.from_numpy(np.frombuffer(content, f"<f{dtype.itemsize}").astype(name))
     if values.isnan().any():
-        raise ValueError("its scores must not be NaN")
+        raise refusal('"scores"', "numbers", f"{int(values.isnan().sum())} NaN")
     scores = torch.zeros(graph.n_destinations, graph.n_sources, dtype=dtype)
-    scores[graph.edge_mask.T] = values
+    scores[graph.edge_mask.T] = torch.nan
+    scores[mask.T] = values
     return scores.T.contiguous()

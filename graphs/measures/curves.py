@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs import PromptPairs, ScoredGraph, prune
 from edge_circuits.graphs.bootstrap import drawn_counts
+from edge_circuits.graphs.checks import between_0_and_1, choice, refusal, whole_number
 from edge_circuits.graphs.measures.values import TINY, Ends, values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.pruning import By, Strategy
@@ -127,9 +128,8 @@ class Curve:
     def _areas(
         self, heights: Float[Tensor, "*resample point"], name: str, clipped: bool, over: str
     ) -> Float[Tensor, "*resample"]:
-        for word, value, known in (("area", name, get_args(Area)), ("over", over, get_args(Over))):
-            if value not in known:
-                raise ValueError(f"{word}: expected one of {', '.join(known)}, came {value!r}")
+        choice("area", name, get_args(Area))
+        choice("over", over, get_args(Over))
         heights = heights.clamp(max=1) if clipped else heights
         heights = heights if name == "cpr" else (1 - heights).abs()
         if over == "points":
@@ -179,7 +179,7 @@ def curves(
     """The curve of each set of scores, all circuits measured in one go.
 
     Args:
-        model: A TransformerLens model; handed back as it came.
+        model: A TransformerLens model; left unchanged.
         scored: Scores of the model's edges by name, best made on other prompts.
         pairs: The prompts to measure on.
         metric: `metric(logits, pairs)`, one value a prompt.
@@ -194,7 +194,7 @@ def curves(
     """
     _check_shares(shares)
     if not scored:
-        raise ValueError("scored: expected scores under one or more names, came none")
+        raise ValueError("scored: expected scores under one or more names, got none")
     ranked = {name: by if isinstance(by, str) else by[name] for name in scored}
     circuits = {
         name: [prune(one, int(share * one.graph.n_edges), by=ranked[name], strategy=strategy) for share in shares]
@@ -222,13 +222,11 @@ def curves(
 def _check_shares(shares: Sequence[float]) -> None:
     ascending = all(one < other for one, other in itertools.pairwise(shares))
     if len(shares) < 2 or not ascending or not shares[0] > 0 or shares[-1] > 1:
-        raise ValueError(f"shares: expected two or more ascending numbers above 0 and up to 1, came {list(shares)}")
+        raise ValueError(f"shares: expected two or more ascending numbers above 0 and up to 1, got {list(shares)}")
 
 
 def _check_bootstrap(n_pairs: int, n_resamples: int, confidence: float) -> None:
     if n_pairs < 2:
-        raise ValueError(f"pairs: an interval over prompts needs at least 2, came {n_pairs}")
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples: expected 2 or more, came {n_resamples}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number between 0 and 1, came {confidence}")
+        raise refusal("pairs", "at least 2 for an interval over prompts", n_pairs)
+    whole_number("n_resamples", n_resamples, 2)
+    between_0_and_1("confidence", confidence)

@@ -29,6 +29,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, PromptPairs
+from edge_circuits.graphs.checks import between_0_and_1, number, refusal, whole_number
 from edge_circuits.graphs.measures.values import values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.patching import Intervention
@@ -125,7 +126,7 @@ def hypothesis_tests(
     """All three tests, every circuit run in one go (`edge_circuits.graphs.measures.values`).
 
     Args:
-        model: A TransformerLens model; handed back as it came.
+        model: A TransformerLens model; left unchanged.
         circuit: Of the model's graph, with edges and not all.
         pairs: Prompts that the circuit was not found with.
         metric: `metric(logits, pairs)`, one value a prompt.
@@ -229,7 +230,7 @@ def _strays(circuit: Circuit, n: int, seed: int) -> list[tuple[Circuit, Circuit]
             found.append((larger, larger - Circuit.from_edges(circuit.graph, [generator.choice(added)])))
             if len(found) == n:
                 return found
-    raise ValueError(f"circuit: expected one to which paths can be added, came {circuit}; test a smaller one")
+    raise ValueError(f"circuit: expected one to which paths can be added, got {circuit}; test a smaller one")
 
 
 def _random_path(circuit: Circuit, generator: random.Random) -> list[str]:
@@ -255,14 +256,11 @@ def _check(
     n_stray: int,
 ) -> None:
     if not 0 < circuit.n_edges < circuit.graph.n_edges:
-        raise ValueError(f"circuit: expected some edges and not all, came {circuit.n_edges} of {circuit.graph.n_edges}")
+        raise refusal("circuit", "some edges and not all", f"{circuit.n_edges} of {circuit.graph.n_edges}")
     if len(pairs) < 3:
-        raise ValueError(f"pairs: expected 3 or more to test with, came {len(pairs)}")
-    if not 0 <= margin < 0.5:
-        raise ValueError(f"margin: expected a number from 0 up to and without 0.5, came {margin}")
-    for name, value in (("quantile", quantile), ("level", level)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name}: expected a number between 0 and 1, came {value}")
-    for name, value in (("n_permutations", n_permutations), ("n_stray", n_stray)):
-        if value < 1:
-            raise ValueError(f"{name}: expected 1 or more, came {value}")
+        raise refusal("pairs", "3 or more to test with", len(pairs))
+    number("margin", margin, least=0, below=0.5)
+    between_0_and_1("quantile", quantile)
+    between_0_and_1("level", level)
+    whole_number("n_permutations", n_permutations, 1)
+    whole_number("n_stray", n_stray, 1)

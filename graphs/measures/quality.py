@@ -132,7 +132,7 @@ def measure(
     """Measure circuits, all but minimality; what they share is computed once.
 
     Args:
-        model: A TransformerLens model; handed back as it came.
+        model: A TransformerLens model; left unchanged.
         circuits: One or more of the model's graph.
         pairs: Prompts, best ones that the circuits were not found with.
         metric: `metric(logits, pairs)`, one value a prompt.

@@ -55,7 +55,7 @@ class Ends:
         size = (self.clean.abs().mean() + self.corrupted.abs().mean()).item()
         if not TINY * size < abs(self.span) < float("inf"):
             raise ValueError(
-                f"metric: expected different means on the clean model and with every edge cut, came {self.clean.mean().item():.6g} and "
+                f"metric: expected different means on the clean model and with every edge cut, got {self.clean.mean().item():.6g} and "
                 f"{self.corrupted.mean().item():.6g} over {len(self.clean)} prompts; cutting does not change this metric, take another "
                 "metric, other corrupted prompts or another intervention"
             )
@@ -138,7 +138,7 @@ def values_of(
     """Metric, divergence and right answers of circuits, prompt by prompt.
 
     Args:
-        model: A TransformerLens model; handed back as it came.
+        model: A TransformerLens model; left unchanged.
         circuits: All of the model's graph; equal ones run once.
         pairs: The prompts to measure on.
         metric: `metric(logits, pairs)`, one value a prompt.
@@ -170,10 +170,10 @@ def answers_right(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) ->
 
 def _one_graph(circuits: Sequence[Circuit]) -> Graph:
     if not circuits:
-        raise ValueError("circuits: expected one or more, came none")
+        raise ValueError("circuits: expected one or more, got none")
     graph = circuits[0].graph
     if other := next((circuit.graph for circuit in circuits if circuit.graph != graph), None):
-        raise ValueError(f"circuits: expected all of one graph, came {graph} and {other}; measure one model at a time")
+        raise ValueError(f"circuits: expected all of one graph, got {graph} and {other}; measure one model at a time")
     return graph
 
 

@@ -58,7 +58,7 @@ def read_csv(path: str | os.PathLike[str], texts: bool) -> PairColumns:
                 lines.append(line)
                 rows.append({name: _cell(f"{path}, line {line}", name, record[name], texts) for name in record})
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, came other bytes ({error}); save the file as UTF-8") from None
+        raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error}); save the file as UTF-8") from None
     finally:
         csv.field_size_limit(limit)
     if texts and rows and all(_is_id_list(row["clean"]) for row in rows):
@@ -80,7 +80,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> PairColumns:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, came other bytes ({error}); save the file as UTF-8") from None
+        raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error}); save the file as UTF-8") from None
     for line, content in enumerate(text.split("\n"), start=1):  # a JSON string may hold other line separators
         if content.strip():
             lines.append(line)
@@ -113,14 +113,14 @@ def _csv_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[st
                 header = _checked_names(f"{path}, line {line}", cells, "column")
             elif cells and len(cells) != len(header):
                 raise ValueError(
-                    f"{path}, line {line}: expected {len(header)} cells as in the header {header}, came {len(cells)}: "
+                    f"{path}, line {line}: expected {len(header)} cells as in the header {header}, got {len(cells)}: "
                     f"{cells}; put a cell with a comma in double quotes"
                 )
             elif cells:
                 yield line, dict(zip(header, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: expected a CSV row, came one that cannot be read: {error}") from None
+        raise ValueError(f"{path}, line {line}: expected a CSV row, got one that cannot be read: {error}") from None
 
 
 def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:
@@ -128,11 +128,11 @@ def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:
         if name not in COLUMNS:
             close = difflib.get_close_matches(name, COLUMNS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "leave it out"
-            raise ValueError(f"{where}: unknown {kind} {name!r}, expected {', '.join(COLUMNS)}; {hint}")
+            raise ValueError(f"{where}: expected {kind}s of {', '.join(COLUMNS)}, got {name!r}; {hint}")
     if missing := [name for name in REQUIRED if name not in names]:
-        raise ValueError(f"{where}: {kind} {missing[0]!r} is missing, came {list(names)}; every pair needs it")
+        raise ValueError(f"{where}: expected a {kind} {missing[0]!r}, got {list(names)}; every pair needs it")
     if len(set(names)) < len(names):
-        raise ValueError(f"{where}: expected each {kind} once, came {list(names)}; leave one out")
+        raise ValueError(f"{where}: expected each {kind} once, got {list(names)}; leave one out")
     return list(names)
 
 
@@ -154,7 +154,7 @@ def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
         return value
     expected = {"position": "an integer"}.get(name, "token ids such as [464, 3797]")
     remedy = "correct the cell" if name == "position" else "pass a tokenizer if it is text"
-    raise ValueError(f"{where}: {name}: expected {expected}, came {cell!r}; {remedy}")
+    raise ValueError(f"{where}: {name}: expected {expected}, got {cell!r}; {remedy}")
 
 
 def _is_id_list(cell: str) -> bool:
@@ -169,9 +169,9 @@ def _json_object(where: str, content: str) -> dict[str, Any]:
     try:
         pairs = json.loads(content, object_pairs_hook=_JsonObject)
     except ValueError as error:
-        raise ValueError(f"{where}: expected a JSON object, came {content[:80]!r} ({error})") from None
+        raise ValueError(f"{where}: expected a JSON object, got {content[:80]!r} ({error})") from None
     if not isinstance(pairs, _JsonObject):
-        raise ValueError(f"{where}: expected a JSON object with clean and corrupted, came {content[:80]!r}")
+        raise ValueError(f"{where}: expected a JSON object with clean and corrupted, got {content[:80]!r}")
     _checked_names(where, [name for name, _ in pairs], "key")
     return dict(pairs)
 
@@ -182,7 +182,7 @@ class _JsonObject(list):
 
 def _columns(path: Path, lines: list[int], rows: Sequence[Mapping[str, Any]]) -> PairColumns:
     if not rows:
-        raise ValueError(f"{path}: expected at least one pair, came none; give a file with pairs")
+        raise ValueError(f"{path}: expected at least one pair, got none; give a file with pairs")
     given = {name: [row.get(name) for row in rows] for name in COLUMNS}
     optional = [column if any(v is not None for v in column) else None for column in map(given.get, COLUMNS[2:])]
     return PairColumns(path, lines, given["clean"], given["corrupted"], *optional)

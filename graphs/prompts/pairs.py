@@ -26,6 +26,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of_tensors
 from edge_circuits.graphs.prompts.batching import equal_bounds, token_bounds
 from edge_circuits.graphs.prompts.csv_jsonl import PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
@@ -119,7 +120,7 @@ class PromptPairs:
     def concat(cls, sets: Sequence[PromptPairs]) -> PromptPairs:
         """The pairs of several sets one after the other, on the device of the first; `indices` count anew."""
         if not sets:
-            raise ValueError("PromptPairs.concat: expected at least one set, came none")
+            raise ValueError("sets: expected at least one, got none")
         for name in ("answers", "wrong_answers"):
             if len({getattr(pairs, name) is None for pairs in sets}) > 1:
                 missing = next(i for i, pairs in enumerate(sets) if getattr(pairs, name) is None)
@@ -192,8 +193,8 @@ class PromptPairs:
                 a batch of its own. None: any number.
         """
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected None or at least 1, came {value}")
+            if value is not None:
+                whole_number(name, value, 1, remedy="or leave it None")
         order = torch.argsort(self.lengths, stable=True)
         lengths = self.lengths[order].tolist()
         if max_tokens is None:
@@ -204,19 +205,13 @@ class PromptPairs:
 
     def split(self, n_train: int, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
         """A random division into train and test, each in the order of this set; the same for the same seed."""
-        if not 0 < n_train < len(self):
-            raise ValueError(
-                f"n_train: expected 1 to {len(self) - 1}, so that train and test of {len(self)} pairs both have some, "
-                f"came {n_train}"
-            )
+        whole_number("n_train", n_train, 1, len(self) - 1, "train and test both need a pair")
         train = set(random.Random(seed).sample(range(len(self)), n_train))
         return self[sorted(train)], self[[row for row in range(len(self)) if row not in train]]
 
     def groups(self, n_groups: int) -> list[PromptPairs]:
         """Sets of nearly equal size, group i with every n-th pair from the i-th on; one pair each if there are fewer pairs."""
-        if n_groups < 1:
-            raise ValueError(f"n_groups: expected at least 1, came {n_groups}")
-        n_groups = min(n_groups, len(self))
+        n_groups = min(whole_number("n_groups", n_groups, 1), len(self))
         return [self[start::n_groups] for start in range(n_groups)]
 
     def swapped(self) -> PromptPairs:
@@ -256,10 +251,10 @@ class PromptPairs:
             return chosen.nonzero()[:, 0]
         if chosen.dtype == torch.bool or chosen.is_floating_point():
             raise ValueError(
-                f"pairs[...]: expected integers, a slice or {len(self)} booleans, came {len(chosen)} of {chosen.dtype}"
+                f"pairs[...]: expected integers, a slice or {len(self)} booleans, got {len(chosen)} of {chosen.dtype}"
             )
         if int(chosen.max()) >= len(self) or int(chosen.min()) < -len(self):
-            raise IndexError(f"pairs[...]: expected {-len(self)} to {len(self) - 1}, came {index!r}")
+            raise IndexError(f"pairs[...]: expected {-len(self)} to {len(self) - 1}, got {index!r}")
         return chosen.long() % len(self)
 
     def _select(self, chosen: Int[Tensor, "chosen"]) -> PromptPairs:
@@ -284,13 +279,13 @@ def in_order(batches: Sequence[PromptPairs], values: Sequence[Shaped[Tensor, "_ 
         batches: What `pairs.batches` returned.
         values: For each batch a tensor whose first axis is the batch.
     """
-    sizes, came = [len(batch) for batch in batches], [len(value) for value in values]
-    if sizes != came:
-        raise ValueError(f"in_order: expected one value for each pair, batches of {sizes}, came {came}")
+    sizes, given = [len(batch) for batch in batches], [len(value) for value in values]
+    if sizes != given:
+        raise refusal("values", f"one for each pair, batches of {sizes}", given)
     indices = torch.cat([batch.indices for batch in batches])
     back = torch.argsort(indices)
     if not torch.equal(indices[back], torch.arange(len(indices), device=indices.device)):
-        raise ValueError("in_order: expected every pair of a set exactly once; pass all that pairs.batches() returned")
+        raise refusal("batches", "every pair of a set exactly once", "others", "pass all that pairs.batches() returned")
     joined = torch.cat(list(values))
     return joined[back.to(joined.device)]
 

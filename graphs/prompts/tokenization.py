@@ -87,7 +87,7 @@ def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
     if encode is None:
         raise ValueError(
             f"tokenizer: expected an object with encode(text), e.g. a Hugging Face tokenizer, "
-            f"came {type(tokenizer).__name__}; pass such an object, or token ids in place of strings"
+            f"got {type(tokenizer).__name__}; pass such an object, or token ids in place of strings"
         )
     if _has_special_switch(encode):
         encoded = encode(text, add_special_tokens=special)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.prompts.tokenization import check_ending, encode_answer, encode_prompt, show_tokens
 
 Prompts: TypeAlias = Sequence | Tensor  # strings, lists of ids, or Int[Tensor, "pair pos"]
@@ -57,7 +58,7 @@ def pair_rows(
     """
     masks = attention_mask if isinstance(attention_mask, tuple) else (attention_mask, attention_mask)
     if len(masks) != 2:
-        raise ValueError(f"attention_mask: expected one mask or a tuple (clean, corrupted), came {len(masks)} in one")
+        raise ValueError(f"attention_mask: expected one mask or a tuple (clean, corrupted), got {len(masks)} in one")
     clean_ids = _prompts("clean", clean, masks[0], tokenizer, prepend_bos)
     corrupted_ids = _prompts("corrupted", corrupted, masks[1], tokenizer, prepend_bos)
     _check_lengths(clean_ids, corrupted_ids, (clean, corrupted), tokenizer)
@@ -85,15 +86,19 @@ def _prompts(
 ) -> list[list[int]]:
     rows = _as_list(name, prompts, "strings or lists of token ids")
     if not rows:
-        raise ValueError(f"{name}: expected at least one prompt, came none; give one or more pairs")
+        raise ValueError(f"{name}: expected at least one prompt, got none; give one or more pairs")
     if isinstance(rows[0], str):
         if attention_mask is not None:
-            raise ValueError(f"attention_mask goes with padded token ids, but {name} holds strings; leave it out")
+            raise refusal(
+                "attention_mask", f"None where {name} holds strings", "a mask", "it goes with padded token ids"
+            )
         return _encoded(name, rows, tokenizer, prepend_bos)
     if prepend_bos is not None:
-        raise ValueError(
-            f"prepend_bos={prepend_bos} goes with strings, but {name} holds token ids, which are used as they are; "
-            "leave it out and put the BOS id in the rows if you want one"
+        raise refusal(
+            "prepend_bos",
+            f"None where {name} holds token ids, which are used as they are",
+            prepend_bos,
+            "put the BOS id in the rows if you want one",
         )
     rows = [_id_row(name, row, value) for row, value in enumerate(rows)]
     if attention_mask is not None:
@@ -106,10 +111,8 @@ def _check_lengths(
     clean: Sequence[list[int]], corrupted: Sequence[list[int]], sources: tuple[Prompts, Prompts], tokenizer: Any
 ) -> None:
     if len(clean) != len(corrupted):
-        raise ValueError(
-            f"expected one corrupted prompt for each clean one, came {len(clean)} clean and {len(corrupted)} "
-            "corrupted; give both lists the same length"
-        )
+        given = f"{len(clean)} clean and {len(corrupted)} corrupted"
+        raise refusal("corrupted", "one prompt for each clean one", given, "give both lists the same length")
     differing = [row for row, (one, other) in enumerate(zip(clean, corrupted)) if len(one) != len(other)]
     if not differing:
         return
@@ -118,8 +121,8 @@ def _check_lengths(
     others = f" ({len(differing) - 1} more rows differ, from row {differing[1]} on)" if len(differing) > 1 else ""
     raise RowError(
         row,
-        f"clean has {len(clean[row])} tokens and corrupted has {len(corrupted[row])}, expected as many in both because "
-        f"they are patched position by position; change a word or leave the pair out{others}\n"
+        f"corrupted: expected {len(clean[row])} tokens as clean has, got {len(corrupted[row])}; they are patched position "
+        f"by position, so change a word or leave the pair out{others}\n"
         f"  clean: {shown[0]}\n  corrupted: {shown[1]}",
     )
 
@@ -131,7 +134,7 @@ def _choice_rows(name: str, choices: Choices, n_pairs: int, tokenizer: Any) -> l
     rows = _as_list(name, choices, "one answer, or list of answers, for each pair")
     if len(rows) != n_pairs:
         raise ValueError(
-            f"{name}: expected one entry for each of the {n_pairs} pairs, came {len(rows)}; "
+            f"{name}: expected one entry for each of the {n_pairs} pairs, got {len(rows)}; "
             "for several answers to a pair give a list of lists"
         )
     return [_choices(name, row, value, tokenizer, padded_rows) for row, value in enumerate(rows)]
@@ -143,31 +146,31 @@ def _position_rows(positions: Positions, lengths: Sequence[int]) -> list[int]:
     else:
         rows = _as_list("positions", positions, "positions, one for each pair")
     if len(rows) != len(lengths):
-        raise ValueError(f"positions: expected one for each of the {len(lengths)} pairs, came {len(rows)}")
+        raise ValueError(f"positions: expected one for each of the {len(lengths)} pairs, got {len(rows)}")
     return [_position(row, value, length) for row, (value, length) in enumerate(zip(rows, lengths))]
 
 
 def _as_list(name: str, values: Any, expected: str) -> list:
     if isinstance(values, str):
-        raise ValueError(f"{name}: expected a list of {expected}, came one string {values!r}; write [{values!r}]")
+        raise ValueError(f"{name}: expected a list of {expected}, got one string {values!r}; write [{values!r}]")
     if isinstance(values, Tensor) and (values.is_floating_point() or values.is_complex()):
-        raise ValueError(f"{name}: expected integers, came a tensor of {values.dtype}; convert it with .long()")
+        raise ValueError(f"{name}: expected integers, got a tensor of {values.dtype}; convert it with .long()")
     if hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, Sequence):
-        raise ValueError(f"{name}: expected a list of {expected}, came {values!r}")
+        raise ValueError(f"{name}: expected a list of {expected}, got {values!r}")
     return list(values)
 
 
 def _encoded(name: str, rows: Sequence[Any], tokenizer: Any, prepend_bos: bool | None) -> list[list[int]]:
     if tokenizer is None:
-        raise ValueError(f"{name} holds strings, but there is no tokenizer; pass tokenizer=..., or token ids")
+        raise refusal(name, "token ids where there is no tokenizer", "strings", "pass tokenizer=..., or token ids")
     if prepend_bos is None:
         check_ending(tokenizer, rows[0])
     encoded = []
     for row, text in enumerate(rows):
         if not isinstance(text, str):
-            raise RowError(row, f"{name}: expected a string as in row 0, came {text!r}; give all rows in one form")
+            raise RowError(row, f"{name}: expected a string as in row 0, got {text!r}; give all rows in one form")
         try:
             ids = encode_prompt(tokenizer, text, prepend_bos)
         except ValueError as error:
@@ -179,7 +182,7 @@ def _encoded(name: str, rows: Sequence[Any], tokenizer: Any, prepend_bos: bool |
 def _id_row(name: str, row: int, value: Any) -> list[Any]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, (list, tuple)):
-        raise RowError(row, f"{name}: expected a list of token ids, came {value!r}; one prompt is written [[1, 2, 3]]")
+        raise RowError(row, f"{name}: expected a list of token ids, got {value!r}; one prompt is written [[1, 2, 3]]")
     return list(value)
 
 
@@ -189,23 +192,23 @@ def _token_id(name: str, row: int, token: Any, shown: Any) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(token, bool):
-        raise RowError(row, f"{name}: expected token ids (integers from 0), came {token!r} in {shown!r}; correct it")
+        raise RowError(row, f"{name}: expected token ids (integers from 0), got {token!r} in {shown!r}; correct it")
     if number < 0:
         prompt = name in ("clean", "corrupted")
         remedy = "take padding off or pass attention_mask" if prompt else "give a list of lists where counts differ"
-        raise RowError(row, f"{name}: expected token ids from 0, came {number} in {shown!r}; {remedy}")
+        raise RowError(row, f"{name}: expected token ids from 0, got {number} in {shown!r}; {remedy}")
     return number
 
 
 def _not_empty(name: str, row: int, ids: list[int], shown: Any) -> list[int]:
     if not ids:
-        raise RowError(row, f"{name}: expected at least one token, came none ({shown!r}); leave the pair out")
+        raise RowError(row, f"{name}: expected at least one token, got none ({shown!r}); leave the pair out")
     return ids
 
 
 def _stripped(name: str, ids: Sequence[list[Any]], masks: Sequence[Any]) -> list[list[Any]]:
     if len(masks) != len(ids):
-        raise ValueError(f"attention_mask: expected {len(ids)} rows, one for each {name} prompt, came {len(masks)}")
+        raise ValueError(f"attention_mask: expected {len(ids)} rows, one for each {name} prompt, got {len(masks)}")
     return [_real(name, row, prompt, mask) for row, (prompt, mask) in enumerate(zip(ids, masks))]
 
 
@@ -213,15 +216,15 @@ def _real(name: str, row: int, ids: list[Any], mask: Any) -> list[Any]:
     mask = mask.tolist() if hasattr(mask, "tolist") else mask
     if not isinstance(mask, (list, tuple)) or len(mask) != len(ids) or any(value not in (0, 1) for value in mask):
         raise RowError(
-            row, f"attention_mask: expected {len(ids)} values 0 or 1, one for each id of {name}, came {mask!r}"
+            row, f"attention_mask: expected {len(ids)} values 0 or 1, one for each id of {name}, got {mask!r}"
         )
     real = [pos for pos, value in enumerate(mask) if value]
     if not real:
-        raise RowError(row, f"{name}: expected a real token, but attention_mask is all 0 for {ids!r}; leave it out")
+        raise RowError(row, f"attention_mask: expected a real token, got all 0 for {name} {ids!r}; leave the pair out")
     if real[-1] - real[0] + 1 != len(real):
         raise RowError(
             row,
-            f"attention_mask: expected one run of 1 with padding only at the left or right, came {mask!r} for {name} "
+            f"attention_mask: expected one run of 1 with padding only at the left or right, got {mask!r} for {name} "
             f"{ids!r}; take the masked tokens out of the prompt",
         )
     return ids[real[0] : real[-1] + 1]
@@ -238,7 +241,7 @@ def _choices(name: str, row: int, value: Any, tokenizer: Any, padded_rows: bool)
     while padded_rows and entries and entries[-1] == -1:
         entries.pop()
     if not entries:
-        raise RowError(row, f"{name} are missing ({value!r}); every pair needs at least one, or none of them any")
+        raise RowError(row, f"{name}: expected at least one for every pair, got {value!r}; or give none for any pair")
     return [_choice(name, row, entry, tokenizer, value) for entry in entries]
 
 
@@ -246,7 +249,9 @@ def _choice(name: str, row: int, entry: Any, tokenizer: Any, value: Any) -> int:
     if not isinstance(entry, str):
         return _token_id(name, row, entry, shown=value)
     if tokenizer is None:
-        raise RowError(row, f"{name}: {entry!r} is a string, but there is no tokenizer; pass tokenizer=..., or the id")
+        raise RowError(
+            row, f"{name}: expected an id where there is no tokenizer, got {entry!r}; pass tokenizer=..., or the id"
+        )
     try:
         return encode_answer(tokenizer, entry)
     except ValueError as error:
@@ -263,6 +268,6 @@ def _position(row: int, value: Any, length: int) -> int:
         raise RowError(
             row,
             f"position: expected an integer from {-length} to {length - 1} (the prompt has {length} tokens without "
-            f"padding), came {value!r}; negative counts from the end, None is the last token",
+            f"padding), got {value!r}; negative counts from the end, None is the last token",
         )
     return position % length

@@ -106,7 +106,7 @@ def test_refusals() -> None:
         ask("nothing")
     with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):
         error_bars(made_up(), confidence=95.0)
-    with pytest.raises(ValueError, match="n_resamples must be 2 or more, got 0"):
+    with pytest.raises(ValueError, match="n_resamples: expected a whole number from 2, got 0"):
         error_bars(made_up(), n_resamples=0)
     with pytest.raises(ValueError, match="expected scores kept group by group"):
         error_bars(ScoredGraph(Graph(1, 1), torch.zeros(3, 5)))

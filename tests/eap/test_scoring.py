@@ -234,7 +234,7 @@ def test_metrics_that_are_objects_are_named_by_their_class() -> None:
         (dict(intervention="resample"), "one of patching, zero, mean, mean-positional; got 'resample'"),
         (dict(kv_destinations="group"), "'query-head' or 'kv-head', not 'group'"),
         (dict(token_chunk=0), "token_chunk must be a positive whole number, got 0"),
-        (dict(batch_size=0), "batch_size: expected None or at least 1, came 0"),
+        (dict(batch_size=0), "batch_size: expected None or a whole number from 1, got 0"),
     ],
 )
 def test_refuses_a_setting(settings: dict[str, object], message: str, without_type_checks: None) -> None:

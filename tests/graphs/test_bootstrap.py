@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edge_circuits.graphs.bootstrap import drawn_counts, edge_groups, resampled
-from edge_circuits.graphs.files import json_format as serialize
+from edge_circuits.graphs.files.documents import sealed
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.scores import ScoredGraph
 
@@ -44,7 +44,7 @@ def test_groups_come_back_from_a_file(tmp_path: Path, dtype: torch.dtype) -> Non
     scored.save(tmp_path / "scores.json")
     loaded = ScoredGraph.load(tmp_path / "scores.json")
     assert loaded == scored and torch.equal(loaded.per_group, scored.per_group) and loaded.per_group.dtype == dtype
-    assert json.loads((tmp_path / "scores.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "scores.json").read_text())["version"] == 2
 
 
 def test_a_file_without_groups_has_none(tmp_path: Path) -> None:
@@ -57,9 +57,11 @@ def test_a_file_without_groups_has_none(tmp_path: Path) -> None:
 def test_torn_groups_are_refused(tmp_path: Path, torn: object) -> None:
     path = tmp_path / "scores.json"
     grouped().save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"per_group": torn}))
-    with pytest.raises(ValueError, match='its "per_group"'):
-        serialize.load(path)
+    content = json.loads(path.read_text()) | {"per_group": torn}
+    content.pop("digest")
+    path.write_text(json.dumps(sealed(content)))
+    with pytest.raises(ValueError, match='"per_group": expected '):
+        ScoredGraph.load(path)
 
 
 def test_equality_sees_the_groups() -> None:
@@ -81,20 +83,21 @@ def test_groups_that_do_not_fit_are_refused(without_type_checks: None) -> None:
     scored = grouped()
     with pytest.raises(
         ValueError,
-        match="per_group must add up to the scores, their sum differs by up to .*: give each group's mean times its share",
+        match="per_group: expected groups that add up to the scores, got a sum that differs by up to .*; give each group's mean times its share",
     ):
         ScoredGraph(GRAPH, scored.scores, {}, 2 * scored.per_group)
     with pytest.raises(
-        ValueError, match=r"per_group must be a tensor \[group source destination\] of one group or more, got shape"
+        ValueError,
+        match=r"per_group: expected a tensor \[group source destination\] of one group or more, got torch.float32 of shape",
     ):
         ScoredGraph(GRAPH, scored.scores, {}, scored.scores)
-    with pytest.raises(ValueError, match="scores must be a tensor of shape"):
+    with pytest.raises(ValueError, match="scores: expected a tensor of shape"):
         ScoredGraph(GRAPH, scored.scores, {}, scored.per_group[:, :2])
     with pytest.raises(
-        ValueError, match="expected scores kept group by group, in 2 groups of prompts or more, came none; score with"
+        ValueError, match="expected scores kept group by group, in 2 groups of prompts or more, got none; score with"
     ):
         edge_groups(ScoredGraph(GRAPH, scored.scores))
-    with pytest.raises(ValueError, match="in 2 groups of prompts or more, came 1"):
+    with pytest.raises(ValueError, match="in 2 groups of prompts or more, got 1"):
         edge_groups(grouped(1))
-    with pytest.raises(ValueError, match="n_resamples must be 2 or more, got 1"):
+    with pytest.raises(ValueError, match="n_resamples: expected a whole number from 2, got 1"):
         resampled(scored, 1)

@@ -44,7 +44,7 @@ def test_top_is_by_absolute_score_and_ties_are_in_edge_order() -> None:
 
 @pytest.mark.parametrize("n", [-1, 1.0, True, None])
 def test_top_takes_a_count(n: object, without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="n must be a whole number of edges, 0 or more, got"):
+    with pytest.raises(ValueError, match="n: expected a whole number from 0, got"):
         by_hand().top(n)
 
 
@@ -83,11 +83,20 @@ def test_equality_is_of_graph_scores_and_metadata() -> None:
 
 
 REFUSED_SCORES = [
-    (torch.zeros(5, 3), r"scores must be a tensor of shape \(3, 5\) \[source destination\], got shape \(5, 3\)"),
+    (
+        torch.zeros(5, 3),
+        r"scores: expected a tensor of shape \(3, 5\) \[source destination\], got torch.float32 of shape \(5, 3\)",
+    ),
     ([[0.0] * 5] * 3, "got list"),
-    (torch.zeros(3, 5, dtype=torch.int64), r"scores must be floating point, got torch.int64: convert them with .float"),
-    (torch.ones(3, 5), "7 scores are not 0 .* no edge, the first at source a0.h0 and destination a0.h0<q>"),
-    (torch.full((3, 5), math.nan), "7 scores are not 0 where there is no edge"),
+    (
+        torch.zeros(3, 5, dtype=torch.int64),
+        r"scores: expected floating point, got torch.int64; convert them with .float",
+    ),
+    (
+        torch.ones(3, 5),
+        "expected 0 where there is no edge, got 7 others, the first at source a0.h0 and destination a0.h0<q>",
+    ),
+    (torch.full((3, 5), math.nan), "expected 0 where there is no edge, got 7 others"),
 ]
 
 
@@ -104,5 +113,5 @@ def test_scores_that_cannot_be_ranked_are_named(bad: float, text: str) -> None:
     scores[SMALL.edge_index("a0.h0->m0")] = bad
     scored = ScoredGraph(SMALL, scores)
     for call in (scored.check_finite, lambda: scored.top(2)):
-        with pytest.raises(ValueError, match=rf"score of a0.h0->m0 is {text} \(2 of 8 edges are NaN or infinite\)"):
+        with pytest.raises(ValueError, match=rf"got 2 of 8 NaN or infinite, the first {text} for a0.h0->m0"):
             call()

@@ -143,9 +143,9 @@ def test_the_title_is_given_or_from_the_metadata() -> None:
 def test_what_cannot_be_drawn_is_refused(without_type_checks: None) -> None:
     with pytest.raises(ValueError, match="unknown source 'a9.h9': layer 9 is out of range"):
         picture_of(by_hand(), {"a9.h9": "mover"})
-    with pytest.raises(ValueError, match="roles must be texts by node, got 3 for m0"):
+    with pytest.raises(ValueError, match="roles: expected texts by node, got 3 for m0"):
         picture_of(by_hand(), {"m0": 3})
     for bad in (float("nan"), float("inf")):
         scores = torch.full(SMALL.edge_mask.shape, bad).where(SMALL.edge_mask, 0)
-        with pytest.raises(ValueError, match="scores must be finite to be drawn"):
+        with pytest.raises(ValueError, match="scores: expected finite numbers to draw"):
             picture_of(Circuit(SMALL, SMALL.edge_mask, scores))

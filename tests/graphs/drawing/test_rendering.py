@@ -102,12 +102,12 @@ def test_a_failing_program_is_an_error_with_its_words(tmp_path: Path, without_do
 
 @pytest.mark.parametrize("name", ["circuit.jpg", "circuit", "circuit.svg.gz"])
 def test_another_ending_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"path must end in .svg, .png, .pdf or .gv, got .*{name}"):
+    with pytest.raises(ValueError, match=f"path: expected an ending .svg, .png, .pdf or .gv, got .*{name}"):
         render(Circuit.empty(SMALL), tmp_path / name)
 
 
 def test_another_layout_is_refused(without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="layout must be one of auto, dot, rows, got 'circo'"):
+    with pytest.raises(ValueError, match="layout: expected one of 'auto', 'dot', 'rows', got 'circo'"):
         to_dot(Circuit.empty(SMALL), layout="circo")
 
 

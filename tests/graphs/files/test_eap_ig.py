@@ -115,9 +115,7 @@ def test_older_files_with_plain_nodes_and_unscored_edges_are_read(tmp_path: Path
     path = write(content, tmp_path / "older.json")
     circuit = import_circuit(path)
     assert set(circuit.edges) == HAND_KEPT and circuit.scores is None and "d_model" not in circuit.metadata
-    with pytest.raises(
-        ValueError, match="cannot import scores from .*older.json: not every edge has one; import_circuit"
-    ):
+    with pytest.raises(ValueError, match="older.json: expected a score for every edge, got fewer; import_circuit"):
         import_scores(path)
 
 
@@ -211,12 +209,14 @@ def test_attention_only_is_written_with_idle_mlps(tmp_path: Path) -> None:
 def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="<k> and <v> per query head.*score with kv_destinations='query-head'"):
         export(Circuit.full(Graph(1, 4, n_kv_heads=2)), tmp_path / "file.json", d_model=8)
-    with pytest.raises(ValueError, match="d_model must be the width of the residual stream, got None"):
+    with pytest.raises(
+        ValueError, match="d_model: expected a whole number from 1, got None; the width of the residual stream"
+    ):
         export(Circuit.full(HAND), tmp_path / "file.json")
-    with pytest.raises(ValueError, match="must end in .json or .pt, got .*file.npz"):
+    with pytest.raises(ValueError, match="path: expected an ending .json or .pt, .*, got .*file.npz"):
         export(Circuit.full(HAND), tmp_path / "file.npz", d_model=8)
     infinite = ScoredGraph(HAND, torch.full((3, 5), float("inf")).where(HAND.edge_mask, 0))
-    with pytest.raises(ValueError, match="scores must not be NaN or infinite"):
+    with pytest.raises(ValueError, match="scores: expected finite numbers, .*, got NaN or infinite"):
         export(infinite, tmp_path / "file.json", d_model=8)
     assert not list(tmp_path.iterdir())
 
@@ -230,28 +230,36 @@ def test_a_torn_file_is_refused(tmp_path: Path, ending: str, part: float) -> Non
     path = write(json_content() if ending == ".json" else pt_content(), tmp_path / f"torn{ending}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(ValueError, match=f"cannot import .*torn{ending}: it is torn"):
+    with pytest.raises(
+        ValueError, match=f"torn{ending}: expected (JSON, got a torn|a file of torch.save, got one that is torn)"
+    ):
         import_scores(path)
 
 
 def test_a_pickle_of_objects_is_not_run(tmp_path: Path) -> None:
     torch.save({"cfg": Path("anything")}, tmp_path / "objects.pt")
-    with pytest.raises(ValueError, match="cannot import .*objects.pt: .* holds more than tensors and plain values"):
+    with pytest.raises(ValueError, match="objects.pt: .* holds more than tensors and plain values"):
         import_scores(tmp_path / "objects.pt")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("cfg"), 'not of the EAP-IG layout, which has a "cfg"'),
-        (lambda c: c.pop("edges"), 'not of the EAP-IG layout, which has "nodes" and "edges"'),
-        (lambda c: c["cfg"].pop("parallel_attn_mlp"), "without parallel_attn_mlp"),
-        (lambda c: c["cfg"].update(n_heads="1"), "n_heads must be a positive integer, got '1'"),
+        (lambda c: c.pop("cfg"), 'expected the layout of EAP-IG, which has a "cfg"'),
+        (lambda c: c.pop("edges"), 'expected the layout of EAP-IG, which has "nodes" and "edges"'),
+        (lambda c: c["cfg"].pop("parallel_attn_mlp"), "got none of parallel_attn_mlp"),
+        (lambda c: c["cfg"].update(n_heads="1"), "n_heads: expected a whole number from 1, got '1'"),
         (lambda c: c["edges"].update({"a0.h0->a0.h0<q>": {"score": 1.0}}), "impossible edge 'a0.h0->a0.h0<q>'"),
-        (lambda c: c["edges"].update({"input->m0": 1.0}), 'input->m0 must have a "score" and an "in_graph", got 1.0'),
-        (lambda c: c["edges"]["input->m0"].update(score="1"), "score of input->m0 must be a number, got '1'"),
-        (lambda c: c["edges"]["input->m0"].update(in_graph=1), "in_graph of input->m0 must be true or false, got 1"),
-        (lambda c: c["edges"]["input->m0"].update(score=float("nan")), "1 scores are NaN or infinite.*input->m0"),
+        (
+            lambda c: c["edges"].update({"input->m0": 1.0}),
+            'edge input->m0: expected a "score" and an "in_graph", got 1.0',
+        ),
+        (lambda c: c["edges"]["input->m0"].update(score="1"), "score of input->m0: expected a number, got '1'"),
+        (lambda c: c["edges"]["input->m0"].update(in_graph=1), "in_graph of input->m0: expected true or false, got 1"),
+        (
+            lambda c: c["edges"]["input->m0"].update(score=float("nan")),
+            "scores: expected finite numbers, got 1 NaN or infinite, the first for input->m0",
+        ),
     ],
 )
 def test_json_that_does_not_fit_is_refused(
@@ -259,22 +267,22 @@ def test_json_that_does_not_fit_is_refused(
 ) -> None:
     content = json_content()
     change(content)
-    with pytest.raises(ValueError, match=f"cannot import .*wrong.json: .*{message}"):
+    with pytest.raises(ValueError, match=f"wrong.json: .*{message}"):
         import_scores(write(content, tmp_path / "wrong.json"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("src_nodes"), '"src_nodes" must be the'),
-        (lambda c: c["dst_nodes"].reverse(), '"dst_nodes" must be the 5 names that its cfg implies, in order'),
+        (lambda c: c.pop("src_nodes"), '"src_nodes": expected the'),
+        (lambda c: c["dst_nodes"].reverse(), '"dst_nodes": expected the 5 names that the cfg implies, in order'),
         (
             lambda c: c.update(edges_scores=torch.zeros(5, 3)),
-            r'"edges_scores" must be .*\(3, 5\).*, got shape \(5, 3\)',
+            r'"edges_scores": expected .*\(3, 5\).*, got torch.float32 of shape \(5, 3\)',
         ),
-        (lambda c: c.update(edges_scores=torch.zeros(3, 5).int()), '"edges_scores" must be floating point'),
-        (lambda c: c.update(edges_in_graph=[]), '"edges_in_graph" must be a tensor .*, got list'),
-        (lambda c: c["edges_scores"][0].fill_(float("inf")), "5 scores are NaN or infinite, the first that of input->"),
+        (lambda c: c.update(edges_scores=torch.zeros(3, 5).int()), '"edges_scores": expected floating point'),
+        (lambda c: c.update(edges_in_graph=[]), '"edges_in_graph": expected a tensor .*, got list'),
+        (lambda c: c["edges_scores"][0].fill_(float("inf")), "got 5 NaN or infinite, the first for input->"),
     ],
 )
 def test_pt_that_does_not_fit_is_refused(
@@ -282,7 +290,7 @@ def test_pt_that_does_not_fit_is_refused(
 ) -> None:
     content = pt_content()
     change(content)
-    with pytest.raises(ValueError, match=f"cannot import .*wrong.pt: .*{message}"):
+    with pytest.raises(ValueError, match=f"wrong.pt: .*{message}"):
         import_scores(write(content, tmp_path / "wrong.pt"))
 
 
@@ -292,20 +300,18 @@ def test_scores_of_nodes_and_neurons_are_not_taken_for_scores_of_edges(tmp_path:
         entry["score"] = 0.0
     of_nodes["nodes"]["m0"]["score"] = 1.0
     of_neurons.update(neurons_in_graph=torch.ones(3, 16), neurons_scores=torch.rand(3, 16))
-    with pytest.raises(ValueError, match="not every edge has one"):
+    with pytest.raises(ValueError, match="expected a score for every edge, got fewer"):
         import_scores(write(of_nodes, tmp_path / "nodes.json"))
     path = write(of_neurons, tmp_path / "neurons.pt")
     assert import_scores(path).score("m0->logits") == -4.0
-    with pytest.raises(ValueError, match="cannot import a circuit from .*neurons.pt: it keeps single neurons"):
+    with pytest.raises(ValueError, match="neurons.pt: expected a circuit of edges, got one that keeps single neurons"):
         import_circuit(path)
 
 
 def test_a_circuit_needs_marks(tmp_path: Path) -> None:
     content = pt_content()
     content.pop("edges_in_graph")
-    with pytest.raises(
-        ValueError, match="cannot import a circuit from .*its edges have no in_graph; use import_scores"
-    ):
+    with pytest.raises(ValueError, match="expected edges with in_graph, got edges without; use import_scores"):
         import_circuit(write(content, tmp_path / "unmarked.pt"))
 
 

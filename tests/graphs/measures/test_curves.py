@@ -123,16 +123,16 @@ def test_refusals() -> None:
     for shares in ((0.5,), (0.5, 0.2), (0.0, 0.5), (0.5, 1.5)):
         with pytest.raises(ValueError, match="shares: expected two or more ascending numbers above 0 and up to 1"):
             curves(model, scored, PAIRS, logit_difference, shares=shares)
-    with pytest.raises(ValueError, match="scored: expected scores under one or more names, came none"):
+    with pytest.raises(ValueError, match="scored: expected scores under one or more names, got none"):
         curves(model, {}, PAIRS, logit_difference)
     curve = made_up([0.5, 1.5, 1.0])
-    with pytest.raises(ValueError, match="area: expected one of cpr, cmd, came 'auc'"):
+    with pytest.raises(ValueError, match="area: expected one of 'cpr', 'cmd', got 'auc'"):
         curve.area("auc")
-    with pytest.raises(ValueError, match="over: expected one of share, kept, log-share, points, came 'x'"):
+    with pytest.raises(ValueError, match="over: expected one of 'share', 'kept', 'log-share', 'points', got 'x'"):
         curve.area("cpr", over="x")
-    with pytest.raises(ValueError, match="n_resamples: expected 2 or more, came 1"):
+    with pytest.raises(ValueError, match="n_resamples: expected a whole number from 2, got 1"):
         curve.interval("cpr", n_resamples=1)
-    with pytest.raises(ValueError, match="confidence: expected a number between 0 and 1, came 95"):
+    with pytest.raises(ValueError, match="confidence: expected a finite number above 0 and below 1, got 95"):
         curve.interval("cpr", confidence=95)
     one = Curve(
         curve.shares,
@@ -143,7 +143,7 @@ def test_refusals() -> None:
         curve.values[:, :1],
         curve.values,
     )
-    with pytest.raises(ValueError, match="an interval over prompts needs at least 2, came 1"):
+    with pytest.raises(ValueError, match="expected at least 2 for an interval over prompts, got 1"):
         one.interval("cpr")
 
 

@@ -139,17 +139,17 @@ def test_refusals() -> None:
         return hypothesis_tests(model, one, pairs, logit_difference, **settings)
 
     for one, n in ((Circuit.empty(graph), 0), (Circuit.full(graph), graph.n_edges)):
-        with pytest.raises(ValueError, match=f"circuit: expected some edges and not all, came {n} of {graph.n_edges}"):
+        with pytest.raises(ValueError, match=f"circuit: expected some edges and not all, got {n} of {graph.n_edges}"):
             ask(one)
-    with pytest.raises(ValueError, match="pairs: expected 3 or more to test with, came 2"):
+    with pytest.raises(ValueError, match="pairs: expected 3 or more to test with, got 2"):
         ask(pairs=PAIRS[:2])
-    with pytest.raises(ValueError, match="margin: expected a number from 0 up to and without 0.5, came 0.5"):
+    with pytest.raises(ValueError, match="margin: expected a finite number from 0 and below 0.5, got 0.5"):
         ask(margin=0.5)
-    with pytest.raises(ValueError, match="quantile: expected a number between 0 and 1, came 90"):
+    with pytest.raises(ValueError, match="quantile: expected a finite number above 0 and below 1, got 90"):
         ask(quantile=90)
-    with pytest.raises(ValueError, match="level: expected a number between 0 and 1, came 0"):
+    with pytest.raises(ValueError, match="level: expected a finite number above 0 and below 1, got 0"):
         ask(level=0)
-    with pytest.raises(ValueError, match="n_stray: expected 1 or more, came 0"):
+    with pytest.raises(ValueError, match="n_stray: expected a whole number from 1, got 0"):
         ask(n_stray=0)
 
 
@@ -157,6 +157,6 @@ def test_a_circuit_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     graph = Graph.from_model(tiny("attention-only").model)
     monkeypatch.setattr(hypotheses, "_random_path", lambda *given: ["input->logits"])
     with pytest.raises(
-        ValueError, match="circuit: expected one to which paths can be added, came .*; test a smaller one"
+        ValueError, match="circuit: expected one to which paths can be added, got .*; test a smaller one"
     ):
         hypotheses._strays(Circuit.from_edges(graph, ["input->logits"]), 1, 0)

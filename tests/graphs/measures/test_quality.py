@@ -173,10 +173,10 @@ def test_what_cannot_be_measured_is_refused() -> None:
     ):
         with pytest.raises(
             ValueError,
-            match="metric: expected different means on the clean model and with every edge cut, came .* over 5 prompts; .* take another",
+            match="metric: expected different means on the clean model and with every edge cut, got .* over 5 prompts; .* take another",
         ):
             ask()
-    with pytest.raises(ValueError, match="circuits: expected one or more, came none"):
+    with pytest.raises(ValueError, match="circuits: expected one or more, got none"):
         measure(model, [], PAIRS, logit_difference)
     with pytest.raises(ValueError, match="circuits: expected all of one graph"):
         measure(model, [Circuit.full(graph), Circuit.full(other)], PAIRS, logit_difference)
@@ -191,8 +191,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_a_difference_of_rounding_is_no_difference(noise: float) -> None:
     values = torch.tensor([1.0, 3.0], dtype=torch.double)
-    with pytest.raises(ValueError, match="came 2 and 2 over 2 prompts"):
+    with pytest.raises(ValueError, match="got 2 and 2 over 2 prompts"):
         Ends(values, values + noise).check()
     Ends(values, values - 1e-3).check()
-    with pytest.raises(ValueError, match="came 0 and 0"):
+    with pytest.raises(ValueError, match="got 0 and 0"):
         Ends(0 * values, 0 * values).check()

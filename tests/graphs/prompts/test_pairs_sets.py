@@ -28,7 +28,7 @@ def test_selection_is_trimmed_to_its_own_longest() -> None:
     assert pairs[2].answers.tolist() == [[4]]
     assert pairs[torch.tensor([False, True, True])] == pairs[[False, True, True]] == pairs[1:]
     assert [single.lengths.tolist() for single in pairs] == [[3], [1], [2]]
-    with pytest.raises(IndexError, match="expected -3 to 2, came 3"):
+    with pytest.raises(IndexError, match="expected -3 to 2, got 3"):
         pairs[3]
 
 
@@ -55,7 +55,7 @@ def test_groups_are_mixtures_of_nearly_equal_size() -> None:
     pairs = PromptPairs(**random_rows(1))
     assert [group.indices.tolist() for group in pairs.groups(3)] == [[0, 3, 6], [1, 4], [2, 5]]
     assert [len(group) for group in pairs.groups(20)] == [1] * 7
-    with pytest.raises(ValueError, match="n_groups: expected at least 1, came 0"):
+    with pytest.raises(ValueError, match="n_groups: expected a whole number from 1, got 0"):
         pairs.groups(0)
 
 
@@ -154,7 +154,7 @@ def test_in_order_refuses_what_does_not_cover_the_set() -> None:
     batches = pairs.batches(3)
     with pytest.raises(ValueError, match="every pair of a set exactly once"):
         in_order(batches[1:], [batch.lengths for batch in batches[1:]])
-    with pytest.raises(ValueError, match=r"batches of \[1, 3, 3\], came|batches of \[3, .*came"):
+    with pytest.raises(ValueError, match=r"batches of \[1, 3, 3\], got|batches of \[3, .*got"):
         in_order(batches, [batch.lengths[:1] for batch in batches])
 
 

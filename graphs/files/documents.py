@@ -1,0 +1,88 @@
+"""JSON documents: bounded when they are read, with a digest that says whether they are as they were written.
+
+The digest is of all other entries in their order, as `json.dumps` writes them. So blanks and line ends do not matter, and
+one changed character of the content does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.files.digest import digest_of
+
+MOST_LEVELS = 64  # of lists and dicts within one another
+
+REMEDY = "copy or save it again"
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within it, whatever a damaged or foreign file raises becomes a `ValueError` that names the file.
+
+    A file that is missing or forbidden keeps its own error, which names it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # readers of foreign bytes raise almost anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise refusal(str(path), "a whole file", f"one that cannot be read ({reason})", REMEDY) from error
+
+
+def parsed(content: bytes | str) -> Any:
+    """What a JSON text says; no deeper than `MOST_LEVELS`.
+
+    Raises:
+        ValueError: It is not JSON, or goes deeper.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON, got a torn or other file ({error}); {REMEDY}") from error
+    _check_depth(value)
+    return value
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A document with its digest as the last entry."""
+    return {**content, "digest": _digest(content)}
+
+
+def check_seal(content: dict[str, Any]) -> None:
+    """Compare a document with its digest.
+
+    Raises:
+        ValueError: They differ, or there is none.
+    """
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    if content.get("digest") != (found := _digest(rest)):
+        raise ValueError(
+            f'"digest": expected {found} by what else the file holds, got {content.get("digest")!r}; '
+            f"the file was changed after it was written, {REMEDY}"
+        )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return digest_of(json.dumps(content, allow_nan=False))
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError(f"expected at most {MOST_LEVELS} lists and dicts within one another, got more; {REMEDY}")
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
