@@ -8,9 +8,8 @@
 `order` says in which order edges are tried, `algorithm` holds the sweep, `trace` what it decided.
 """
 
-from edge_circuits.acdc.discovery import discover
+from edge_circuits.acdc.discovery import discover, refine
 from edge_circuits.acdc.order import by_score, published, senders_by_score
-from edge_circuits.acdc.refinement import refine
 from edge_circuits.acdc.threshold_sweep import ThresholdSweep, sweep
 from edge_circuits.acdc.trace import Decision, Trace, TracedCircuit
 

@@ -17,14 +17,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import takewhile
+from numbers import Real
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from edge_circuits.acdc.search import Search, check_threshold
+from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import Trace, agreed, is_kept
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on, reached_from_input
 from edge_circuits.graphs.running.incremental import move_on
@@ -42,31 +44,76 @@ def sweep_edges(
     checkpoint: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Trace:
-    """Sweep with one threshold.
+    """Sweep over the edges with one threshold.
 
     Args:
-        known: traces of this search with other thresholds; decisions that they share are taken from them.
-        checkpoint: a file to write the trace to as it grows, and to continue from if it is there.
-        quiet: no progress bar.
+        search: Model, prompts, objective and order.
+        threshold: Tau.
+        known: Traces of this search with other thresholds; decisions that they share are taken from them.
+        checkpoint: A folder to write the trace to as it grows, and to resume from if it is there.
+        quiet: No progress bar.
 
     Raises:
-        ValueError: a bad threshold, a checkpoint of another search, or an objective that is not finite.
+        ValueError: A checkpoint of another search, or an objective that is not finite.
     """
-    check_threshold(threshold)
-    sweep = EdgeSweep(search, threshold)
+    sweep = EdgeSweep(search, float(threshold))
     is_first = search.processes.is_first
-    found = Trace.load(checkpoint) if checkpoint is not None and is_first and Path(checkpoint).exists() else None
+    path = trace_path(checkpoint, sweep.threshold) if checkpoint is not None and is_first else None
+    found = Trace.load(path) if path is not None and path.exists() else None
     if (begun := search.processes.from_first(found)) is not None:
-        sweep.take(search.own(begun, threshold, checkpoint))
+        sweep.take(_own(begun, sweep, checkpoint))
     elif known:
         sweep.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
-    settings = {"total": len(search.order), "initial": len(sweep.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
-    with tqdm(**settings, disable=quiet or not is_first) as bar:
+    shown = {"total": len(search.order), "initial": len(sweep.kept), "desc": f"acdc {threshold:g}", "unit": "edge"}
+    with tqdm(**shown, disable=quiet or not is_first) as bar:
         while not sweep.complete:
             sweep.advance(bar)
-            if checkpoint is not None and is_first:
-                sweep.trace.save(checkpoint)
+            if path is not None:
+                sweep.trace.save(path)
     return sweep.trace
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse what is no threshold.
+
+    Raises:
+        ValueError: NaN, negative, or no number.
+    """
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
+        raise refusal("threshold", "a number from 0 to infinity", repr(threshold))
+
+
+def trace_path(folder: str | os.PathLike[str], threshold: float) -> Path:
+    """Where the trace of a threshold is kept; the folder is made if it is not there.
+
+    Raises:
+        ValueError: It is a file.
+    """
+    path = Path(folder) / f"threshold-{threshold!r}.jsonl"
+    if path.parent.is_file():
+        remedy = f"give a folder; to continue from a trace in that file, move it to FOLDER/{path.name}"
+        raise refusal("checkpoint", "a folder", f"the file {folder}", remedy)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _own(begun: Trace, sweep: EdgeSweep, folder: str | os.PathLike[str]) -> Trace:
+    """A trace that was read from a folder, if it is of this search and threshold.
+
+    Raises:
+        ValueError: It is of another one; the message says in what.
+    """
+    nothing = sweep.trace
+    mine, its = (
+        {"start": trace.start, "threshold": trace.threshold, "change": trace.change, **trace.settings}
+        for trace in (nothing, begun)
+    )
+    for name, value in mine.items():
+        if its.get(name) != value:
+            expected = f"a trace of this sweep, whose {name} is {value}"
+            remedy = "give another folder, or delete the trace to begin anew"
+            raise refusal("checkpoint", expected, f"one in {folder} whose {name} is {its.get(name)}", remedy)
+    return begun
 
 
 class EdgeSweep:
@@ -94,14 +141,14 @@ class EdgeSweep:
         return Trace(
             start=search.start,
             threshold=self.threshold,
-            change=search.change,
+            change=search.settings.change,
             start_value=search.start_value,
             edges=tuple(map(search.name, search.order[: len(self.kept)])),
             values=tuple(self.values),
             kept=tuple(self.kept),
             noise=self.noise,
             complete=self.complete,
-            settings=search.settings,
+            settings=search.origin,
         )
 
     def take(self, trace: Trace, n: int | None = None) -> None:
@@ -145,13 +192,13 @@ class EdgeSweep:
                 self._decide(None, False)
             return
         before = self.columns[destination]
-        reached = reached_from_input(graph, self.columns) if equals_a_run(search.intervention) else -1
+        reached = reached_from_input(graph, self.columns) if equals_a_run(search.settings.intervention) else -1
         while waiting:
             running = list(takewhile(lambda source: reached >> source & 1, waiting))
             if running:
                 del waiting[: self._try(destination, running)]
             else:  # the source equals its corrupted value: cutting it changes nothing
-                self._decide(self.value, is_kept(self.value, self.value, self.threshold, search.change))
+                self._decide(self.value, is_kept(self.value, self.value, self.threshold, search.settings.change))
                 del waiting[0]
         if self._runs is not None and self.columns[destination] != before:
             self._move_on(destination)
@@ -166,7 +213,7 @@ class EdgeSweep:
             kept[place:, source] = False
         for value in search.values(runs, destination, kept):
             search.check_finite(value, f"{search.name(search.order[len(self.kept)])} cut")
-            stays = is_kept(self.value, value, self.threshold, search.change)
+            stays = is_kept(self.value, value, self.threshold, search.settings.change)
             self._decide(value, stays)
             if stays:
                 break

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from edge_circuits.graphs import Graph, ScoredGraph
+from edge_circuits.graphs.checks import refusal
 
 Edge = tuple[int, int]
 """An edge by the places of its source and its destination in the graph."""
@@ -73,11 +74,11 @@ def checked(graph: Graph, order: Sequence[str] | None, needed: torch.Tensor) -> 
     """The edges of a circuit in the order asked for, as places.
 
     Args:
-        order: edge names; those outside the circuit are passed over. None: the published order.
-        needed: the circuit's edges. [source destination]
+        order: Edge names; those outside the circuit are passed over. None: the published order.
+        needed: The circuit's edges. [source destination]
 
     Raises:
-        ValueError: an unknown edge, one that comes twice, or one of the circuit that is missing.
+        ValueError: An unknown edge, one that comes twice, or one of the circuit that is missing.
     """
     if order is None:
         return [(s, d) for d in destinations(graph) for s in sources(graph, d) if needed[s, d]]
@@ -85,12 +86,12 @@ def checked(graph: Graph, order: Sequence[str] | None, needed: torch.Tensor) -> 
     if len(set(places)) < len(places):
         seen: set[Edge] = set()
         twice = next(name for name, place in zip(order, places) if place in seen or seen.add(place))
-        raise ValueError(f"order must name every edge once, {twice} comes twice.")
+        raise refusal("order", "every edge once", f"{twice} twice")
     chosen = [place for place in places if needed[place]]
     if len(chosen) < int(needed.sum()):
         missing = needed.clone()
         missing[tuple(torch.tensor(chosen, dtype=torch.long).reshape(-1, 2).T)] = False
-        raise ValueError(f"order must name every edge of the circuit, {graph.edge_names(missing)[0]} is missing.")
+        raise refusal("order", "every edge of the circuit", f"an order without {graph.edge_names(missing)[0]}")
     return chosen
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -16,9 +15,11 @@ from torch.distributed import ProcessGroup
 from edge_circuits.acdc import order as orders
 from edge_circuits.acdc.objective import Objective
 from edge_circuits.acdc.order import Edge
-from edge_circuits.acdc.trace import Change, Trace
+from edge_circuits.acdc.trace import Change
 from edge_circuits.graphs import Circuit, PromptPairs
+from edge_circuits.graphs.checks import choice, refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of
+from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running.cached_run import CachedRun
@@ -32,6 +33,30 @@ MAX_TOKENS = 2048
 STACKED_TOKENS = 1024
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """How ACDC searches; the keywords that `discover`, `refine` and `sweep` have in common, see there.
+
+    Raises:
+        ValueError: A setting that there is not.
+    """
+
+    intervention: Intervention = "patching"
+    change: Change = "signed"
+    order: Sequence[str] | None = None
+    kv_destinations: KVDestinations | None = None
+    batch_size: int | None = None
+    stacked_tokens: int = STACKED_TOKENS
+    process_group: ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        check_intervention(self.intervention)
+        choice("change", self.change, get_args(Change))
+        whole_number("stacked_tokens", self.stacked_tokens, least=1)
+        if self.kv_destinations is not None:
+            choice("kv_destinations", self.kv_destinations, get_args(KVDestinations))
+
+
 class Search:
     """A model, prompts, an objective and an order: all that sweeps with different thresholds share."""
 
@@ -41,49 +66,46 @@ class Search:
         model: nn.Module,
         pairs: PromptPairs,
         metric: Metric | str,
-        *,
+        settings: SearchSettings = SearchSettings(),
         start: Circuit | None = None,
-        intervention: Intervention = "patching",
-        change: Change = "signed",
-        order: Sequence[str] | None = None,
-        batch_size: int | None = None,
-        stacked_tokens: int = STACKED_TOKENS,
-        kv_destinations: str = "query-head",
-        process_group: ProcessGroup | None = None,
     ) -> None:
-        """See `acdc.discover` for the arguments.
+        """Run the model and the circuit at the start.
 
         Args:
-            start: the circuit at the start; None: all edges.
+            model: A TransformerLens model; left unchanged.
+            pairs: Clean prompts, and corrupted ones to cut to.
+            metric: "kl" or a task metric.
+            settings: The rest.
+            start: The circuit at the start; None: all edges.
+
+        Raises:
+            ValueError: The circuit is of another graph, or what `discover` refuses.
         """
-        check_intervention(intervention)
-        _check(change, stacked_tokens)
-        if start is not None:
-            kv_destinations = "query-head" if start.graph.n_kv_heads is None else "kv-head"
-        self.transformer = adapt(model, kv_destinations=kv_destinations)
+        self.settings = settings
+        self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
         self.graph = self.transformer.graph
         self.start = Circuit.full(self.graph) if start is None else start
         if self.start.graph != self.graph:
-            raise ValueError(f"the circuit is of {self.start.graph}, the model's graph is {self.graph}.")
-        self.order = orders.checked(self.graph, order, self.start.mask)
-        self.intervention, self.change = intervention, change
-        self.processes = Processes(process_group, self.transformer.device)
-        batches = self.processes.batches(pairs, batch_size, MAX_TOKENS)
+            raise refusal(
+                "circuit", f"one of {self.graph}", f"one of {self.start.graph}", "take a circuit of this model"
+            )
+        self.order = orders.checked(self.graph, settings.order, self.start.mask)
+        self.processes = Processes(settings.process_group, self.transformer.device)
+        batches = self.processes.batches(pairs, settings.batch_size, MAX_TOKENS)
         batches = [batch.to(self.transformer.device) for batch in batches]
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
-        make_cut = cut_values(self.transformer, batches, intervention, self.processes)
+        make_cut = cut_values(self.transformer, batches, settings.intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
         clean = [self._clean_logits(batch) for batch in self.batches]
         self.objective, self.n_prompts = Objective(metric, self.batches, clean), len(pairs)
-        self.stacked_tokens = stacked_tokens
         self.most_tokens = {  # that a candidate runs on, in any batch
             False: max(trimmed(batch.clean, batch).numel() for batch in batches),
             True: max(map(len, batches)),
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
-        self.settings = self._settings(pairs, batches, intervention, clean)
+        self.origin = self._origin(pairs, batches, clean)
         self.processes.check_same(
-            {"search": {**self.settings, "start": digest_of(repr(self.start.edges)), "change": change}}
+            {"search": {**self.origin, "start": digest_of(repr(self.start.edges)), "change": settings.change}}
         )
         self.start_value = self._start_value()
 
@@ -93,37 +115,34 @@ class Search:
         return transformer.unembed(kept.final[:, 0])
 
     def _start_value(self) -> float:
-        plan = make_plan(self.graph, self.start.mask, self.intervention)
+        plan = make_plan(self.graph, self.start.mask, self.settings.intervention)
         runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
         return self.check_finite(self.value(runs), "the circuit at the start")
 
-    def _settings(
-        self, pairs: PromptPairs, batches: Sequence[PromptPairs], intervention: str, clean: Sequence[Tensor]
-    ) -> dict[str, Any]:
+    def _origin(self, pairs: PromptPairs, batches: Sequence[PromptPairs], clean: Sequence[Tensor]) -> dict[str, Any]:
         """What a trace says of its origin, enough to recognise it."""
         sizes = torch.stack([logits.double().square().sum() for logits in clean]).cpu()
         return {
             "model": self.transformer.name,
             "metric": self.objective.name,
-            "intervention": intervention,
+            "intervention": self.settings.intervention,
             "n_prompts": len(pairs),
             "prompts": pairs.digest,
             "order": digest_of(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
-            "stacked_tokens": self.stacked_tokens,
+            "stacked_tokens": self.settings.stacked_tokens,
             "clean_logits": f"{sum(self.processes.in_order(sizes, self.n_batches).tolist()):.4e}",
         }
 
     def cached_runs(self, mask: Bool[Tensor, "source destination"]) -> list[CachedRun]:
         """The runs of a circuit on this process' batches."""
-        rows = zip(self.batches, self.cuts)
-        return [CachedRun(self.transformer, mask, batch, cut) for batch, cut in rows]
+        return [CachedRun(self.transformer, mask, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
 
     def price(self, runs: Sequence[CachedRun], destination: int) -> tuple[int, int]:
         """How many nodes a candidate runs, and how many candidates fit in a call."""
         moved = runs[0].dependents(destination).moved
         at_answer = destination == self.graph.n_destinations - 1
-        return moved.bit_count(), max(1, self.stacked_tokens // self.most_tokens[at_answer])
+        return moved.bit_count(), max(1, self.settings.stacked_tokens // self.most_tokens[at_answer])
 
     def value(self, logits: Sequence[Float[Tensor, "_ d_vocab"]]) -> float:
         """The objective of a circuit from its logits on this process' batches."""
@@ -136,7 +155,7 @@ class Search:
         """The objective when a destination keeps, in turn, each of these sets of sources."""
         self.n_evaluated += len(candidates)
         totals = torch.stack(
-            [self.objective.total(i, run_candidates(each, destination, candidates)) for i, each in enumerate(runs)]
+            [self.objective.total(i, run_candidates(run, destination, candidates)) for i, run in enumerate(runs)]
         )
         return (self.processes.in_order(totals, self.n_batches).sum(0) / self.n_prompts).tolist()
 
@@ -144,45 +163,19 @@ class Search:
         """The value, if it is a finite number.
 
         Raises:
-            ValueError: it is not; the message says with what.
+            ValueError: It is not; the message says with what.
         """
         if not math.isfinite(value):
-            raise ValueError(f"metric {self.objective.name} is {value} with {what}; it must be finite.")
+            raise refusal(f"metric {self.objective.name}", "a finite mean over prompts", f"{value} with {what}")
         return value
 
     def name(self, edge: Edge) -> str:
         """An edge's name."""
         return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
 
-    def own(self, trace: Trace, threshold: float, path: str | os.PathLike[str]) -> Trace:
-        """A trace that was read from a file, if it is of this search and threshold.
 
-        Raises:
-            ValueError: it is of another one; the message says in what.
-        """
-        mine = {"start": self.start, "threshold": threshold, "change": self.change, **self.settings}
-        its = {"start": trace.start, "threshold": trace.threshold, "change": trace.change, **trace.settings}
-        for name, value in mine.items():
-            if its.get(name) != value:
-                raise ValueError(
-                    f"{path} is of another sweep: its {name} is {its.get(name)}, here it is {value}; "
-                    "give another file, or delete it to begin anew."
-                )
-        return trace
-
-
-def _check(change: str, stacked_tokens: int) -> None:
-    if change not in get_args(Change):
-        raise ValueError(f"change is 'signed' or 'absolute', got {change!r}.")
-    if not isinstance(stacked_tokens, int) or isinstance(stacked_tokens, bool) or stacked_tokens < 1:
-        raise ValueError(f"stacked_tokens must be a positive whole number, got {stacked_tokens!r}.")
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse what is no threshold.
-
-    Raises:
-        ValueError: NaN, negative, or no number.
-    """
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
-        raise ValueError(f"threshold must be a number from 0 to infinity, got {threshold!r}.")
+def _kv_destinations(settings: SearchSettings, start: Circuit | None) -> KVDestinations:
+    """What was asked for, or else what the circuit at the start has."""
+    if settings.kv_destinations is not None:
+        return settings.kv_destinations
+    return "query-head" if start is None or start.graph.n_kv_heads is None else "kv-head"

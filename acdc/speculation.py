@@ -17,10 +17,10 @@ def stack_size(kept: Sequence[bool], n_moved: int, most: int = MOST) -> int:
     """How many edges to try next.
 
     Args:
-        kept: of the edges tried so far, whether they stay; only the recent ones count.
-        n_moved: how many nodes a candidate runs. The fewer, the more the fixed part of a call weighs; how much was
+        kept: Of the edges tried so far, whether they stay; only the recent ones count.
+        n_moved: How many nodes a candidate runs. The fewer, the more the fixed part of a call weighs; how much was
             measured on models of 0.1 and 100 million parameters.
-        most: a limit.
+        most: A limit.
     """
     recent = kept[-WINDOW:]
     cut = 1 - (sum(recent) + 1) / (len(recent) + 4)

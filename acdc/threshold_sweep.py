@@ -10,20 +10,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
-from edge_circuits.acdc.algorithm import sweep_edges
-from edge_circuits.acdc.search import STACKED_TOKENS, Search, check_threshold
-from edge_circuits.acdc.trace import Change, Trace, TracedCircuit
+from edge_circuits.acdc.algorithm import check_threshold, sweep_edges
+from edge_circuits.acdc.search import Search, SearchSettings
+from edge_circuits.acdc.trace import Trace, TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph
-from edge_circuits.graphs.graph import KVDestinations
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.metrics import Metric
-from edge_circuits.graphs.running.patching import Intervention
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ThresholdSweep:
     """ACDC's circuits for several thresholds.
 
     Attributes:
-        traces: a trace for each threshold, thresholds ascending.
+        traces: A trace for each threshold, thresholds ascending.
     """
 
     traces: tuple[Trace, ...]
@@ -70,52 +68,33 @@ def sweep(
     thresholds: Sequence[float],
     *,
     circuit: Circuit | None = None,
-    intervention: Intervention = "patching",
-    change: Change = "signed",
-    order: Sequence[str] | None = None,
-    kv_destinations: KVDestinations = "query-head",
-    batch_size: int | None = None,
-    stacked_tokens: int = STACKED_TOKENS,
-    folder: str | os.PathLike[str] | None = None,
-    process_group: ProcessGroup | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     quiet: bool = False,
+    **settings: Any,
 ) -> ThresholdSweep:
     """ACDC's circuit for each of several thresholds, and for each edge the largest threshold it survives.
 
-    The circuits are those that `acdc.discover` (or `acdc.refine`, where a circuit is given) finds one by one.
+    The circuits are those that `discover` (or `refine`, where a circuit is given) finds one by one.
 
     Args:
-        thresholds: in any order, without repetition.
-        circuit: where to begin; None: all edges.
-        folder: traces are written here, one file a threshold, as the sweep goes on; it is made if it is not there. A
-            sweep that was interrupted continues from it and ends as if it had not been.
-
-    Other arguments are those of `acdc.discover`.
+        model: A TransformerLens model; left unchanged.
+        pairs: Clean prompts, and corrupted ones to cut to.
+        metric: As in `discover`.
+        thresholds: In any order, without repetition.
+        circuit: Where to begin; None: all edges.
+        checkpoint: A folder for the traces, one file a threshold, as in `discover`.
+        quiet: No progress bar.
+        **settings: As in `discover`.
 
     Raises:
-        ValueError: as `acdc.discover`, or no thresholds, or one that comes twice.
+        ValueError: As `discover`, or no thresholds, or one that comes twice.
     """
     for threshold in thresholds:
         check_threshold(threshold)
     if not thresholds or len(set(thresholds)) < len(thresholds):
-        raise ValueError(f"thresholds must be one or more different numbers, got {list(thresholds)}.")
-    search = Search(
-        model,
-        pairs,
-        metric,
-        start=circuit,
-        intervention=intervention,
-        change=change,
-        order=order,
-        batch_size=batch_size,
-        stacked_tokens=stacked_tokens,
-        process_group=process_group,
-        kv_destinations=kv_destinations,
-    )
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        raise refusal("thresholds", "one or more different numbers", list(thresholds))
+    search = Search(model, pairs, metric, SearchSettings(**settings), circuit)
     traces: list[Trace] = []
     for threshold in sorted(map(float, thresholds)):
-        checkpoint = None if folder is None else Path(folder) / f"threshold-{threshold!r}.jsonl"
         traces.append(sweep_edges(search, threshold, known=traces, checkpoint=checkpoint, quiet=quiet))
     return ThresholdSweep(tuple(traces))

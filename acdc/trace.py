@@ -29,12 +29,12 @@ class Decision(NamedTuple):
     """What became of an edge.
 
     Attributes:
-        edge: its name.
-        value_before: the objective when it was tried; lower is better.
-        value_after: the objective with the edge cut; None where it was cut untried, since nothing that its destination
+        edge: Its name.
+        value_before: The objective when it was tried; lower is better.
+        value_after: The objective with the edge cut; None where it was cut untried, since nothing that its destination
             computes reached `logits` any more.
-        kept: it stays; otherwise it is cut for good.
-        near_tie: the change is so near the threshold that rounding may have decided.
+        kept: It stays; otherwise it is cut for good.
+        near_tie: The change is so near the threshold that rounding may have decided.
     """
 
     edge: str
@@ -55,16 +55,16 @@ class Trace:
     """All decisions of a sweep with one threshold.
 
     Attributes:
-        start: the circuit at the start; each of its edges is decided once.
-        threshold: an edge is cut when the objective changes by less.
+        start: The circuit at the start; each of its edges is decided once.
+        threshold: An edge is cut when the objective changes by less.
         change: "signed": rises by less; "absolute": moves by less either way.
-        start_value: the objective of `start`.
-        edges: names, in the order tried.
-        values: the objective with the edge cut; None where it was not tried.
-        kept: whether it stays.
-        noise: the largest difference seen between two computations of the same circuit's objective.
-        complete: every edge is decided.
-        settings: what else the sweep was made with.
+        start_value: The objective of `start`.
+        edges: Names, in the order tried.
+        values: The objective with the edge cut; None where it was not tried.
+        kept: Whether it stays.
+        noise: The largest difference seen between two computations of the same circuit's objective.
+        complete: Every edge is decided.
+        settings: What else the sweep was made with.
     """
 
     start: Circuit
@@ -139,7 +139,7 @@ class Trace:
         """Write to a file, whole or not at all.
 
         Raises:
-            ValueError: the folder does not exist, or the settings do not fit JSON.
+            ValueError: The folder does not exist, or the settings do not fit JSON.
         """
         is_full = self.start == Circuit.full(self.graph)
         header = {"format": FORMAT, "version": VERSION, "graph": asdict(self.graph), "complete": self.complete}
@@ -155,8 +155,8 @@ class Trace:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is torn, foreign or newer; the message says what to do.
-            FileNotFoundError: there is no such file.
+            ValueError: The file is torn, foreign or newer; the message says what to do.
+            FileNotFoundError: There is no such file.
         """
         content = Path(path).read_bytes()
         try:
@@ -169,7 +169,7 @@ class TracedCircuit(Circuit):
     """A circuit that carries the decisions by which it was found. Its set algebra and `live()` give plain circuits.
 
     Attributes:
-        trace: the decisions.
+        trace: The decisions.
     """
 
     trace: Trace

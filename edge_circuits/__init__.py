@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from edge_circuits.acdc.discovery import discover
-    from edge_circuits.acdc.refinement import refine
+    from edge_circuits.acdc.discovery import discover, refine
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.intervals import error_bars, score_groups
@@ -67,7 +66,7 @@ _MODULES = {
     "measure": "graphs.measures.quality",
     "open_model": "benchmarks.problems.opening",
     "prune": "graphs.pruning",
-    "refine": "acdc.refinement",
+    "refine": "acdc.discovery",
     "render": "graphs.drawing.rendering",
     "run": "graphs.running.execution",
     "score": "eap.scoring",

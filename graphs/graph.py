@@ -145,9 +145,9 @@ class Graph:
         assert self.mlps
         return self.part_destinations(layer, "v").stop
 
-    def destinations_of(self, source: int) -> tuple[int, ...]:
+    def destinations_of(self, source: int) -> list[int]:
         """The destinations of a source: none for `input`, its own for an MLP, `<q>`, `<k>` and `<v>` for a head."""
-        return self._own_destinations[source]
+        return list(self._own_destinations[source])
 
     def nodes_of(self, destination: int) -> tuple[int, ...]:
         """The sources that have this destination: an MLP, a head, all heads of a key-value head's group; none for `logits`."""

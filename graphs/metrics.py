@@ -21,6 +21,8 @@ attribution with it would score every edge zero, and `eap.score` refuses it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -37,16 +39,27 @@ def metric_name(metric: Metric) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
+def check_shape(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
+    """Refuse what is not one value a prompt.
+
+    Raises:
+        ValueError: With the shape that came.
+    """
+    if not isinstance(values, Tensor) or values.shape != (len(pairs),):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"metric {metric_name(metric)} must return one value a prompt, shape ({len(pairs)},); got {shape}."
+        )
+
+
 def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
     """Refuse what a metric may not return.
 
     Raises:
-        ValueError: not one finite value a prompt; or, where gradients are on, not differentiable.
+        ValueError: Not one finite value a prompt; or, where gradients are on, not differentiable.
     """
+    check_shape(values, pairs, metric)
     name = metric_name(metric)
-    if not isinstance(values, Tensor) or values.shape != (len(pairs),):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"metric {name} must return one value a prompt, shape ({len(pairs)},); got {shape}.")
     if not torch.isfinite(values).all():
         row = int((~torch.isfinite(values)).nonzero()[0])
         raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
@@ -135,6 +148,52 @@ def top_accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> 
     return (_largest(*_chosen(logits, pairs, "answers")) >= logits.amax(dim=-1)).to(logits.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Logits that others are compared with, such as the whole model's on the clean prompts.
+
+    Attributes:
+        logits: In float32 at least. [batch d_vocab]
+        log_probabilities: Their log softmax. [batch d_vocab]
+        probabilities: Their softmax. [batch d_vocab]
+    """
+
+    logits: Float[Tensor, "batch d_vocab"]
+    log_probabilities: Float[Tensor, "batch d_vocab"]
+    probabilities: Float[Tensor, "batch d_vocab"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "batch d_vocab"]) -> Reference:
+        """The reference of these logits."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        log_probabilities = wide.log_softmax(-1)
+        return cls(wide, log_probabilities, log_probabilities.exp())
+
+    def __getitem__(self, rows: Int[Tensor, "row"]) -> Reference:
+        """The reference of some rows."""
+        return Reference(self.logits[rows], self.log_probabilities[rows], self.probabilities[rows])
+
+    def to(self, device: torch.device) -> Reference:
+        """The same on a device."""
+        return Reference(*(each.to(device) for each in (self.logits, self.log_probabilities, self.probabilities)))
+
+    def divergence(self, logits: Float[Tensor, "*candidate batch d_vocab"]) -> Float[Tensor, "*candidate batch"]:
+        """KL(reference || logits) in nats, the sum over the vocabulary of p_reference (log p_reference - log p).
+
+        With g = logits minus reference logits it is log E_p[exp g] - E_p[g], which takes one pass over the vocabulary less
+        than two softmaxes. 0 log 0 = 0, for reference logits of minus infinity.
+        """
+        gap = logits - self.logits
+        if self._has_impossible:
+            gap = gap.masked_fill(self.logits == -torch.inf, 0)
+        expected = torch.einsum("bv,...bv->...b", self.probabilities, gap)
+        return gap.add_(self.log_probabilities).logsumexp(-1) - expected
+
+    @cached_property
+    def _has_impossible(self) -> bool:
+        return bool((self.logits == -torch.inf).any())
+
+
 class KLDivergence:
     """Minus the KL divergence from a reference to the logits, in nats: 0 where equal, else negative.
 
@@ -164,7 +223,7 @@ class KLDivergence:
                 f"logits: expected one row for each of the {len(pairs)} pairs, came shape {tuple(logits.shape)}; "
                 "give the logits at the answer positions, in the order of pairs"
             )
-        self.reference = logits.detach().log_softmax(dim=-1)
+        self.reference = Reference.of(logits.detach())
         self._rows = {prompt: row for row, prompt in enumerate(_prompts(pairs))}
 
     def __call__(self, logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
@@ -172,10 +231,8 @@ class KLDivergence:
         Raises:
             ValueError: A prompt that has no reference.
         """
-        rows = torch.tensor([self._row(prompt) for prompt in _prompts(pairs)], device=self.reference.device)
-        reference = self.reference[rows].to(logits.device)
-        terms = reference.exp() * (reference - logits.log_softmax(dim=-1))
-        return -terms.where(reference > -torch.inf, 0).sum(dim=-1)  # 0 log 0 = 0, for logits of minus infinity
+        rows = torch.tensor([self._row(prompt) for prompt in _prompts(pairs)], device=self.reference.logits.device)
+        return -self.reference[rows].to(logits.device).divergence(logits)
 
     def _row(self, prompt: tuple[int, ...]) -> int:
         if prompt not in self._rows:

@@ -54,7 +54,7 @@ def refined(group: Group) -> list[Any]:
 def swept(group: Group, folder: Path) -> list[Any]:
     """ACDC at several thresholds."""
     thresholds = [0.01, 0.05, 0.2]
-    settings = dict(batch_size=4, folder=folder / "sweep", process_group=group, quiet=True)
+    settings = dict(batch_size=4, checkpoint=folder / "sweep", process_group=group, quiet=True)
     return acdc.sweep(tiny("attention-only").model, PAIRS, "kl", thresholds, **settings).scored.scores
 
 
@@ -81,7 +81,7 @@ def begun_scores(group: Group, folder: Path, most: float = float("inf")) -> tupl
 def begun_sweep(group: Group, folder: Path, most: float = float("inf")) -> tuple[list[Any], int]:
     """ACDC from a checkpoint, and how often the metric was called for it."""
     metric = Counting(most)
-    settings = dict(batch_size=2, checkpoint=folder / "begun.jsonl", process_group=group, quiet=True)
+    settings = dict(batch_size=2, checkpoint=folder / "begun traces", process_group=group, quiet=True)
     circuit = acdc.discover(tiny("attention-only").model, PAIRS, metric, 0.02, **settings)
     return list(circuit.trace.decisions), metric.n_calls
 
@@ -134,7 +134,7 @@ QUESTIONS: dict[str, Callable[[Group, Path], Any]] = {
     "acdc kl": lambda group, folder: found(group, "kl", "gpt2"),
     "acdc metric": lambda group, folder: found(group, curved),
     "acdc zero": lambda group, folder: found(group, "kl", intervention="zero", threshold=0.1),
-    "acdc, checkpoint": lambda group, folder: found(group, "kl", threshold=0.03, checkpoint=folder / "trace.jsonl"),
+    "acdc, checkpoint": lambda group, folder: found(group, "kl", threshold=0.03, checkpoint=folder / "traces"),
     "acdc refine": lambda group, folder: refined(group),
     "acdc sweep": lambda group, folder: swept(group, folder),
     # means are added up in another order, and batches of another size are rounded otherwise

@@ -101,7 +101,7 @@ def rows_of(problem: Problem, given: argparse.Namespace, folder: Path) -> Iterat
         is_new = not part.exists()
         began = time.perf_counter()
         found = acdc.sweep(
-            problem.model, problem.pairs, metric, given.thresholds, circuit=start, folder=part, quiet=True
+            problem.model, problem.pairs, metric, given.thresholds, circuit=start, checkpoint=part, quiet=True
         )
         seconds = (time.perf_counter() - began) / len(given.thresholds) if is_new else None
         for trace in found.traces:

@@ -59,7 +59,9 @@ class Sweep:
         folder = parts.folder / f"{problem.stem}-{self.name}-{self._digest(search, start)}"
         is_new, began = not folder.exists(), time.perf_counter()
         metric = search.metric if self.name == "acdc" else KL
-        found = acdc.sweep(problem.model, problem.pairs, metric, THRESHOLDS, circuit=start, folder=folder, quiet=True)
+        found = acdc.sweep(
+            problem.model, problem.pairs, metric, THRESHOLDS, circuit=start, checkpoint=folder, quiet=True
+        )
         step()
         return self._measured(search, found, time.perf_counter() - began if is_new else None)
 

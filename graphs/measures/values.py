@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
-from edge_circuits.graphs.metrics import Metric, accuracy, check_values, top_accuracy
+from edge_circuits.graphs.metrics import Metric, Reference, accuracy, check_values, top_accuracy
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
@@ -185,9 +185,9 @@ def _of_batch(
     reference = None
     for circuit in circuits:
         logits = trial.logits(circuit, batch, cut)
-        reference = _log_probabilities(logits) if reference is None else reference
+        reference = Reference.of(logits) if reference is None else reference
         values.append(checked(metric, logits, batch))
-        divergences.append(_divergence(reference, _log_probabilities(logits)))
+        divergences.append(reference.divergence(logits))
         rights.append(answers_right(logits, batch))
     right = None if rights[0] is None else torch.stack(rights, 1).cpu()
     return torch.stack(values, 1), torch.stack(divergences, 1).double().cpu(), right
@@ -202,14 +202,3 @@ def checked(metric: Metric, logits: Float[Tensor, "batch d_vocab"], batch: Promp
     values = metric(logits, batch)
     check_values(values, batch, metric)
     return values.double().cpu()
-
-
-def _log_probabilities(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-def _divergence(
-    reference: Float[Tensor, "batch d_vocab"], other: Float[Tensor, "batch d_vocab"]
-) -> Float[Tensor, "batch"]:
-    """Sum over the vocabulary of p (log p - log q); 0 log 0 = 0."""
-    return (reference.exp() * (reference - other)).where(reference > -torch.inf, 0).sum(-1)

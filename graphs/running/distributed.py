@@ -29,18 +29,18 @@ class Processes:
     """The processes of a group, or this one alone.
 
     Attributes:
-        rank: which of them this one is, from 0.
-        size: how many they are.
+        rank: Which of them this one is, from 0.
+        size: How many they are.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
         """
         Args:
             group: None for this process alone.
-            device: where tensors are sent from if the group's backend does not send them from the CPU (nccl).
+            device: Where tensors are sent from if the group's backend does not send them from the CPU (nccl).
 
         Raises:
-            ValueError: this process is not of the group.
+            ValueError: This process is not of the group.
         """
         self._group = group
         self.rank, self.size, self._device = 0, 1, torch.device("cpu")
@@ -62,10 +62,10 @@ class Processes:
         """The batches of all processes, at least one for each, from the prompts that all were given.
 
         Args:
-            batch_size: prompts in a batch; None: as many as fit in `max_tokens`, and no more than gives all processes some.
+            batch_size: Prompts in a batch; None: as many as fit in `max_tokens`, and no more than gives all processes some.
 
         Raises:
-            ValueError: the processes were given other prompts, or there are more processes than batches.
+            ValueError: The processes were given other prompts, or there are more processes than batches.
         """
         if self.size > 1:
             self.check_same({"prompts": pairs.digest})
@@ -91,8 +91,8 @@ class Processes:
         """What `compute` gives for each item, in order; each item is computed by one process and sent to all.
 
         Args:
-            items: the same for all processes.
-            compute: an item to a tensor like `like`.
+            items: The same for all processes.
+            compute: An item to a tensor like `like`.
         """
         for start in range(0, len(items), self.size):
             some = items[start : start + self.size]
@@ -129,10 +129,10 @@ class Processes:
         """Refuse processes that were not given the same.
 
         Args:
-            given: names and what this process was given under them, small.
+            given: Names and what this process was given under them, small.
 
         Raises:
-            ValueError: in every process, with the name and what came.
+            ValueError: In every process, with the name and what came.
         """
         if self.size == 1:
             return

@@ -47,14 +47,14 @@ def run(
     where gradients are enabled; under `torch.no_grad()` nothing is recorded.
 
     Args:
-        model: a TransformerLens model; handed back as it came.
-        circuit: the kept edges; its graph must be the model's.
-        pairs: clean prompts to run and corrupted ones to cut to.
-        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
-        batch_size: prompts in a batch; by default as many as fit in 4,096 tokens.
+        model: A TransformerLens model; handed back as it came.
+        circuit: The kept edges; its graph must be the model's.
+        pairs: Clean prompts to run and corrupted ones to cut to.
+        intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
 
     Raises:
-        ValueError: the circuit is of another graph, or the model or intervention is not supported.
+        ValueError: The circuit is of another graph, or the model or intervention is not supported.
     """
     check_intervention(intervention)
     grouped = circuit.graph.n_kv_heads is not None
@@ -80,7 +80,7 @@ def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, 
     """A run in which `input` is written and no layer has run.
 
     Args:
-        together: the changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
+        together: The changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
     """
     rows = answer_rows(batch).to(transformer.device)
     execution = Execution(transformer, plan, cut, Residual(None), Residual(rows))

@@ -65,7 +65,7 @@ def check_intervention(intervention: str) -> None:
     """Refuse an unknown intervention.
 
     Raises:
-        ValueError: naming the four there are.
+        ValueError: Naming the four there are.
     """
     if intervention not in get_args(Intervention):
         raise ValueError(f"intervention is one of {', '.join(get_args(Intervention))}; got {intervention!r}.")

@@ -50,3 +50,10 @@ def test_a_metric_is_negated_and_summed_over_prompts():
 def test_names():
     assert Objective("kl", [PAIRS], [logits(1)[0]]).name == "kl"
     assert Objective(logit_difference, [PAIRS], [logits(1)[0]]).name == "logit_difference"
+
+
+def test_a_metric_by_name():
+    candidates = logits(2)
+    by_name, given = (Objective(metric, [PAIRS], [candidates[0]]) for metric in ("logit_difference", logit_difference))
+    assert by_name.name == "logit_difference"
+    assert torch.equal(by_name.total(0, candidates), given.total(0, candidates))

@@ -69,9 +69,9 @@ def test_an_order_is_checked():
     one = torch.zeros_like(graph.edge_mask)
     one[graph.edge_index("input->m0")] = True
     assert order.checked(graph, edges, one) == [graph.edge_index("input->m0")]
-    with pytest.raises(ValueError, match="order must name every edge once, input->m0 comes twice"):
+    with pytest.raises(ValueError, match="order: expected every edge once, got input->m0 twice"):
         order.checked(graph, [*edges, "input->m0"], graph.edge_mask)
-    with pytest.raises(ValueError, match="order must name every edge of the circuit, m0->logits is missing"):
+    with pytest.raises(ValueError, match="order: expected every edge of the circuit, got an order without m0->logits"):
         order.checked(graph, [edge for edge in edges if edge != "m0->logits"], graph.edge_mask)
     with pytest.raises(ValueError, match="unknown edge 'm7->logits'"):
         order.checked(graph, ["m7->logits"], graph.edge_mask)

@@ -104,7 +104,7 @@ def test_the_circuit_is_what_stays():
 
 @pytest.mark.parametrize("threshold", [-0.1, float("nan"), float("-inf"), True, "0.1", None])
 def test_what_is_no_threshold_is_refused(threshold, without_type_checks):
-    with pytest.raises(ValueError, match="threshold must be a number from 0 to infinity, got"):
+    with pytest.raises(ValueError, match="threshold: expected a number from 0 to infinity, got"):
         sweep(threshold)
 
 
@@ -112,7 +112,10 @@ def test_a_metric_that_becomes_nan_names_the_edge():
     def nan_without_direct(logits, pairs):
         return logits[:, 0].where(logits[:, 0] != 3.0, float("nan"))
 
-    with pytest.raises(ValueError, match="metric nan_without_direct is nan with input->logits cut; it must be finite"):
+    with pytest.raises(
+        ValueError,
+        match="metric nan_without_direct: expected a finite mean over prompts, got nan with input->logits cut",
+    ):
         acdc.discover(model(1.0), PAIRS, nan_without_direct, 2.0, quiet=True)
 
 
@@ -122,12 +125,14 @@ def test_what_the_sweep_never_comes_to_may_be_nan():
     def nan_without_both(logits, pairs):
         return logits[:, 0].where(logits[:, 0] != 0.0, float("nan"))
 
-    with pytest.raises(ValueError, match="nan with input->a0.h0<v> cut"):
+    with pytest.raises(ValueError, match="got nan with input->a0.h0<v> cut"):
         acdc.discover(model(1.0), PAIRS, nan_without_both, 2.0, quiet=True)
 
 
 def test_a_metric_that_is_nan_from_the_start():
-    with pytest.raises(ValueError, match="metric <lambda> is nan with the circuit at the start; it must be finite"):
+    with pytest.raises(
+        ValueError, match="metric <lambda>: expected a finite mean over prompts, got nan with the circuit at the start"
+    ):
         acdc.discover(model(1.0), PAIRS, lambda logits, pairs: logits[:, 0] * float("nan"), 2.0, quiet=True)
 
 
@@ -138,11 +143,13 @@ def test_a_metric_of_the_wrong_shape_is_refused():
 
 def test_other_settings_are_refused(without_type_checks):
     for settings, message in [
-        (dict(change="squared"), "change is 'signed' or 'absolute', got 'squared'"),
+        (dict(change="squared"), "change: expected one of 'signed', 'absolute', got 'squared'"),
         (dict(intervention="noise"), "intervention is one of patching"),
-        (dict(stacked_tokens=0), "stacked_tokens must be a positive whole number, got 0"),
+        (dict(stacked_tokens=0), "stacked_tokens: expected a whole number from 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             acdc.discover(model(1.0), PAIRS, first_logit, 2.0, quiet=True, **settings)
-    with pytest.raises(ValueError, match="metric is 'kl' or a function of logits and pairs, got 'loss'"):
+    with pytest.raises(
+        ValueError, match="metric: expected one of 'kl', 'logit_difference', .*, got 'loss'; or give a function"
+    ):
         acdc.discover(model(1.0), PAIRS, "loss", 2.0, quiet=True)

@@ -77,7 +77,7 @@ def test_a_sweep_of_a_pruned_graph(trained):
 
 @pytest.mark.parametrize("thresholds", [[], [0.1, 0.1]])
 def test_thresholds_are_refused(trained, thresholds):
-    with pytest.raises(ValueError, match="thresholds must be one or more different numbers, got"):
+    with pytest.raises(ValueError, match="thresholds: expected one or more different numbers, got"):
         acdc.sweep(*trained, "kl", thresholds, quiet=True)
 
 
@@ -85,12 +85,12 @@ def test_thresholds_are_refused(trained, thresholds):
 @pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, seed):
     monkeypatch.setattr(algorithm, "FRESH_AFTER", 9)
-    whole = acdc.sweep(*trained, logit_difference, THRESHOLDS, folder=tmp_path / "whole", quiet=True)
+    whole = acdc.sweep(*trained, logit_difference, THRESHOLDS, checkpoint=tmp_path / "whole", quiet=True)
     generator, n_interruptions, n_files = random.Random(seed), 0, set()
     while True:
         metric = Counting(generator.randrange(20, 120))
         try:
-            found = acdc.sweep(*trained, metric, THRESHOLDS, folder=tmp_path / "cut", quiet=True)
+            found = acdc.sweep(*trained, metric, THRESHOLDS, checkpoint=tmp_path / "cut", quiet=True)
             break
         except Stopped:
             n_interruptions += 1
@@ -104,27 +104,26 @@ def test_interrupted_at_random_points_ends_as_if_it_had_not_been(trained, tmp_pa
 
 def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(algorithm, "FRESH_AFTER", 9)
-    path = tmp_path / "trace.jsonl"
+    path = tmp_path / "begun" / "threshold-0.3.jsonl"
     whole = acdc.discover(*trained, logit_difference, 0.3, quiet=True).trace
     with pytest.raises(Stopped):
-        acdc.discover(*trained, Counting(40), 0.3, checkpoint=path, quiet=True)
+        acdc.discover(*trained, Counting(40), 0.3, checkpoint=path.parent, quiet=True)
     begun = Trace.load(path)
     assert 0 < len(begun.edges) < len(whole.edges) and not begun.complete
-    assert acdc.discover(*trained, logit_difference, 0.3, checkpoint=path, quiet=True).trace == whole
+    assert acdc.discover(*trained, logit_difference, 0.3, checkpoint=path.parent, quiet=True).trace == whole
     assert Trace.load(path) == whole
 
 
 def test_a_finished_sweep_is_only_read(trained, tmp_path):
-    path = tmp_path / "trace.jsonl"
-    whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=path, quiet=True).trace
+    whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=tmp_path, quiet=True).trace
     only_the_start = Counting(1)
-    assert acdc.discover(*trained, only_the_start, 0.3, checkpoint=path, quiet=True).trace == whole
+    assert acdc.discover(*trained, only_the_start, 0.3, checkpoint=tmp_path, quiet=True).trace == whole
 
 
 def test_checkpoints_of_other_sweeps_are_refused(trained, tmp_path):
     model, pairs = trained
-    path = tmp_path / "trace.jsonl"
-    acdc.discover(model, pairs, "kl", 0.3, checkpoint=path, quiet=True)
+    acdc.discover(model, pairs, "kl", 0.3, checkpoint=tmp_path, quiet=True)
+    (tmp_path / "threshold-0.2.jsonl").write_bytes((tmp_path / "threshold-0.3.jsonl").read_bytes())
     for changed, name in [
         (dict(threshold=0.2), "threshold"),
         (dict(metric=logit_difference), "metric"),
@@ -136,9 +135,18 @@ def test_checkpoints_of_other_sweeps_are_refused(trained, tmp_path):
     ]:
         arguments = dict(pairs=pairs, metric="kl", threshold=0.3) | changed
         with pytest.raises(
-            ValueError, match=f"trace.jsonl is of another sweep: its {name} is .* delete it to begin anew"
+            ValueError, match=f"checkpoint: expected a trace of this sweep, whose {name} is .* begin anew"
         ):
-            acdc.discover(model, checkpoint=path, quiet=True, **arguments)
+            acdc.discover(model, checkpoint=tmp_path, quiet=True, **arguments)
+
+
+def test_a_file_is_no_folder_for_traces(trained, tmp_path):
+    whole = acdc.discover(*trained, "kl", 0.3, quiet=True).trace
+    whole.save(tmp_path / "trace.jsonl")
+    with pytest.raises(
+        ValueError, match="checkpoint: expected a folder, got the file .*trace.jsonl; give a folder; .* move"
+    ):
+        acdc.discover(*trained, "kl", 0.3, checkpoint=tmp_path / "trace.jsonl", quiet=True)
 
 
 def test_the_model_comes_back_as_it_was(trained):

@@ -218,7 +218,7 @@ def test_kl_gradient_is_zero_at_the_reference_and_only_there() -> None:
 
 def test_kl_holds_no_graph_of_its_reference() -> None:
     logits, pairs = random_pairs()
-    assert not KLDivergence(pairs, logits.requires_grad_()).reference.requires_grad
+    assert not KLDivergence(pairs, logits.requires_grad_()).reference.log_probabilities.requires_grad
 
 
 def test_kl_refuses_prompts_without_a_reference() -> None:

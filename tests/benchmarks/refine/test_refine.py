@@ -80,7 +80,7 @@ def test_by_default_the_whole_graph_is_the_last_size(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong, message", [(["--thresholds", "-1"], "threshold must be"), (["--method", "magic"], "method is one of")]
+    "wrong, message", [(["--thresholds", "-1"], "threshold: expected"), (["--method", "magic"], "method is one of")]
 )
 def test_bad_settings_are_told(problem: Problem, wrong: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert refine.main([*wrong, "--quiet"]) == 2
