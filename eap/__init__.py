@@ -8,15 +8,49 @@ from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from edge_circuits.eap.intervals import error_bars, score_groups
+    from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
+    from edge_circuits.eap.methods.edge_attribution_patching import EAP
+    from edge_circuits.eap.methods.exact import Exact
+    from edge_circuits.eap.methods.head_importance import HeadImportance
+    from edge_circuits.eap.methods.information_flow import InformationFlow
+    from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
+    from edge_circuits.eap.methods.learned_mask import LearnedMask
+    from edge_circuits.eap.methods.method import Method
+    from edge_circuits.eap.methods.random_scores import Random
+    from edge_circuits.eap.methods.relp import RelP
     from edge_circuits.eap.node_scores import score_nodes
-    from edge_circuits.eap.relp_rules import RelPRules
     from edge_circuits.eap.scoring import score
     from edge_circuits.eap.verification import verify
 
-__all__ = ["RelPRules", "error_bars", "score", "score_groups", "score_nodes", "verify"]
+__all__ = [
+    "EAP",
+    "CleanCorrupted",
+    "Exact",
+    "HeadImportance",
+    "InformationFlow",
+    "IntegratedGradients",
+    "LearnedMask",
+    "Method",
+    "Random",
+    "RelP",
+    "error_bars",
+    "score",
+    "score_groups",
+    "score_nodes",
+    "verify",
+]
 
 _MODULES = {
-    "RelPRules": "relp_rules",
+    "CleanCorrupted": "methods.clean_corrupted",
+    "EAP": "methods.edge_attribution_patching",
+    "Exact": "methods.exact",
+    "HeadImportance": "methods.head_importance",
+    "InformationFlow": "methods.information_flow",
+    "IntegratedGradients": "methods.integrated_gradients",
+    "LearnedMask": "methods.learned_mask",
+    "Method": "methods.method",
+    "Random": "methods.random_scores",
+    "RelP": "methods.relp",
     "error_bars": "intervals",
     "score": "scoring",
     "score_groups": "intervals",

@@ -26,6 +26,7 @@ from edge_circuits.eap.gradients import Gradients
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.transformer import Activations, Block, Transformer, take_rows
+from edge_circuits.graphs.nodes import PARTS, Part
 from edge_circuits.graphs.running.patching import answer_rows
 
 Take = Callable[[Tensor], Tensor]
@@ -73,11 +74,11 @@ class Attribution:
         graph, last = self.transformer.graph, len(self.transformer.blocks) - 1
         changes = self._new_changes(graph.head_sources(last).start, take)
         for layer in range(last + 1):
-            letters = "qkv" if layer < last else "kv"
+            parts = PARTS if layer < last else PARTS[1:]
             mlps = [graph.mlp_destination(layer - 1)] if layer > 0 and graph.mlps else []
-            columns = mlps + [column for letter in letters for column in self._columns(layer, letter)]
+            columns = mlps + [column for part in parts for column in self._columns(layer, part)]
             gradients = changes.new_empty(len(columns), *changes.shape[1:])
-            self._attention_gradients(layer, letters, take, out=gradients[len(mlps) :])
+            self._attention_gradients(layer, parts, take, out=gradients[len(mlps) :])
             if mlps:
                 gradients[0] = self._mlp_gradient(layer - 1, take)
             seen = changes[: graph.head_sources(layer).start]
@@ -94,7 +95,7 @@ class Attribution:
         mlps = [graph.mlp_destination(last)] if graph.mlps else []
         columns = [*self._columns(last, "q"), *mlps, graph.n_destinations - 1]
         gradients = changes.new_empty(len(columns), *changes.shape[1:])
-        self._attention_gradients(last, "q", take, out=gradients[: graph.n_heads])
+        self._attention_gradients(last, ("q",), take, out=gradients[: graph.n_heads])
         if mlps:
             gradients[-2] = self._mlp_gradient(last, take)
         gradients[-1] = _mean(take(point.final) for point in self.points)
@@ -121,47 +122,48 @@ class Attribution:
                 take(self.cut.mlp_out[layer]), take(self.clean.mlp_out[layer]), out=changes[graph.mlp_source(layer)]
             )
 
-    def _columns(self, layer: int, letter: str) -> range:
-        where = self.transformer.graph.part_destinations(layer, letter)
+    def _columns(self, layer: int, part: Part) -> range:
+        where = self.transformer.graph.part_destinations(layer, part)
         return range(where.start, where.stop)
 
     def _mlp_gradient(self, layer: int, take: Take) -> Float[Tensor, "token d_model"]:
         return _mean(take(point.mlp_in[layer]) for point in self.points)
 
     def _attention_gradients(
-        self, layer: int, letters: str, take: Take, out: Float[Tensor, "reader token d_model"]
+        self, layer: int, parts: Sequence[Part], take: Take, out: Float[Tensor, "destination token d_model"]
     ) -> None:
-        """Write the gradient at the stream each <q>, <k>, <v> of a layer reads, letter by letter, into `out`.
+        """Write the gradient at the stream each <q>, <k>, <v> of a layer reads, part by part, into `out`.
 
         The inner product of g and x hat needs no d_model-wide work: it is dq . (projection without its constants).
         """
         block = self.transformer.blocks[layer]
         norm, n_parts = block.attention_norm, self.transformer.graph.n_parts
-        folded = {letter: _fold(block, letter, out) for letter in letters}
+        folded = {part: _fold(block, part, out) for part in parts}
         for index, point in enumerate(self.points):
             resid = take(point.activations.attention_in[layer])
             scale = 1.0 if norm is None else norm.inverse_scale(resid)[:, None]
             overlaps, start = [], 0
-            for letter in letters:
-                weight, constant = (x.repeat_interleave(n_parts[letter] // len(x), dim=0) for x in folded[letter])
-                gradient = take(getattr(point, letter)[layer]) * (scale / len(self.points))
-                projected = take(getattr(point.activations, letter)[layer])
-                if gradient.shape[1] > n_parts[letter]:  # a key-value destination reads for its whole group
-                    gradient = gradient.unflatten(1, (n_parts[letter], -1)).sum(2)
-                    projected = projected.unflatten(1, (n_parts[letter], -1))[:, :, 0]
-                readers = out[start : start + n_parts[letter]]
-                readers.baddbmm_(gradient.transpose(0, 1), weight.transpose(1, 2), beta=min(index, 1))
+            for part in parts:
+                weight, constant = (x.repeat_interleave(n_parts[part] // len(x), dim=0) for x in folded[part])
+                gradient = take(getattr(point, part)[layer]) * (scale / len(self.points))
+                projected = take(getattr(point.activations, part)[layer])
+                if gradient.shape[1] > n_parts[part]:  # a key-value destination reads for its whole group
+                    gradient = gradient.unflatten(1, (n_parts[part], -1)).sum(2)
+                    projected = projected.unflatten(1, (n_parts[part], -1))[:, :, 0]
+                here = out[start : start + n_parts[part]]
+                here.baddbmm_(gradient.transpose(0, 1), weight.transpose(1, 2), beta=min(index, 1))
                 overlaps.append((gradient * (projected - constant)).sum(-1).T)
-                start += n_parts[letter]
+                start += n_parts[part]
             if norm is not None and not self.constant_scale:
                 overlap = torch.cat(overlaps) / resid.shape[-1]
                 out.addcmul_(norm.normalised(resid)[None], overlap[:, :, None], value=-1)
 
 
-def _fold(block: Block, letter: str, like: Tensor) -> tuple[Tensor, Tensor]:
+def _fold(block: Block, part: Part, like: Tensor) -> tuple[Tensor, Tensor]:
     """A projection with the norm's weight and centring folded in, [projection d_model d_head], and its constants."""
     norm, attention = block.attention_norm, block.attention
-    weight, bias = getattr(attention, f"W_{letter.upper()}").to(like), getattr(attention, f"b_{letter.upper()}")
+    weights = {"q": attention.W_Q, "k": attention.W_K, "v": attention.W_V}
+    weight, bias = weights[part].to(like), {"q": attention.b_Q, "k": attention.b_K, "v": attention.b_V}[part]
     constant = weight.new_zeros(weight.shape[::2]) if bias is None else bias.to(like)
     if norm is None:
         return weight, constant

@@ -1,4 +1,4 @@
-"""Scores on their way, kept in a folder so that a run that was stopped goes on.
+"""Scores so far, kept in a folder so that a run resumes after an interruption.
 
 A run has a file named after all that decides its scores: model, prompts, metric, method and settings. So another question
 never reads it, and the same question finds it again. Exact patching has one more for each batch, destination by destination.
@@ -27,12 +27,13 @@ class Checkpoint:
     Attributes:
         scores: float64, on the CPU. [source destination]
         done: the steps (batches, or destinations of one batch) that are in them.
+        seconds: what they took, in all runs that wrote them and in this one so far.
     """
 
     def __init__(
         self, path: Path | None, scores: Float[Tensor, "source destination"], done: Bool[Tensor, " step"]
     ) -> None:
-        """Go on from a file if it is there.
+        """Resume from a file if it is there.
 
         Args:
             path: the file; None: nothing is read or written.
@@ -43,9 +44,14 @@ class Checkpoint:
             ValueError: the file is torn; the message names it.
         """
         self.scores, self.done, self._path = scores, done, path
+        self._seconds_before = 0.0
         if path is not None and path.exists():
             self._load(path)
-        self._written = time.monotonic()
+        self._begun = self._written = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._begun
 
     def save_now_and_then(self) -> None:
         """Write what there is, if the last time is long ago."""
@@ -57,7 +63,7 @@ class Checkpoint:
         if self._path is None:
             return
         content = io.BytesIO()
-        np.savez_compressed(content, scores=self.scores.numpy(), done=self.done.numpy())
+        np.savez_compressed(content, scores=self.scores.numpy(), done=self.done.numpy(), seconds=self.seconds)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, content.getvalue())
         self._written = time.monotonic()
@@ -66,5 +72,6 @@ class Checkpoint:
         try:
             with np.load(path) as held:
                 self.scores, self.done = torch.from_numpy(held["scores"]), torch.from_numpy(held["done"])
+                self._seconds_before = float(held["seconds"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ValueError(f"checkpoint: cannot read {path}: {error}; delete it to measure anew.") from error

@@ -1,6 +1,6 @@
 """Edge attribution with each edge's change taken exactly through the norm of the destination it enters.
 
-A gradient takes the reader's norm linearly, at the clean stream. But a cut edge changes its reader's stream by a known
+A gradient takes the destination's norm linearly, at the clean stream. But a cut edge changes its destination's stream by a known
 amount, so the change of the normalised stream is known as well, without another pass:
 
     x hat' - x hat = ratio C(change) / sigma + (ratio - 1) x hat,    ratio = sigma / sigma',
@@ -21,64 +21,31 @@ This finite difference of the norm is the project's own; it has no published cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.eap.attribution import Attribution, Take
+from edge_circuits.eap.gradients import Inside
 from edge_circuits.graphs.model.norm import Norm, apply_norm
-from edge_circuits.graphs.model.operations import Operations
-from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.nodes import PARTS, Part
 
 
 @dataclass(frozen=True)
-class WatchedOperations(Operations):
-    """Operations that also keep the gradient at the output of some norms, once a backward pass has run.
-
-    Attributes:
-        watched: ids of the norms.
-        gradients: by id, filled by the backward pass; a norm that the metric does not depend on is missing.
-    """
-
-    watched: frozenset[int] = frozenset()
-    gradients: dict[int, Tensor] = field(default_factory=dict)
-
-    def norm(self, norm: Norm | None, x: Tensor) -> Tensor:
-        """The norm under these operations."""
-        out = super().norm(norm, x)
-        if id(norm) in self.watched and out.requires_grad:
-            out.register_hook(partial(self.gradients.__setitem__, id(norm)))
-        return out
-
-
-def watching_readers(operations: Operations, transformer: Transformer) -> WatchedOperations:
-    """The same operations, watching the norms before MLPs and before `logits`."""
-    norms = [*(block.mlp_norm for block in transformer.blocks), transformer.final_norm]
-    return WatchedOperations(**vars(operations), watched=frozenset(id(norm) for norm in norms if norm is not None))
-
-
-@dataclass(frozen=True)
-class ReaderNormAttribution(Attribution):
-    """An attribution whose edges go exactly through their reader's norm; for a single point.
-
-    Attributes:
-        normed: gradients at the outputs of the norms before MLPs and `logits`, by the norm's id.
-    """
-
-    normed: dict[int, Tensor] = field(default_factory=dict)
+class NormAttribution(Attribution):
+    """An attribution whose edges go exactly through their destination's norm; for a single point."""
 
     def __post_init__(self) -> None:
-        assert self.constant_scale and len(self.points) == 1
+        assert len(self.points) == 1 and self.points[0].inside is not None
 
     def _add_every_token(self, scores: Tensor, take: Take) -> None:
         """Add a chunk's scores of all destinations but those that read the answer row alone."""
         graph, last = self.transformer.graph, len(self.transformer.blocks) - 1
         changes = self._new_changes(graph.head_sources(last).start, take)
         for layer in range(last + 1):
-            self._add_attention(scores, changes, layer, "qkv" if layer < last else "kv", take)
+            self._add_attention(scores, changes, layer, PARTS if layer < last else PARTS[1:], take)
             if layer < last:
                 self._fill(changes, layer, take)
                 self._add_mlp(scores, changes, layer, take)
@@ -89,17 +56,17 @@ class ReaderNormAttribution(Attribution):
         changes = self._new_changes(graph.n_sources, take)
         for layer in range(last):
             self._fill(changes, layer, take)
-        self._add_attention(scores, changes, last, "q", take)
+        self._add_attention(scores, changes, last, ("q",), take)
         self._fill(changes, last, take)
         self._add_mlp(scores, changes, last, take)
-        norm, resid = self.transformer.final_norm, take(self.clean.final)
-        gradient = self._at_stream(norm, self.points[0].final, resid, take)
+        norm, resid, normed = self.transformer.final_norm, take(self.clean.final), self._inside.final_normed
+        gradient = self._at_stream(norm, take(normed[:, None]), resid)
         self._meet(scores, changes, norm, resid, gradient[None], [graph.n_destinations - 1])
 
-    def _add_attention(self, scores: Tensor, changes: Tensor, layer: int, letters: str, take: Take) -> None:
-        columns = [column for letter in letters for column in self._columns(layer, letter)]
+    def _add_attention(self, scores: Tensor, changes: Tensor, layer: int, parts: Sequence[Part], take: Take) -> None:
+        columns = [column for part in parts for column in self._columns(layer, part)]
         gradients = changes.new_empty(len(columns), *changes.shape[1:])
-        self._attention_gradients(layer, letters, take, out=gradients)
+        self._attention_gradients(layer, parts, take, out=gradients)
         seen = changes[: self.transformer.graph.head_sources(layer).start]
         norm = self.transformer.blocks[layer].attention_norm
         self._meet(scores, seen, norm, take(self.clean.attention_in[layer]), gradients, columns)
@@ -109,20 +76,20 @@ class ReaderNormAttribution(Attribution):
         if not graph.mlps:
             return
         norm, resid = self.transformer.blocks[layer].mlp_norm, take(self.clean.mlp_in[layer])
-        gradient = self._at_stream(norm, self.points[0].mlp_in[layer], resid, take)
+        gradient = self._at_stream(norm, take(self._inside.mlp_normed[layer]), resid)
         column = graph.mlp_destination(layer)
         self._meet(scores, changes[: int(graph.n_visible[column])], norm, resid, gradient[None], [column])
 
+    @property
+    def _inside(self) -> Inside:
+        return self.points[0].inside
+
     def _at_stream(
-        self, norm: Norm | None, gradient: Tensor, resid: Float[Tensor, "token d_model"], take: Take
+        self, norm: Norm | None, gradient: Float[Tensor, "token d_model"], resid: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, "token d_model"]:
-        """G of an MLP or `logits`; without a norm, the gradient at the stream itself."""
+        """G of an MLP or `logits`, from the gradient behind the norm; that gradient itself without a norm."""
         if norm is None:
-            return take(gradient)
-        normed = self.normed.get(id(norm))
-        if normed is None:
-            return torch.zeros_like(resid)
-        gradient = take(normed if normed.dim() == 3 else normed[:, None])
+            return gradient
         gradient = gradient if norm.weight is None else gradient * norm.weight.to(gradient)
         return centred(norm, gradient) * norm.inverse_scale(resid)
 
@@ -144,15 +111,15 @@ class ReaderNormAttribution(Attribution):
         seen: Float[Tensor, "visible token d_model"],
         norm: Norm | None,
         resid: Float[Tensor, "token d_model"],
-        gradients: Float[Tensor, "reader token d_model"],
+        gradients: Float[Tensor, "destination token d_model"],
         columns: Sequence[int],
     ) -> None:
-        """Add the scores of some sources with readers of one stream."""
+        """Add the scores of some sources with destinations of one stream."""
         if norm is None:
             scores[: len(seen), columns] += seen.flatten(1) @ gradients.flatten(1).T
             return
         inner = torch.cat((gradients, centred(norm, resid)[None])).permute(1, 2, 0).contiguous()
-        products = torch.bmm(seen.transpose(0, 1), inner)  # [token visible reader + 1]
+        products = torch.bmm(seen.transpose(0, 1), inner)  # [token visible destination + 1]
         ratio = scale_ratio(norm, resid, seen, products[..., -1].T)
         linear = torch.einsum("st,tsr->sr", ratio, products[..., :-1])
         overlap = torch.einsum("td,rtd->tr", resid, gradients)

@@ -16,45 +16,24 @@ Reference: Kramar, Lieberum, Shah and Nanda 2024, AtP*, section 3.1 (QK fix).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edge_circuits.eap.exact_norm import ReaderNormAttribution
+from edge_circuits.eap.exact_norm import NormAttribution
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.attention import project
 from edge_circuits.graphs.model.norm import apply_norm
-from edge_circuits.graphs.model.operations import AttentionScores, Operations
 from edge_circuits.graphs.model.transformer import take_rows
+from edge_circuits.graphs.nodes import Part
 from edge_circuits.graphs.running.patching import answer_rows
 
 
-def watching_mixed_values(operations: Operations, gradients: dict[int, Tensor]) -> Operations:
-    """The same operations for one forward pass; the backward pass puts dL/dz [batch row head d_head] by layer."""
-    n_layers = 0
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores) -> Tensor:
-        nonlocal n_layers
-        layer, n_layers = n_layers, n_layers + 1
-        z = operations.attention(q, k, v, scores)
-        if z.requires_grad:
-            z.register_hook(lambda gradient: gradients.__setitem__(layer, gradient.transpose(1, 2)))
-        return z
-
-    return replace(operations, attention=attention)
-
-
 @dataclass(frozen=True)
-class ReaderSoftmaxAttribution(ReaderNormAttribution):
-    """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point.
-
-    Attributes:
-        mixed: dL/dz by layer, [batch row head d_head]; missing where the metric does not depend on it.
-    """
-
-    mixed: dict[int, Tensor] = field(default_factory=dict)
+class SoftmaxAttribution(NormAttribution):
+    """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point."""
 
     @torch.no_grad()
     def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
@@ -65,7 +44,7 @@ class ReaderSoftmaxAttribution(ReaderNormAttribution):
         """
         scores = super().scores(pairs, token_chunk)
         last = len(self.transformer.blocks) - 1
-        columns = [column for layer in range(last + 1) for letter in "qk" for column in self._columns(layer, letter)]
+        columns = [column for layer in range(last + 1) for part in ("q", "k") for column in self._columns(layer, part)]
         scores[:, columns] = 0
         n_prompts = max(1, token_chunk // self.clean.embed.shape[1])
         for prompts in torch.arange(len(pairs), device=scores.device).split(n_prompts):
@@ -81,8 +60,7 @@ class ReaderSoftmaxAttribution(ReaderNormAttribution):
 
         changes = self._new_changes(self.transformer.graph.head_sources(last).start, take)
         for layer in range(last + 1):
-            if layer in self.mixed:
-                self._add_layer(scores, changes, layer, prompts, rows if layer == last else None)
+            self._add_layer(scores, changes, layer, prompts, rows if layer == last else None)
             if layer < last:
                 self._fill(changes, layer, take)
 
@@ -92,12 +70,12 @@ class ReaderSoftmaxAttribution(ReaderNormAttribution):
         """Add the scores of a layer's <q> and <k>, source by source, where the layer is."""
         block, graph = self.transformer.blocks[layer], self.transformer.graph
         prompts = prompts.to(block.device)
-        attention, gradient = block.attention, self.mixed[layer][prompts]
+        attention, gradient = block.attention, self._inside.z[layer][prompts]
         resid, q, k, v, z = (getattr(self.clean, name)[layer][prompts] for name in ("attention_in", "q", "k", "v", "z"))
 
-        def score(q: Tensor, k: Tensor, letter: str) -> Float[Tensor, " reader"]:
+        def score(q: Tensor, k: Tensor, part: Part) -> Float[Tensor, " destination"]:
             changed = (attention.mix(q, k, v, rows) - z) * gradient
-            return changed.sum((0, 1, 3)).unflatten(0, (graph.n_parts[letter], -1)).sum(1).to(scores)
+            return changed.sum((0, 1, 3)).unflatten(0, (graph.n_parts[part], -1)).sum(1).to(scores)
 
         for source in range(graph.head_sources(layer).start):
             changed = (resid + changes[source].to(block.device).view_as(resid)).to(resid.dtype)

@@ -21,7 +21,7 @@ from edge_circuits.graphs.running.patching import answer_rows
 
 @dataclass(frozen=True)
 class Gradients:
-    """The values of a forward pass and the gradient of the summed metric at its readers, an entry a layer.
+    """The values of a forward pass and the gradient of the summed metric at its destinations, an entry a layer.
 
     Attributes:
         activations: values without autograd history.
@@ -29,6 +29,7 @@ class Gradients:
         mlp_in: [batch row d_model], at the residual stream that the MLP reads.
         final: [batch 1 d_model], at the residual stream that `logits` reads.
         values: the metric, one value a prompt.
+        inside: gradients within and behind the destinations, where they were asked for.
     """
 
     activations: Activations
@@ -38,6 +39,22 @@ class Gradients:
     mlp_in: list[Tensor]
     final: Tensor
     values: Float[Tensor, " batch"]
+    inside: Inside | None = None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Gradients of the summed metric within and behind the destinations, an entry a layer.
+
+    Attributes:
+        z: [batch row head d_head], at what each head mixes.
+        mlp_normed: [batch row d_model], behind the MLP's norm.
+        final_normed: [batch d_model], behind the final norm.
+    """
+
+    z: list[Tensor]
+    mlp_normed: list[Tensor]
+    final_normed: Tensor
 
 
 def differentiate(
@@ -46,22 +63,33 @@ def differentiate(
     pairs: PromptPairs,
     metric: Metric,
     operations: Operations = EXACT,
+    inside: bool = False,
 ) -> Gradients:
     """The gradient of the metric, summed over the batch, at every destination.
 
     Args:
         embed: embedded prompts, the start of the residual stream.
         operations: exact, or with relevance rules.
+        inside: give the gradients inside of the destinations too.
 
     Raises:
         ValueError: the metric is not one finite value a prompt, or has no gradient.
     """
     with torch.enable_grad():
         kept = transformer.forward(embed.detach().requires_grad_(), answer_rows(pairs), operations)
-        values = metric(transformer.unembed(kept.final[:, 0], operations), pairs)
+        normed = operations.norm(transformer.final_norm, kept.final[:, 0].to(transformer.W_U.device))
+        values = metric(transformer.unembed_normed(normed), pairs)
         check_values(values, pairs, metric)
-        readers = [*kept.q, *kept.k, *kept.v, *kept.mlp_in, kept.final]
-        gradients = torch.autograd.grad(values.sum(), readers, materialize_grads=True)
-    n = len(transformer.blocks)
-    q, k, v, mlp_in = (list(gradients[start : start + n]) for start in (0, n, 2 * n, 3 * n))
-    return Gradients(kept.each(Tensor.detach), q, k, v, mlp_in[: len(kept.mlp_in)], gradients[-1], values.detach())
+        places = {name: getattr(kept, name) for name in ("q", "k", "v", "mlp_in")} | {"final": [kept.final]}
+        if inside:
+            places |= {"z": kept.z, "mlp_normed": kept.mlp_normed, "final_normed": [normed]}
+        flat = [x for some in places.values() for x in some]
+        gradients = iter(torch.autograd.grad(values.sum(), flat, materialize_grads=True))
+    found = {name: [next(gradients) for _ in some] for name, some in places.items()}
+    return Gradients(
+        kept.each(Tensor.detach),
+        *(found[name] for name in ("q", "k", "v", "mlp_in")),
+        final=found["final"][0],
+        values=values.detach(),
+        inside=Inside(found["z"], found["mlp_normed"], found["final_normed"][0]) if inside else None,
+    )

@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.scoring import score
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_groups
@@ -27,11 +29,6 @@ from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.distributed import Processes
 
-NOT_A_MEAN = {
-    "hisp": "it takes an absolute value of a sum over prompts",
-    "learned-mask": "it is one training on all prompts",
-    "random": "it does not look at prompts",
-}
 EDGE_CHUNK = 4096
 
 
@@ -57,8 +54,8 @@ class ErrorBars:
 def score_groups(
     model: nn.Module,
     pairs: PromptPairs,
-    metric: Metric,
-    method: str = "relp",
+    metric: Metric | str,
+    method: Method | str = "relp",
     *,
     n_groups: int = 20,
     quiet: bool = False,
@@ -69,23 +66,27 @@ def score_groups(
     Args:
         model: As for `eap.score`, and so are the settings; a `process_group` shares the prompts of each group.
         pairs: Prompts; group i takes every n_groups-th from the i-th on, so each is a mixture.
-        metric: `metric(logits, pairs)`, one value a prompt.
-        method: One of `eap.score` whose scores are means over prompts.
+        metric: `metric(logits, pairs)`, one value a prompt, or a metric's name.
+        method: One of `eap.score` whose scores are means over prompts (`method.additive`).
         n_groups: Groups; one prompt each if there are fewer prompts.
         quiet: No progress bar.
+
+    With a `checkpoint` the groups that are done are read from that folder. `metadata["seconds"]` is what all groups took.
 
     Raises:
         ValueError: As `eap.score`; fewer than two groups or prompts; a method or intervention whose scores are no means over
             prompts.
     """
+    method = find(method)
     _check(pairs, method, n_groups, settings)
     groups, parts = pairs.groups(n_groups), []
     quiet = quiet or not Processes(settings.get("process_group")).is_first
-    for group in tqdm(groups, desc=method, unit="group", disable=quiet):
+    for group in tqdm(groups, desc=method.name, unit="group", disable=quiet):
         parts.append(score(model, group, metric, method, quiet=True, **settings))
     per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
     metadata = dict(parts[0].metadata)
     metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}
+    metadata["seconds"] = round(sum(part.metadata["seconds"] for part in parts), 3)
     total = per_group.double().sum(0).to(per_group.dtype)
     return ScoredGraph(parts[0].graph, total, metadata, per_group)
 
@@ -119,9 +120,11 @@ def error_bars(
     return ErrorBars(graph, low, high, stability, confidence)
 
 
-def _check(pairs: PromptPairs, method: str, n_groups: int, settings: dict[str, Any]) -> None:
-    if method in NOT_A_MEAN:
-        raise ValueError(f"method {method!r} has no error bars over prompts: {NOT_A_MEAN[method]}; take another method")
+def _check(pairs: PromptPairs, method: Method, n_groups: int, settings: dict[str, Any]) -> None:
+    if not method.additive:
+        raise ValueError(
+            f"method {method.name!r} has no error bars over prompts: {method.not_additive}; take another method"
+        )
     if str(settings.get("intervention", "")).startswith("mean"):
         raise ValueError(
             f"intervention {settings['intervention']!r} takes its means over all prompts, which groups do not have: take 'patching' or 'zero'"

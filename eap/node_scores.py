@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
-from edge_circuits.eap.relp_rules import GRADIENT, RelPRules, check_rules, cut_heads
+from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.one_pass import OnePass
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.metrics import Metric, check_values, metric_name
+from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
@@ -31,7 +32,6 @@ from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
 
 Direction = Literal["noising", "denoising"]
-NodeMethod = Literal["eap", "relp"]
 MAX_TOKENS = 2048
 
 
@@ -44,7 +44,7 @@ class NodeScores:
             such position, zero after its answer. Kinds: "resid_pre", "resid_mid" (between attention and MLP; not
             there for parallel or attention-only blocks), "resid_post", "attention_out", "mlp_out" (not there for
             attention-only models), "heads".
-        metadata: model, method, rules, metric, direction.
+        metadata: model, method, settings, metric, direction.
     """
 
     per_prompt: Mapping[str, Float[Tensor, "pair layer *head pos"]]
@@ -70,11 +70,10 @@ class NodeScores:
 def score_nodes(
     model: nn.Module,
     pairs: PromptPairs,
-    metric: Metric,
-    method: NodeMethod = "eap",
+    metric: Metric | str,
+    method: OnePass | str = "relp",
     direction: Direction = "noising",
     *,
-    rules: RelPRules | None = None,
     batch_size: int | None = None,
     process_group: ProcessGroup | None = None,
     quiet: bool = False,
@@ -82,31 +81,35 @@ def score_nodes(
     """Score the residual stream, attention and MLP outputs and heads at every layer and position.
 
     Args:
-        metric: `metric(logits, pairs)`, one value a prompt; the unit of the scores.
-        method: "eap", the gradient, or "relp".
+        metric: `metric(logits, pairs)`, one value a prompt, or a metric's name; the unit of the scores.
+        method: "relp", "eap", the gradient, or such a method with settings.
         direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
-        rules: of "relp"; RelP's own by default.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
         quiet: no progress bar.
 
     Raises:
-        ValueError: an unknown method or direction, rules for "eap", a rule that does not fit the model or nodes, an
+        ValueError: an unknown method or direction, a method or rule that does not fit the model or nodes, an
             unsupported model, or a metric that cannot be scored with.
     """
-    rules = _checked(metric, method, direction, rules)
+    method = _checked(method, direction)
     transformer = adapt(model)
-    check_rules(rules, transformer)
+    metric = as_metric(metric, transformer, pairs)
+    method.check_model(transformer)
+    if direction == "noising":
+        method.check_metric(metric)
     processes = Processes(process_group, transformer.device)
-    processes.check_same({"settings": f"{method}, {direction}, {rules}, {metric_name(metric)}"})
+    processes.check_same({"settings": f"{method}, {direction}, {metric_name(metric)}"})
     batches = [
         batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))
     ]
     per_prompt: dict[str, Tensor] = {}
     quiet = quiet or not processes.is_first
-    with tqdm(total=sum(map(len, batches)), desc=f"{method} nodes", unit="prompt", disable=quiet, leave=False) as bar:
+    with tqdm(
+        total=sum(map(len, batches)), desc=f"{method.name} nodes", unit="prompt", disable=quiet, leave=False
+    ) as bar:
         for batch in batches:
-            for kind, value in _batch_scores(transformer, batch, metric, rules, direction).items():
+            for kind, value in _batch_scores(transformer, batch, metric, method, direction).items():
                 value = _padded(value, batch, pairs.clean.shape[1]).cpu()
                 rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
                 rows[batch.indices.cpu()] = value
@@ -116,8 +119,8 @@ def score_nodes(
     }  # a prompt's row is zero but in one process
     metadata = {
         "model": transformer.name,
-        "method": method,
-        "rules": rules.as_dict(),
+        "method": method.name,
+        "settings": method.settings,
         "metric": metric_name(metric),
         "direction": direction,
         "n_prompts": len(pairs),
@@ -125,35 +128,30 @@ def score_nodes(
     return NodeScores(per_prompt, metadata)
 
 
-def _checked(metric: Metric, method: str, direction: str, rules: RelPRules | None) -> RelPRules:
-    """The rules to use."""
-    if method not in get_args(NodeMethod):
-        raise ValueError(f"method is one of {', '.join(get_args(NodeMethod))} for nodes; got {method!r}.")
+def _checked(method: OnePass | str, direction: str) -> OnePass:
+    """The method to use."""
+    method = find(method)
+    if not isinstance(method, OnePass):
+        raise ValueError(
+            f"method is one of a single backward pass for nodes, such as 'relp' or 'eap'; got {method.name!r}."
+        )
     if direction not in get_args(Direction):
         raise ValueError(f"direction is one of {', '.join(get_args(Direction))}; got {direction!r}.")
-    if method == "eap" and rules is not None:
-        raise ValueError("rules are for method='relp'; method 'eap' is the plain gradient.")
-    if direction == "noising" and getattr(metric, "zero_gradient_at_clean", False):
-        raise ValueError(
-            "this metric's gradient on the clean prompt is zero (a divergence from the model itself is at its minimum "
-            "there); score with a task metric, or with direction='denoising'."
-        )
-    rules = rules or (GRADIENT if method == "eap" else RelPRules())
-    if rules.reader != "linear":
-        raise ValueError(f"reader {rules.reader!r} is about edges; for nodes use reader='linear'.")
-    return rules
+    if method.reader != "linear":
+        raise ValueError(f"reader {method.reader!r} is about edges; for nodes use reader='linear'.")
+    return method
 
 
 def _batch_scores(
-    transformer: Transformer, batch: PromptPairs, metric: Metric, rules: RelPRules, direction: Direction
+    transformer: Transformer, batch: PromptPairs, metric: Metric, method: OnePass, direction: Direction
 ) -> dict[str, Tensor]:
     """Scores of each kind, [layer (head) batch pos], where the last layer may hold the answer row alone."""
     tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
     here, there = (transformer.embed(trimmed(each, batch)) for each in tokens)
     with torch.no_grad():
         other = transformer.forward(there, answer_rows(batch))
-    heads = cut_heads(transformer, other, answer_rows(batch)) if rules.attention == "secant" else None
-    kept, gradients = _gradients(transformer, here, batch, metric, rules.operations(heads))
+    operations = method.operations(transformer, batch, lambda: other)
+    kept, gradients = _gradients(transformer, here, batch, metric, operations)
     sign = 1 if direction == "noising" else -1
     with torch.no_grad():
         return {kind: sign * value for kind, value in _products(transformer, batch, kept, other, gradients).items()}

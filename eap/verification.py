@@ -20,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from edge_circuits import eap
+from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
 from edge_circuits.graphs.correlation import pearson, spearman
-from edge_circuits.graphs.metrics import Metric, logit_difference
+from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
+from edge_circuits.graphs.model.adapter import adapt
 
 # Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -98,7 +101,7 @@ class Subject:
         """What rounding may do to a relative difference."""
         return ROUNDING[self.dtype]
 
-    def score(self, model: nn.Module, pairs: PromptPairs, method: str = "eap", **settings: object) -> Tensor:
+    def score(self, model: nn.Module, pairs: PromptPairs, method: Method | str = "eap", **settings: object) -> Tensor:
         """Scores by a method, with the key and value destinations of the graph that is checked."""
         grouped = "query-head" if self.graph.graph.n_kv_heads is None else "kv-head"
         return eap.score(model, pairs, self.metric, method, kv_destinations=grouped, quiet=True, **settings).scores
@@ -108,7 +111,7 @@ def verify(
     model: nn.Module,
     graph: ScoredGraph,
     pairs: PromptPairs,
-    metric: Metric = logit_difference,
+    metric: Metric | str = logit_difference,
     *,
     n_edges: int = N_EDGES,
     bf16: bool = True,
@@ -117,10 +120,10 @@ def verify(
     """Check a model, scores of its edges, and prompts.
 
     Args:
-        model: The model that was scored; handed back as it came.
+        model: The model that was scored; left unchanged.
         graph: The scores.
         pairs: The prompts they were made with, or some of them.
-        metric: The metric they were made with.
+        metric: The metric they were made with, or its name.
         n_edges: How many edges are patched exactly: half of them of the largest scores, half at random.
         bf16: Also score a copy of the model in bfloat16.
         seed: Of the random half.
@@ -134,21 +137,32 @@ def verify(
         raise ValueError(
             "graph: expected finite scores, came NaN or infinity; score again with a metric that is finite"
         )
+    grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
+    try:
+        metric = as_metric(metric, adapt(model, kv_destinations=grouped), pairs)
+    except ValueError as error:
+        return Verification((Check("the model can be read", float("nan"), 0.0, reason=str(error)),))
     subject = Subject(model, graph, pairs, metric, n_edges, seed)
-    checks = [_as_the_model, _none_cut, _all_cut, _identical_pairs, _sums_of_edges, _padding]
-    found = [check for make in checks for check in _made(make, subject)]
-    found += _made(_exact_sample, subject)
+    checks = {
+        "Logits are the model's own": _as_the_model,
+        "With no edge cut, corrupted prompts do not matter": _none_cut,
+        "With all edges cut, logits are the model's on the corrupted prompts": _all_cut,
+        "Where clean and corrupted prompts are the same, every score is zero": _identical_pairs,
+        "The scores of a source's out-edges add up to its node score": _sums_of_edges,
+        "A batch gives what one prompt at a time gives": _padding,
+        "Scores agree with exact patching": _exact_sample,
+    }
     if bf16 and subject.dtype is not torch.bfloat16:
-        found += _made(_bf16, subject)
-    return Verification(tuple(found))
+        checks["In bfloat16 edges keep their ranks"] = _bf16
+    return Verification(tuple(check for name, make in checks.items() for check in _made(name, make, subject)))
 
 
-def _made(make: Callable[[Subject], Iterator[Check]], subject: Subject) -> list[Check]:
+def _made(name: str, make: Callable[[Subject], Iterator[Check]], subject: Subject) -> list[Check]:
     """A check's results; refusals are failures."""
     try:
         return list(make(subject))
     except (ValueError, RuntimeError) as error:
-        return [Check(make.__doc__.splitlines()[0].rstrip("."), float("nan"), 0.0, reason=str(error))]
+        return [Check(name, float("nan"), 0.0, reason=str(error))]
 
 
 @torch.no_grad()
@@ -186,7 +200,7 @@ def _sums_of_edges(subject: Subject) -> Iterator[Check]:
     """The scores of a source's out-edges add up to its node score."""
     graph = subject.graph.graph
     by_source = subject.score(subject.model, subject.pairs).double().sum(1)
-    nodes = eap.score_nodes(subject.model, subject.pairs, subject.metric, quiet=True).per_prompt
+    nodes = eap.score_nodes(subject.model, subject.pairs, subject.metric, "eap", quiet=True).per_prompt
     sums = {kind: value.double().nan_to_num().sum(-1).mean(0) for kind, value in nodes.items()}
     node_scores = [sums["resid_pre"][0][None]]
     for layer in range(graph.n_layers):
@@ -205,7 +219,7 @@ def _padding(subject: Subject) -> Iterator[Check]:
 def _exact_sample(subject: Subject) -> Iterator[Check]:
     """Scores agree with exact patching."""
     chosen = _sample(subject)
-    exact = subject.score(subject.model, subject.pairs, "exact", edges=chosen)[chosen].double()
+    exact = subject.score(subject.model, subject.pairs, Exact(chosen))[chosen].double()
     scores = subject.graph.scores[chosen].double()
     told = exact.abs() > 0.01 * exact.abs().max()
     same = (scores.sign() == exact.sign())[told].double().mean().item() if told.any() else float("nan")

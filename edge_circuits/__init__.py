@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.intervals import error_bars, score_groups
+    from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
+    from edge_circuits.eap.methods.edge_attribution_patching import EAP
+    from edge_circuits.eap.methods.exact import Exact
+    from edge_circuits.eap.methods.head_importance import HeadImportance
+    from edge_circuits.eap.methods.information_flow import InformationFlow
+    from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
+    from edge_circuits.eap.methods.learned_mask import LearnedMask
+    from edge_circuits.eap.methods.method import Method
+    from edge_circuits.eap.methods.random_scores import Random
+    from edge_circuits.eap.methods.relp import RelP
     from edge_circuits.eap.node_scores import score_nodes
-    from edge_circuits.eap.relp_rules import RelPRules
     from edge_circuits.eap.scoring import score
     from edge_circuits.eap.verification import verify
     from edge_circuits.graphs.circuit import Circuit
@@ -35,10 +44,19 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.scores import ScoredGraph
 
 __all__ = [
+    "EAP",
     "Circuit",
+    "CleanCorrupted",
+    "Exact",
     "Graph",
+    "HeadImportance",
+    "InformationFlow",
+    "IntegratedGradients",
+    "LearnedMask",
+    "Method",
     "PromptPairs",
-    "RelPRules",
+    "Random",
+    "RelP",
     "ScoredGraph",
     "discover",
     "error_bars",
@@ -59,7 +77,16 @@ _MODULES = {
     "Circuit": "graphs.circuit",
     "Graph": "graphs.graph",
     "PromptPairs": "graphs.prompts.pairs",
-    "RelPRules": "eap.relp_rules",
+    "CleanCorrupted": "eap.methods.clean_corrupted",
+    "EAP": "eap.methods.edge_attribution_patching",
+    "Exact": "eap.methods.exact",
+    "HeadImportance": "eap.methods.head_importance",
+    "InformationFlow": "eap.methods.information_flow",
+    "IntegratedGradients": "eap.methods.integrated_gradients",
+    "LearnedMask": "eap.methods.learned_mask",
+    "Method": "eap.methods.method",
+    "Random": "eap.methods.random_scores",
+    "RelP": "eap.methods.relp",
     "ScoredGraph": "graphs.scores",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",

@@ -12,8 +12,10 @@
 | log_probability         | log of the probability of the answers (minus the NLL)    | nats        | all              |
 | accuracy                | 1 if an answer has a larger logit than all wrong answers | share right | reports          |
 | top_accuracy            | 1 if an answer has the largest logit of the vocabulary   | share right | reports          |
+| kl                      | minus the KL divergence from the whole model on clean    | nats        | refinement       |
 
-`KLDivergence(pairs, logits)` compares with reference logits and is no task metric. A metric may say
+Wherever a metric is taken, its name may be given (`as_metric`). `KLDivergence(pairs, logits)` compares with reference logits; "kl" is
+that from the whole model on the clean prompts. A metric may say
 `zero_gradient_at_clean = True` (with `zero_gradient_reason`): its gradient on the clean prompt is zero, so that
 attribution with it would score every edge zero, and `eap.score` refuses it.
 """
@@ -30,6 +32,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.prompts.pairs import in_order
+from edge_circuits.graphs.running.patching import answer_rows, trimmed
+
+KL = "kl"
+MAX_TOKENS = 2048
 
 Metric: TypeAlias = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
 
@@ -67,6 +75,30 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
         raise ValueError(
             f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it."
         )
+
+
+def as_metric(metric: Metric | str, transformer: Transformer, pairs: PromptPairs) -> Metric:
+    """The metric of a name, "kl" included, or the metric that is given.
+
+    Args:
+        transformer: for "kl", the model from which the divergence is.
+        pairs: for "kl", the prompts that it will be asked about.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    if callable(metric):
+        return metric
+    return KLDivergence(pairs, _clean_logits(transformer, pairs)) if metric == KL else load(metric)
+
+
+@torch.no_grad()
+def _clean_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, "pair d_vocab"]:
+    batches = [batch.to(transformer.device) for batch in pairs.batches(max_tokens=MAX_TOKENS)]
+    kept = [
+        transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch)) for batch in batches
+    ]
+    return in_order(batches, [transformer.unembed(each.final[:, 0]) for each in kept])
 
 
 def load(name: str) -> Metric:

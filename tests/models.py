@@ -23,6 +23,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.prompts.pairs import PromptPairs
@@ -148,6 +149,10 @@ def curved(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[
 def one_by_one(metric: Callable[[Tensor, PromptPairs], Tensor], pairs: PromptPairs) -> Callable[[Tensor, int], Tensor]:
     """A metric as the references call it: logits [d_vocab] and a row."""
     return lambda logits, row: metric(logits[None], pairs[[row]])[0]
+
+
+GRADIENT = RelP(norm="exact", activation="exact", gate="exact")
+"""No rule at all: edge attribution patching."""
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

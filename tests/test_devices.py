@@ -6,6 +6,7 @@ No GPU is needed: `pretend_devices` refuses what CUDA would refuse.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from edge_circuits import acdc, eap
-from edge_circuits.eap.methods.registry import METHODS
+from edge_circuits.eap.methods.lookup import find, known
 from edge_circuits.graphs import Circuit, Graph, run
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running.patching import Intervention
@@ -102,12 +103,12 @@ def assert_as_on_the_cpu(kind: str, place: str, call: Call) -> None:
 
 @cache
 def scores(method: str, intervention: str = "patching", kv_destinations: str = "query-head", **rules: str) -> Call:
-    settings = dict(steps=1) if method in ("eap-ig", "eap-ig-activations", "learned-mask") else {}
-    settings |= dict(rules=eap.RelPRules(**rules)) if rules else {}
-    settings |= dict(intervention=intervention, kv_destinations=kv_destinations, quiet=True, token_chunk=7)
+    asked = find(f"{method}:steps=1" if method in ("eap-ig", "eap-ig-activations", "learned-mask") else method)
+    asked = replace(asked, **rules)
+    settings = dict(intervention=intervention, kv_destinations=kv_destinations, quiet=True, token_chunk=7)
 
     def call(model: TransformerBridge) -> Tensor:
-        return eap.score(model, PAIRS, curved, method, **settings).scores
+        return eap.score(model, PAIRS, curved, asked, **settings).scores
 
     return call
 
@@ -122,7 +123,7 @@ def test_a_forward_pass_leaves_each_layer_where_it_is() -> None:
     assert {x.device for x in (*layers, kept.final)} == {block.device for block in transformer.blocks} == {DEVICES[1]}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 @pytest.mark.parametrize(("kind", "place"), CASES)
 def test_scores(kind: str, place: str, method: str) -> None:
     for intervention in ("patching", "mean-positional"):
@@ -164,8 +165,8 @@ def weight_gradients(model: TransformerBridge) -> Tensor:
 
 def nodes(model: TransformerBridge) -> Tensor:
     found = [
-        eap.score_nodes(model, PAIRS, curved, method, direction, rules=rules, batch_size=2, quiet=True).per_prompt
-        for method, rules in (("eap", None), ("relp", eap.RelPRules(attention="secant")))
+        eap.score_nodes(model, PAIRS, curved, method, direction, batch_size=2, quiet=True).per_prompt
+        for method in ("eap", eap.RelP(attention="secant"))
         for direction in ("noising", "denoising")
     ]
     return torch.cat([values.nan_to_num().flatten() for each in found for values in each.values()])

@@ -117,8 +117,8 @@ def other_prompts(group: Group) -> str:
 
 def other_rules(group: Group) -> str:
     """What processes with rules of their own are told."""
-    rules = eap.RelPRules(attention="ah") if group is not None and dist.get_rank(group) else None
-    settings = dict(method="relp", rules=rules, batch_size=2, process_group=group, quiet=True)
+    method = eap.RelP(attention="ah") if group is not None and dist.get_rank(group) else "relp"
+    settings = dict(method=method, batch_size=2, process_group=group, quiet=True)
     return refusal(lambda: eap.score(tiny("gpt2").model, PAIRS, logit_difference, **settings))
 
 

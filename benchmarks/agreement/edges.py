@@ -22,8 +22,9 @@ from torch import Tensor
 from edge_circuits import eap
 from edge_circuits.benchmarks.output.cache import SavedParts, code_digest, model_digest
 from edge_circuits.benchmarks.problems.any_model import Subject
-from edge_circuits.eap.methods.registry import METHODS
-from edge_circuits.eap.relp_rules import RelPRules
+from edge_circuits.eap.methods.lookup import find, known
+from edge_circuits.eap.methods.method import Method
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs import Graph, PromptPairs, ScoredGraph
 from edge_circuits.graphs.correlation import N_RESAMPLES, Agreement, agreement
 from edge_circuits.graphs.model.adapter import adapt
@@ -34,15 +35,13 @@ from edge_circuits.graphs.running.plan import make_plan
 EXACT = "exact"
 ALL, INPUT = "all", "input"
 RULES = {
-    "relp+ah": RelPRules(attention="ah"),
-    "relp+attnlrp": RelPRules(attention="attnlrp"),
-    "relp+secant": RelPRules(attention="secant"),
-    "relp+norm": RelPRules(reader="norm"),
-    "relp+softmax": RelPRules(reader="softmax"),
+    "relp+ah": RelP(attention="ah"),
+    "relp+attnlrp": RelP(attention="attnlrp"),
+    "relp+secant": RelP(attention="secant"),
+    "relp+norm": RelP(reader="norm"),
+    "relp+softmax": RelP(reader="softmax"),
 }
 """RelP with one choice that is not its own; "relp" is RelP's own."""
-WITHOUT_SIGN = ("hisp", "information-flow-routes", "learned-mask")
-ALL_AT_ONCE = ("hisp", "learned-mask")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Settings:
 
     def groups(self, pairs: PromptPairs, method: str = EXACT) -> list[PromptPairs]:
         """The prompts in groups of nearly equal size, each a mixture; all together for a method that does not add up."""
-        return pairs.groups(1 if method in ALL_AT_ONCE else self.n_groups)
+        return pairs.groups(self.n_groups if adds_up(method) else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +92,19 @@ class Compared:
 
 def method_names() -> tuple[str, ...]:
     """All methods of `eap.score` that estimate exact patching, RelP with other rules behind RelP."""
-    names = [name for name in METHODS if name != EXACT]
+    names = [name for name in known() if name != EXACT]
     after = names.index("relp") + 1
     return (*names[:after], *RULES, *names[after:])
+
+
+def named(method: str) -> Method:
+    """The method of a name, those of `RULES` too."""
+    return RULES[method] if method in RULES else find(method)
+
+
+def adds_up(method: str) -> bool:
+    """Whether its scores of groups of prompts add up to those of all; random scores are taken to."""
+    return named(method).additive or method == "random"
 
 
 def edge_classes(graph: Graph) -> dict[str, Bool[Tensor, "source destination"]]:
@@ -143,7 +152,7 @@ def compare(subject: Subject, scores: Scores, exact: Scores, settings: Settings 
     sides = [each.per_group / len(subject.pairs) for each in (scores, exact)]
     if len(sides[0]) != len(sides[1]):  # a method that does not add up
         sides = [side.sum(0, keepdim=True) for side in sides]
-    by_size = scores.method in WITHOUT_SIGN
+    by_size = not named(scores.method).signed
     drawn = {"n_resamples": settings.n_resamples, "seed": settings.seed, "by_size": by_size}
     classes = {
         name: agreement(*(side[:, mask] for side in sides), **drawn)
@@ -198,6 +207,5 @@ def _kind(destination: str) -> str:
 def _score(subject: Subject, group: PromptPairs, method: str) -> ScoredGraph:
     """Scores of one group, with the seconds they took in the metadata."""
     start = time.perf_counter()
-    name = "relp" if method in RULES else method
-    scored = eap.score(subject.model, group, subject.metric, name, rules=RULES.get(method), quiet=True)
+    scored = eap.score(subject.model, group, subject.metric, named(method), quiet=True)
     return ScoredGraph(scored.graph, scored.scores, {**scored.metadata, "seconds": time.perf_counter() - start})

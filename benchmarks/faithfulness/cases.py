@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from edge_circuits import eap
 from edge_circuits.benchmarks import planted
-from edge_circuits.benchmarks.agreement.edges import WITHOUT_SIGN
 from edge_circuits.benchmarks.problems.any_model import subjects
 from edge_circuits.benchmarks.problems.known_circuits import PLANTED, Named
 from edge_circuits.benchmarks.reference import TASKS, load_reference
-from edge_circuits.eap.methods.registry import OF_ALL
+from edge_circuits.eap.methods.lookup import find as find_method
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics, prune
 from edge_circuits.graphs.measures.curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
 from edge_circuits.graphs.measures.quality import Measures, measure
@@ -157,10 +156,11 @@ def find(
         ValueError: There is no such method, or it cannot be asked of the model or with the metric.
     """
     start, draws = time.perf_counter(), range(seed, seed + N_RANDOM) if method == RANDOM else (seed,)
-    settings = dict(intervention=intervention, quiet=True, checkpoint=None if method in OF_ALL else folder)
-    scored = [eap.score(case.model, case.train, case.metric, method, seed=draw, **settings) for draw in draws]
+    asked_of = find_method(method)
+    settings = dict(intervention=intervention, quiet=True, checkpoint=None if asked_of.takes_all else folder)
+    scored = [eap.score(case.model, case.train, case.metric, asked_of.with_seed(draw), **settings) for draw in draws]
     seconds = time.perf_counter() - start
-    ranked = {HELPFUL: "absolute" if method in (*WITHOUT_SIGN, RANDOM) else "negative", LARGEST: "absolute"}
+    ranked = {HELPFUL: "negative" if asked_of.signed and method != RANDOM else "absolute", LARGEST: "absolute"}
     asked = {f"{name} {draw}": one for name in ranked for draw, one in enumerate(scored)}
     by = {key: ranked[key.split()[0]] for key in asked}
     found = curves(case.model, asked, case.test, case.metric, intervention, shares=shares, by=by)

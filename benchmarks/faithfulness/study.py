@@ -27,7 +27,7 @@ from edge_circuits.benchmarks.faithfulness import report as faithfulness_report
 from edge_circuits.benchmarks.faithfulness.cases import Case, cases, find
 from edge_circuits.benchmarks.faithfulness.report import Result
 from edge_circuits.benchmarks.problems.known_circuits import PLANTED
-from edge_circuits.eap.methods.registry import METHODS
+from edge_circuits.eap.methods.lookup import known
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.measures.quality import measure
 from edge_circuits.graphs.running.patching import Intervention
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         nargs="+",
         default=DEFAULT_METHODS,
-        help=f"of {', '.join(METHODS)}; by default {', '.join(DEFAULT_METHODS)}",
+        help=f"of {', '.join(known())}; by default {', '.join(DEFAULT_METHODS)}",
     )
     add("--metric", help="name in edge_circuits.graphs.metrics; by default each task's own")
     add(
@@ -105,8 +105,8 @@ def _make_folder(folder: Path) -> None:
 def _results(given: argparse.Namespace) -> list[Result]:
     """Everything that was asked for."""
     methods = tuple(dict.fromkeys(given.methods))
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise ValueError(f"--methods: expected some of {', '.join(METHODS)}, came {unknown[0]!r}")
+    if unknown := [name for name in methods if name not in known()]:
+        raise ValueError(f"--methods: expected some of {', '.join(known())}, came {unknown[0]!r}")
     if given.intervention not in get_args(Intervention):
         raise ValueError(
             f"--intervention: expected one of {', '.join(get_args(Intervention))}, came {given.intervention!r}"

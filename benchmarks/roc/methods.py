@@ -4,7 +4,7 @@
 
 - Every method of `eap.score` is here under its own name. It is called on one group of prompts at a time: its scores are
   means over prompts, so the groups' means, weighted by their sizes, add up to the scores over all prompts, exactly;
-  and the groups are what the bootstrap draws from. Those in `OF_ALL_PROMPTS` are no such means: they are called once
+  and the groups are what the bootstrap draws from. Those that are not additive are called once
   on all prompts, and have no interval.
 - ACDC gives circuits instead of scores (`edge_circuits.benchmarks.roc.acdc_method`).
 - "random" is the baseline: normal scores, drawn many times. Its figures are means over the draws, its interval holds 95 %
@@ -41,13 +41,10 @@ from edge_circuits.benchmarks.roc.finding import (
     rates_at_k,
 )
 from edge_circuits.benchmarks.statistics.roc_curves import RocCurve, roc_curve
-from edge_circuits.eap.methods.registry import METHODS as SCORING
+from edge_circuits.eap.methods.lookup import find, known
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 
 RANDOM = "random"
-SLOW = ("exact", "learned-mask", *sweeps.NAMES)  # not among the defaults on large graphs
-WITHOUT_METRIC = ("information-flow-routes",)
-OF_ALL_PROMPTS = ("hisp", "learned-mask")  # an absolute value of a sum over prompts; one training
 LARGE = 5000  # edges
 INTERVAL = 0.95
 _EXPECTED = torch.cat((torch.zeros(1), torch.logspace(-6, 0, 61)))  # rates of random scores: equal, at any threshold
@@ -89,7 +86,7 @@ class Scoring:
 
     @property
     def uses_metric(self) -> bool:
-        return self.name not in WITHOUT_METRIC
+        return find(self.name).needs_metric
 
     def n_parts(self, search: Search) -> int:
         return len(self._groups(search))
@@ -107,13 +104,13 @@ class Scoring:
         return measured_scores(search, self.name, scores, [len(group) for group in groups], metric)
 
     def _groups(self, search: Search) -> list[PromptPairs]:
-        return search.problem.pairs.groups(1 if self.name in OF_ALL_PROMPTS else search.settings.n_groups)
+        return search.problem.pairs.groups(search.settings.n_groups if find(self.name).additive else 1)
 
     def _score(self, search: Search, group: PromptPairs) -> ScoredGraph:
         """Scores of one group, with the seconds they took in the metadata."""
         start = time.perf_counter()
-        seed = search.settings.seed
-        scored = eap.score(search.problem.model, group, search.metric, self.name, seed=seed, quiet=True)
+        asked = find(self.name).with_seed(search.settings.seed)
+        scored = eap.score(search.problem.model, group, search.metric, asked, quiet=True)
         about: dict[str, Any] = {**scored.metadata, "seconds": time.perf_counter() - start}
         return ScoredGraph(scored.graph, scored.scores, about)
 
@@ -169,13 +166,17 @@ class Random:
 
 def names() -> tuple[str, ...]:
     """All methods, the baseline last."""
-    return (*(name for name in SCORING if name != RANDOM), *sweeps.NAMES, RANDOM)
+    return (*(name for name in known() if name != RANDOM), *sweeps.NAMES, RANDOM)
 
 
 def default_names(problem: Problem) -> tuple[str, ...]:
     """The methods that are asked when none are named: all, without slow ones if the graph is large."""
     is_large = problem.graph.n_edges > LARGE
-    return tuple(name for name in names() if not (is_large and name in SLOW))
+    return tuple(name for name in names() if not (is_large and _is_slow(name)))
+
+
+def _is_slow(name: str) -> bool:
+    return name in sweeps.NAMES or find(name).slow
 
 
 def method(name: str) -> Method:

@@ -77,7 +77,7 @@ def work(shape: str, device: str, out: str) -> None:
     rows: dict[str, Callable[[], torch.Tensor]] = {
         "EAP": lambda: score("eap").scores,
         "RelP": lambda: score("relp").scores,
-        f"exact, {int(edges.sum())} edges": lambda: score("exact", edges=edges).scores,
+        f"exact, {int(edges.sum())} edges": lambda: score(eap.Exact(edges)).scores,
         f"ACDC with KL on RelP's best {K}": lambda: acdc.refine(model, circuit, pairs, "kl", THRESHOLD, **shared).mask,
     }
     seconds, results = {}, {}

@@ -34,9 +34,9 @@ SHAPES = ("8x16", "8x64")
 WHAT = ("passes", "exact", "acdc", "planted", "processes")
 
 
-def scoring(method: str, **settings: object) -> Callable[[Setup], Callable[[], object]]:
+def scoring(method: str) -> Callable[[Setup], Callable[[], object]]:
     """`eap.score` with a method."""
-    return lambda setup: lambda: eap.score(setup.model, setup.pairs, logit_difference, method, quiet=True, **settings)
+    return lambda setup: lambda: eap.score(setup.model, setup.pairs, logit_difference, method, quiet=True)
 
 
 def circuit_run(setup: Setup) -> Callable[[], object]:
@@ -60,7 +60,7 @@ ROWS: dict[str, Callable[[Setup], Callable[[], object]]] = {
     "forward + backward": forward_backward,
     "EAP": scoring("eap"),
     "RelP": scoring("relp"),
-    "EAP-IG, 5 steps": scoring("eap-ig", steps=5),
+    "EAP-IG, 5 steps": scoring("eap-ig:steps=5"),
     "run, 200 edges": circuit_run,
 }
 

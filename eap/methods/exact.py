@@ -8,50 +8,75 @@ Reference: Conmy et al. 2023, path patching of single edges; Syed, Rager and Con
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
 from edge_circuits.eap.checkpoint import Checkpoint
 from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric, check_values
+from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.incremental import run_candidates
 
 STACKED_TOKENS = 1024
 
 
-@torch.no_grad()
-def exact(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
-    """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
-    full = job.transformer.graph.edge_mask
-    wanted = full if job.edges is None else job.edges.cpu() & full
-    progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
-    if progress.done.all():
+@dataclass(frozen=True, eq=False)
+class Exact(Method):
+    """Exact edge patching.
+
+    Attributes:
+        edges: those to measure, a mask [source destination]; the others score zero. All by default.
+    """
+
+    short_names: ClassVar = {"exact": {}}
+    needs_gradient: ClassVar = False
+    slow: ClassVar = True
+
+    edges: Bool[Tensor, "source destination"] | None = None
+
+    def check_model(self, transformer: Transformer) -> None:
+        """Refuse a mask of another graph."""
+        super().check_model(transformer)
+        expected = tuple(transformer.graph.edge_mask.shape)
+        if self.edges is not None and tuple(self.edges.shape) != expected:
+            raise ValueError(f"edges must be a mask {expected}, got {tuple(self.edges.shape)}.")
+
+    @torch.no_grad()
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+        """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
+        full = job.transformer.graph.edge_mask
+        wanted = full if self.edges is None else self.edges.cpu() & full
+        progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
+        if progress.done.all():
+            return progress.scores
+        cached = CachedRun(job.transformer, full, batch, job.cut(batch))
+        uncut = _values(cached.logits[None], batch, job.metric)
+        n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
+        destinations = wanted.any(0).nonzero()[:, 0].tolist()
+        with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
+            bar.update(int(wanted[:, progress.done].sum()))
+            for destination in destinations:
+                if not progress.done[destination]:
+                    for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
+                        kept = full[:, destination].repeat(len(chosen), 1)
+                        kept[torch.arange(len(chosen)), chosen] = False
+                        values = _values(run_candidates(cached, destination, kept), batch, job.metric)
+                        progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
+                        bar.update(len(chosen))
+                    progress.done[destination] = True
+                    progress.save_now_and_then()
+        progress.save()
         return progress.scores
-    cached = CachedRun(job.transformer, full, batch, job.cut(batch))
-    uncut = _values(cached.logits[None], batch, job.metric)
-    n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
-    destinations = wanted.any(0).nonzero()[:, 0].tolist()
-    with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
-        bar.update(int(wanted[:, progress.done].sum()))
-        for destination in destinations:
-            if not progress.done[destination]:
-                for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
-                    kept = full[:, destination].repeat(len(chosen), 1)
-                    kept[torch.arange(len(chosen)), chosen] = False
-                    values = _values(run_candidates(cached, destination, kept), batch, job.metric)
-                    progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
-                    bar.update(len(chosen))
-                progress.done[destination] = True
-                progress.save_now_and_then()
-    progress.save()
-    return progress.scores
 
 
 def _path(job: Job, batch: PromptPairs) -> Path | None:

@@ -12,26 +12,40 @@ Reference: Michel, Levy and Neubig 2019, equation 2; Conmy et al. 2023, section 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.methods.edge_attribution_patching import eap
+from edge_circuits.eap.methods.edge_attribution_patching import EAP
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 
 
-def hisp(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
-    """Edge importance, never negative, summed over the batch."""
-    graph = job.transformer.graph
-    importance = eap(job, batch).sum(1).abs()
-    importance[0] = torch.inf
-    reader = importance.new_full((graph.n_destinations,), torch.inf)
-    for source in range(1, graph.n_sources):
-        destinations = graph.destinations_of(source)
-        known = reader[destinations]
-        reader[destinations] = torch.where(known.isinf(), importance[source], torch.maximum(known, importance[source]))
-    edges = torch.minimum(importance[:, None], reader)
-    unlimited = edges.isinf()  # input -> logits
-    edges[unlimited] = edges[~unlimited].max() if (~unlimited).any() else 0.0
-    return edges * graph.edge_mask.to(edges.device)
+@dataclass(frozen=True)
+class HeadImportance(Method):
+    """Edge importance, never negative."""
+
+    short_names: ClassVar = {"hisp": {}}
+    signed: ClassVar = False
+    not_additive: ClassVar = "it takes an absolute value of a sum over prompts"
+
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+        """Importance summed over the batch."""
+        graph = job.transformer.graph
+        importance = EAP().scores(job, batch).sum(1).abs()
+        importance[0] = torch.inf
+        of_destination = importance.new_full((graph.n_destinations,), torch.inf)
+        for source in range(1, graph.n_sources):
+            own = graph.destinations_of(source)
+            known = of_destination[own]
+            of_destination[own] = torch.where(
+                known.isinf(), importance[source], torch.maximum(known, importance[source])
+            )
+        edges = torch.minimum(importance[:, None], of_destination)
+        unlimited = edges.isinf()  # input -> logits
+        edges[unlimited] = edges[~unlimited].max() if (~unlimited).any() else 0.0
+        return edges * graph.edge_mask.to(edges.device)

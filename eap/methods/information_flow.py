@@ -2,7 +2,7 @@
 
 A destination reads the sum y of its sources' writes x_s. The proximity of a source is `max(|y| - |y - x_s|, 0)` in the
 L1 norm; its score is its share of the proximities of all sources, averaged over positions. One forward pass of the
-clean prompt, no metric, no corrupted prompt. The letters q, k and v of a layer read the same stream and score alike.
+clean prompt, no metric, no corrupted prompt. The parts q, k and v of a layer read the same stream and score alike.
 
 Heads that write through a post-norm count with their share of the normalised sum. The output bias of attention is
 part of y and of no source.
@@ -12,41 +12,57 @@ Reference: Ferrando and Voita 2024, Information Flow Routes, equations 3 and 4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.transformer import Block, take_rows
+from edge_circuits.graphs.nodes import PARTS
 from edge_circuits.graphs.running.patching import answer_rows
 
 
-@torch.no_grad()
-def information_flow_routes(job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
-    """Shares between 0 and 1, a column summing to at most 1 a prompt; summed over the batch."""
-    transformer, graph = job.transformer, job.transformer.graph
-    embed = job.clean_embed(batch)
-    kept = transformer.forward(embed).to(embed.device)
-    counted = torch.arange(embed.shape[1], device=embed.device) <= batch.positions.to(embed.device)[:, None]
-    scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=torch.promote_types(embed.dtype, torch.float32))
-    scores = scores.to(embed.device)
-    written = [embed[None]]
-    for layer, block in enumerate(transformer.blocks):
-        shares = _shares(torch.cat(written), kept.attention_in[layer], counted)
-        for letter in "qkv":
-            scores[: len(shares), graph.part_destinations(layer, letter)] = shares[:, None]
-        heads = _head_writes(block, kept.z[layer], kept.attention_sum[layer])
-        if graph.mlps:
-            read = torch.cat(written if block.parallel else [*written, heads])
-            shares = _shares(read, kept.mlp_in[layer], counted)
-            scores[: len(shares), graph.mlp_destination(layer)] = shares
-            heads = torch.cat((heads, kept.mlp_out[layer][None]))
-        written.append(heads)
-    rows = answer_rows(batch).to(embed.device)
-    final = torch.stack([take_rows(write, rows) for write in torch.cat(written)])
-    scores[:, -1] = _shares(final, take_rows(kept.final, rows), torch.ones_like(rows, dtype=torch.bool))
-    return scores
+@dataclass(frozen=True)
+class InformationFlow(Method):
+    """Each source's share of what a destination reads, without metric or gradient."""
+
+    short_names: ClassVar = {"information-flow-routes": {}}
+    signed: ClassVar = False
+    needs_gradient: ClassVar = False
+    needs_metric: ClassVar = False
+
+    @torch.no_grad()
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+        """Shares between 0 and 1, a column summing to at most 1 a prompt; summed over the batch."""
+        transformer, graph = job.transformer, job.transformer.graph
+        embed = job.clean_embed(batch)
+        kept = transformer.forward(embed).to(embed.device)
+        counted = torch.arange(embed.shape[1], device=embed.device) <= batch.positions.to(embed.device)[:, None]
+        scores = torch.zeros(
+            graph.n_sources, graph.n_destinations, dtype=torch.promote_types(embed.dtype, torch.float32)
+        )
+        scores = scores.to(embed.device)
+        written = [embed[None]]
+        for layer, block in enumerate(transformer.blocks):
+            shares = _shares(torch.cat(written), kept.attention_in[layer], counted)
+            for part in PARTS:
+                scores[: len(shares), graph.part_destinations(layer, part)] = shares[:, None]
+            heads = _head_writes(block, kept.z[layer], kept.attention_sum[layer])
+            if graph.mlps:
+                read = torch.cat(written if block.parallel else [*written, heads])
+                shares = _shares(read, kept.mlp_in[layer], counted)
+                scores[: len(shares), graph.mlp_destination(layer)] = shares
+                heads = torch.cat((heads, kept.mlp_out[layer][None]))
+            written.append(heads)
+        rows = answer_rows(batch).to(embed.device)
+        final = torch.stack([take_rows(write, rows) for write in torch.cat(written)])
+        scores[:, -1] = _shares(final, take_rows(kept.final, rows), torch.ones_like(rows, dtype=torch.bool))
+        return scores
 
 
 def _head_writes(block: Block, z: Tensor, attention_sum: Tensor) -> Float[Tensor, "head batch pos d_model"]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import check_values
 from edge_circuits.graphs.model.transformer import Activations
@@ -32,25 +35,53 @@ START = 1.0  # gates begin mostly open
 LEARNING_RATE = 0.2
 
 
-def learned_mask(job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
-    """Open probabilities after `steps` steps of Adam over the batches in turn."""
-    edge_mask = job.transformer.graph.edge_mask.to(job.transformer.device)
-    cuts = [job.cut(batch).to(job.transformer.device) for batch in batches]
-    targets = [_ends(job, batch, cut) for batch, cut in zip(batches, cuts)]
-    unit = torch.cat([clean - corrupted for clean, corrupted in targets]).mean().abs().clamp(min=1e-6)
-    logits = torch.full(edge_mask.shape, START, device=edge_mask.device, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=LEARNING_RATE)
-    generator = torch.Generator().manual_seed(job.seed)
-    for step in tqdm(range(job.steps), desc="training", unit="step", leave=False, disable=job.quiet):
-        at = step % len(batches)
-        with torch.enable_grad():
-            gates = hard_concrete(logits, generator) * edge_mask
-            distance = ((_metric(job, batches[at], cuts[at], gates) - targets[at][0]) / unit).square().mean()
-            loss = distance + job.penalty * open_probability(logits)[edge_mask].mean()
-            optimiser.zero_grad()
-            loss.backward()
-        optimiser.step()
-    return (open_probability(logits.detach()) * edge_mask).double().cpu()
+@dataclass(frozen=True)
+class LearnedMask(Method):
+    """Learned gates; takes one batch after the other, so it cannot be shared among processes or resumed.
+
+    Attributes:
+        steps: of training.
+        penalty: the price of keeping all edges, in squared shares of the metric.
+        seed: of the gates' draws.
+    """
+
+    short_names: ClassVar = {"learned-mask": {}}
+    signed: ClassVar = False
+    not_additive: ClassVar = "it is one training on all prompts"
+    needs_gradient: ClassVar = False
+    takes_all: ClassVar = True
+    slow: ClassVar = True
+
+    steps: int = 100
+    penalty: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise ValueError(f"steps must be a positive whole number, got {self.steps!r}.")
+        if not 0 <= self.penalty < float("inf"):
+            raise ValueError(f"penalty must be a number from 0 up, got {self.penalty!r}.")
+
+    def scores_of_all(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
+        """Open probabilities after `steps` steps of Adam over the batches in turn."""
+        edge_mask = job.transformer.graph.edge_mask.to(job.transformer.device)
+        cuts = [job.cut(batch).to(job.transformer.device) for batch in batches]
+        targets = [_ends(job, batch, cut) for batch, cut in zip(batches, cuts)]
+        unit = torch.cat([clean - corrupted for clean, corrupted in targets]).mean().abs().clamp(min=1e-6)
+        logits = torch.full(edge_mask.shape, START, device=edge_mask.device, requires_grad=True)
+        optimiser = torch.optim.Adam([logits], lr=LEARNING_RATE)
+        generator = torch.Generator().manual_seed(self.seed)
+        for step in tqdm(range(self.steps), desc="training", unit="step", leave=False, disable=job.quiet):
+            at = step % len(batches)
+            with torch.enable_grad():
+                gates = hard_concrete(logits, generator) * edge_mask
+                distance = ((_metric(job, batches[at], cuts[at], gates) - targets[at][0]) / unit).square().mean()
+                loss = distance + self.penalty * open_probability(logits)[edge_mask].mean()
+                optimiser.zero_grad()
+                loss.backward()
+            optimiser.step()
+        return (open_probability(logits.detach()) * edge_mask).double().cpu()
 
 
 def hard_concrete(

@@ -91,6 +91,7 @@ class Activations:
     z: list[Tensor] = field(default_factory=list)
     attention_sum: list[Tensor] = field(default_factory=list)
     mlp_in: list[Tensor] = field(default_factory=list)  # residual stream read by the MLP
+    mlp_normed: list[Tensor] = field(default_factory=list)  # the same behind the MLP's norm
     mlp_out: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None  # residual stream read by logits
 
@@ -145,8 +146,11 @@ class Transformer:
         self, resid: Float[Tensor, "*n d_model"], operations: Operations = EXACT
     ) -> Float[Tensor, "*n d_vocab"]:
         """Logits of a residual stream: final norm, unembedding, soft cap."""
-        here = operations.norm(self.final_norm, resid.to(self.W_U.device))
-        logits = _to_vocabulary(here, self.W_U, self.b_U).to(self.device)
+        return self.unembed_normed(operations.norm(self.final_norm, resid.to(self.W_U.device)))
+
+    def unembed_normed(self, normed: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
+        """Logits of a residual stream behind the final norm: unembedding, soft cap."""
+        logits = _to_vocabulary(normed, self.W_U, self.b_U).to(self.device)
         if self.logit_softcap is None:
             return logits
         return torch.tanh(logits / self.logit_softcap) * self.logit_softcap
@@ -199,10 +203,11 @@ class Transformer:
         mlp_in = before if block.parallel else after
         mlp_in = operations.source(layer, "mlp_in", mlp_in)
         mlp_in = mlp_in.view_as(mlp_in)  # a branch of its own: its gradient is the MLP's alone
-        normed = operations.norm(block.mlp_norm, mlp_in)
-        mlp_out = block.mlp(normed, operations, lambda hidden: operations.source(layer, "neurons", hidden))
+        mlp_normed = operations.norm(block.mlp_norm, mlp_in)
+        mlp_out = block.mlp(mlp_normed, operations, lambda hidden: operations.source(layer, "neurons", hidden))
         mlp_out = operations.source(layer, "mlp", operations.norm(block.mlp_post_norm, mlp_out))
         kept.mlp_in.append(mlp_in)
+        kept.mlp_normed.append(mlp_normed)
         kept.mlp_out.append(mlp_out)
         return after + mlp_out
 

@@ -62,13 +62,13 @@ def test_another_question_does_not_read_it(tmp_path: Path) -> None:
     asked = [
         ("exact", logit_difference, {}),
         ("exact", logit_difference, dict(intervention="zero")),
-        ("exact", logit_difference, dict(edges=edges)),
+        (eap.Exact(edges), logit_difference, {}),
         ("exact", logit_difference, dict(pairs=prompt_pairs([6, 6, 4], seed=3))),
         ("eap", logit_difference, {}),
         ("relp", logit_difference, {}),
-        ("relp", logit_difference, dict(rules=eap.RelPRules(attention="ah"))),
-        ("eap-ig", logit_difference, dict(steps=2)),
-        ("eap-ig", logit_difference, dict(steps=2, integration="midpoint")),
+        (eap.RelP(attention="ah"), logit_difference, {}),
+        ("eap-ig:steps=2", logit_difference, {}),
+        ("eap-ig:steps=2,rule=midpoint", logit_difference, {}),
         ("eap", twice, {}),
     ]
     for number, (method, metric, settings) in enumerate(asked):
@@ -101,8 +101,6 @@ def test_a_torn_file_is_refused(tmp_path: Path) -> None:
         scored("eap", logit_difference, tmp_path)
 
 
-def test_settings_of_other_methods_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="edges has no place in method 'eap'; it belongs to exact"):
-        scored("eap", logit_difference, None, edges=Graph.from_model(tiny("attention-only").model).edge_mask)
+def test_a_method_that_takes_all_batches_at_once_has_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint has no place in method 'learned-mask'"):
         scored("learned-mask", logit_difference, tmp_path)

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import curved, logit_difference, one_by_one, prompt_pairs, prompts_of, tiny
+from models import GRADIENT, curved, logit_difference, one_by_one, prompt_pairs, prompts_of, tiny
 from references.exact_reader import exact_reader_scores, single_edge_effects
 from references.lrp import ruled
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.exact_norm import scale_ratio
-from edge_circuits.eap.methods.relp import relp
-from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.norm import Norm
@@ -26,12 +25,12 @@ EVERY = 31  # one edge of so many is checked
 EXACT_NORM = replace(GRADIENT, reader="norm")
 
 
-def scores(kind: str, rules: RelPRules, pairs: PromptPairs = PAIRS, **settings: object) -> tuple[Graph, Tensor]:
+def scores(kind: str, rules: RelP, pairs: PromptPairs = PAIRS, **settings: object) -> tuple[Graph, Tensor]:
     """The graph and the mean edge scores of a tiny model."""
     transformer = adapt(tiny(kind).model, **settings)
     cuts = cut_values(transformer, [pairs], "patching")
-    job = Job(transformer, curved, cuts, "patching", 4, 1, "left", None, 0)
-    return transformer.graph, relp(replace(job, rules=rules), pairs) / len(pairs)
+    job = Job(transformer, curved, cuts, "patching", 4)
+    return transformer.graph, rules.scores(job, pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "neox-parallel", "solu", "layer-norm-pre", "rms-norm-pre"])
@@ -45,7 +44,7 @@ def test_scores_are_those_of_one_edge_at_a_time(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_rules_above_the_reader_stay_what_they_are(kind: str) -> None:
-    rules = RelPRules(reader="norm", gate="exact")
+    rules = RelP(reader="norm", gate="exact")
     graph, found = scores(kind, rules)
     edges, model = graph.edges[::EVERY], tiny(kind).literal
     with ruled(model, "ln", "identity"):
@@ -66,11 +65,11 @@ def test_into_logits_the_score_of_a_linear_metric_is_exact() -> None:
     """Nothing but the norm stands between an edge into `logits` and the logits."""
     transformer = adapt(tiny("gpt2").model)
     cuts = cut_values(transformer, [PAIRS], "patching")
-    job = Job(transformer, logit_difference, cuts, "patching", 64, 1, "left", None, 0)
+    job = Job(transformer, logit_difference, cuts, "patching", 64)
     edges = [edge for edge in transformer.graph.edges if edge.endswith("->logits")]
     exact = single_edge_effects(tiny("gpt2").literal, prompts_of(PAIRS), one_by_one(logit_difference, PAIRS), edges)
     for rules, agrees in ((EXACT_NORM, True), (GRADIENT, False)):
-        found = relp(replace(job, rules=rules), PAIRS)[:, -1] / len(PAIRS)
+        found = rules.scores(job, PAIRS)[:, -1] / len(PAIRS)
         assert ((found - torch.stack(exact)).abs().max() < 1e-12) == agrees
 
 
@@ -89,8 +88,8 @@ def test_a_small_change_scores_as_the_gradient_does() -> None:
         }
         return replace(clean, embed=torch.lerp(clean.embed, far.embed, 1e-6), **lerp)
 
-    job = Job(transformer, curved, nearly_clean, "patching", 64, 1, "left", None, 0)
-    exact, linear = relp(replace(job, rules=EXACT_NORM), PAIRS), relp(replace(job, rules=GRADIENT), PAIRS)
+    job = Job(transformer, curved, nearly_clean, "patching", 64)
+    exact, linear = EXACT_NORM.scores(job, PAIRS), GRADIENT.scores(job, PAIRS)
     assert (exact - linear).abs().max() < 1e-4 * linear.abs().max()
 
 

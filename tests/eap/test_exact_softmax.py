@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import curved, logit_difference, one_by_one, prompt_pairs, prompts_of, tiny
+from models import GRADIENT, curved, logit_difference, one_by_one, prompt_pairs, prompts_of, tiny
 from references.exact_reader import exact_reader_scores, single_edge_effects
 from references.lrp import ruled
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.methods.relp import relp
-from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running.patching import cut_values
@@ -23,12 +22,12 @@ EVERY = 31  # one edge of so many is checked
 EXACT_SOFTMAX = replace(GRADIENT, reader="softmax")
 
 
-def scores(kind: str, rules: RelPRules, token_chunk: int = 4, **settings: object) -> tuple[Graph, Tensor]:
+def scores(kind: str, rules: RelP, token_chunk: int = 4, **settings: object) -> tuple[Graph, Tensor]:
     """The graph and the mean edge scores of a tiny model."""
     transformer = adapt(tiny(kind).model, **settings)
     cuts = cut_values(transformer, [PAIRS], "patching")
-    job = Job(transformer, curved, cuts, "patching", token_chunk, 1, "left", None, 0)
-    return transformer.graph, relp(replace(job, rules=rules), PAIRS) / len(PAIRS)
+    job = Job(transformer, curved, cuts, "patching", token_chunk)
+    return transformer.graph, rules.scores(job, PAIRS) / len(PAIRS)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "qwen3", "attention-only"])
@@ -43,7 +42,7 @@ def test_scores_are_those_of_one_edge_at_a_time(kind: str) -> None:
 
 
 def test_rules_above_the_reader_stay_what_they_are() -> None:
-    graph, found = scores("gpt2", RelPRules(reader="softmax", attention="ah"))
+    graph, found = scores("gpt2", RelP(reader="softmax", attention="ah"))
     edges, model = [edge for edge in graph.edges if edge.endswith(("<q>", "<k>"))][::EVERY], tiny("gpt2").literal
     with ruled(model, "ln", "identity", "ah"):
         expected = exact_reader_scores(model, prompts_of(PAIRS), one_by_one(curved, PAIRS), edges, softmax=True)
@@ -67,12 +66,12 @@ def test_in_the_last_layer_of_attention_alone_the_scores_are_exact() -> None:
     transformer = adapt(tiny("attention-only").model)
     graph, last = transformer.graph, transformer.graph.n_layers - 1
     cuts = cut_values(transformer, [PAIRS], "patching")
-    job = Job(transformer, logit_difference, cuts, "patching", 64, 1, "left", None, 0)
+    job = Job(transformer, logit_difference, cuts, "patching", 64)
     edges = [edge for edge in graph.edges if f"->a{last}" in edge][::5]
     exact = single_edge_effects(
         tiny("attention-only").literal, prompts_of(PAIRS), one_by_one(logit_difference, PAIRS), edges
     )
     for rules, agrees in ((EXACT_SOFTMAX, True), (GRADIENT, False)):
-        found = relp(replace(job, rules=rules), PAIRS) / len(PAIRS)
+        found = rules.scores(job, PAIRS) / len(PAIRS)
         errors = [found[graph.edge_index(edge)] - effect for edge, effect in zip(edges, exact)]
         assert (torch.stack(errors).abs().max() < 1e-12) == agrees

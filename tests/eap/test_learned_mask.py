@@ -57,7 +57,7 @@ def test_training_finds_the_one_path_that_matters() -> None:
 def test_without_a_price_gates_stay_open_and_with_a_high_one_they_close() -> None:
     model, pairs = one_path()
     free, dear = (
-        eap.score(model, pairs, logit_difference, "learned-mask", penalty=penalty, quiet=True)
+        eap.score(model, pairs, logit_difference, eap.LearnedMask(penalty=penalty), quiet=True)
         for penalty in (0.0, 1000.0)
     )
     edges = Graph.from_model(model).edge_mask
@@ -67,7 +67,7 @@ def test_without_a_price_gates_stay_open_and_with_a_high_one_they_close() -> Non
 def test_scores_are_probabilities_that_depend_on_the_seed_alone() -> None:
     model = tiny("attention-only").model
     runs = [
-        eap.score(model, PAIRS, logit_difference, "learned-mask", steps=3, seed=seed, quiet=True) for seed in (1, 1, 2)
+        eap.score(model, PAIRS, logit_difference, eap.LearnedMask(steps=3, seed=seed), quiet=True) for seed in (1, 1, 2)
     ]
     assert torch.equal(runs[0].scores, runs[1].scores) and not torch.equal(runs[0].scores, runs[2].scores)
     assert runs[0].scores.min() >= 0 and runs[0].scores.max() <= 1
@@ -77,7 +77,7 @@ def test_scores_are_probabilities_that_depend_on_the_seed_alone() -> None:
 def test_the_parameters_are_not_trained() -> None:
     model = tiny("gpt2").model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    eap.score(model, PAIRS, logit_difference, "learned-mask", steps=2, quiet=True)
+    eap.score(model, PAIRS, logit_difference, eap.LearnedMask(steps=2), quiet=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -85,9 +85,4 @@ def test_the_parameters_are_not_trained() -> None:
 @pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf")])
 def test_a_penalty_is_a_number_from_0_up(penalty: float) -> None:
     with pytest.raises(ValueError, match="penalty must be a number from 0 up, got"):
-        eap.score(tiny("gpt2").model, PAIRS, logit_difference, "learned-mask", penalty=penalty)
-
-
-def test_other_methods_have_no_penalty() -> None:
-    with pytest.raises(ValueError, match="penalty has no place in method 'eap'; it belongs to learned-mask"):
-        eap.score(tiny("gpt2").model, PAIRS, logit_difference, "eap", penalty=1.0)
+        eap.LearnedMask(penalty=penalty)

@@ -22,7 +22,7 @@ TOLERANCE = 1e-9  # of the largest score; both sides are float64
 
 
 def scored(
-    kind: str, method: str, pairs: PromptPairs = PAIRS, metric: Callable = curved, **settings: object
+    kind: str, method: str | eap.Method, pairs: PromptPairs = PAIRS, metric: Callable = curved, **settings: object
 ) -> ScoredGraph:
     """A method's scores of a tiny model, in float64."""
     return eap.score(tiny(kind).model, pairs, metric, method, quiet=True, **settings)
@@ -98,28 +98,28 @@ def slow_metric(kind: str, pairs: PromptPairs, metric: Callable, kept: Mapping[s
 @pytest.mark.parametrize("kind", SHAPES)
 def test_integrated_gradients_are_the_mean_of_the_points(kind: str) -> None:
     expected = slow_integrated(kind, PAIRS, curved, [0, 1 / 3, 2 / 3], activations=False)
-    assert error(scored(kind, "eap-ig", steps=3), expected) < TOLERANCE
+    assert error(scored(kind, "eap-ig:steps=3"), expected) < TOLERANCE
 
 
 def test_midpoints_lie_between() -> None:
     expected = slow_integrated("gpt2", PAIRS, curved, [0.25, 0.75], activations=False)
-    assert error(scored("gpt2", "eap-ig", steps=2, integration="midpoint"), expected) < TOLERANCE
+    assert error(scored("gpt2", "eap-ig:steps=2,rule=midpoint"), expected) < TOLERANCE
 
 
 def test_more_points_than_are_held_at_once_give_the_mean() -> None:
     expected = slow_integrated("attention-only", PAIRS, curved, [k / 7 for k in range(7)], activations=False)
-    assert error(scored("attention-only", "eap-ig", steps=7), expected) < TOLERANCE
+    assert error(scored("attention-only", "eap-ig:steps=7"), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_integrated_gradients_over_activations(kind: str) -> None:
     expected = slow_integrated(kind, PAIRS, curved, [0, 0.5], activations=True)
-    assert error(scored(kind, "eap-ig-activations", steps=2), expected) < TOLERANCE
+    assert error(scored(kind, "eap-ig-activations:steps=2"), expected) < TOLERANCE
 
 
 def test_integrated_gradients_to_zero() -> None:
     expected = slow_integrated("gpt2", PAIRS, curved, [0, 0.5], activations=True, intervention="zero")
-    assert error(scored("gpt2", "eap-ig-activations", steps=2, intervention="zero"), expected) < TOLERANCE
+    assert error(scored("gpt2", "eap-ig-activations:steps=2", intervention="zero"), expected) < TOLERANCE
 
 
 @pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
@@ -128,9 +128,7 @@ def test_last_layer_mlp_scores_complete_the_difference() -> None:
     cut = {edge: float(edge != "m2->logits") for edge in scored("gpt2", "random").graph.edges}
     effect = slow_metric("gpt2", PAIRS, curved, cut) - slow_metric("gpt2", PAIRS, curved, dict.fromkeys(cut, 1.0))
     gaps = {
-        (rule, steps): abs(
-            scored("gpt2", "eap-ig-activations", steps=steps, integration=rule).score("m2->logits") - effect
-        )
+        (rule, steps): abs(scored("gpt2", f"eap-ig-activations:steps={steps},rule={rule}").score("m2->logits") - effect)
         for rule, steps in (("left", 4), ("left", 40), ("midpoint", 4), ("midpoint", 40))
     }
     assert gaps["left", 40] < 0.15 * gaps["left", 4]  # order one
@@ -141,9 +139,7 @@ def test_last_layer_mlp_scores_complete_the_difference() -> None:
 def test_input_edges_complete_the_difference_of_the_prompts() -> None:
     """The edges out of `input` hold the whole gradient at the embedding, so they sum to the whole difference."""
     whole = run_mean("gpt2", Circuit.empty) - run_mean("gpt2", Circuit.full)
-    sums = {
-        steps: scored("gpt2", "eap-ig", steps=steps, integration="midpoint").scores[0].sum().item() for steps in (8, 80)
-    }
+    sums = {steps: scored("gpt2", f"eap-ig:steps={steps},rule=midpoint").scores[0].sum().item() for steps in (8, 80)}
     assert abs(sums[80] - whole) < 1e-3 * abs(whole)
     assert abs(sums[80] - whole) < 0.1 * abs(sums[8] - whole)
 
@@ -156,7 +152,7 @@ def run_mean(kind: str, circuit: Callable[[Graph], Circuit]) -> float:
 def test_one_left_point_is_the_gradient_at_the_cut_prompt() -> None:
     """... which with EAP on exchanged prompts has the opposite change."""
     swapped = scored("llama", "eap", PAIRS.swapped())
-    assert relative_error(scored("llama", "eap-ig", steps=1).scores, -swapped.scores) < TOLERANCE
+    assert relative_error(scored("llama", "eap-ig:steps=1").scores, -swapped.scores) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -206,7 +202,7 @@ def test_exact_with_key_value_heads_cuts_the_shared_reader() -> None:
 def test_exact_of_some_edges_equals_exact_of_all() -> None:
     every = scored("gpt2", "exact").scores
     chosen = torch.rand(every.shape, generator=torch.Generator().manual_seed(0)) < 0.1
-    some = scored("gpt2", "exact", edges=chosen).scores
+    some = scored("gpt2", eap.Exact(chosen)).scores
     torch.testing.assert_close(some, every * chosen, rtol=0, atol=1e-12)
 
 
@@ -311,9 +307,9 @@ def broken_metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
 
 
 def test_random_scores_depend_on_the_seed_alone() -> None:
-    one = scored("gpt2", "random", seed=5)
-    assert torch.equal(one.scores, scored("gpt2", "random", RAGGED, seed=5, batch_size=1).scores)
-    assert not torch.equal(one.scores, scored("gpt2", "random", seed=6).scores)
+    one = scored("gpt2", "random:seed=5")
+    assert torch.equal(one.scores, scored("gpt2", "random:seed=5", RAGGED, batch_size=1).scores)
+    assert not torch.equal(one.scores, scored("gpt2", "random:seed=6").scores)
     assert one.values.mean().abs() < 4 / math.sqrt(one.graph.n_edges)
     assert one.values.std().item() == pytest.approx(1, abs=0.15)
 
@@ -349,13 +345,14 @@ def test_equal_prompts_score_zero(method: str) -> None:
 
 
 def test_results_name_their_settings() -> None:
-    assert scored("attention-only", "eap-ig", steps=3, integration="midpoint").metadata["settings"] == {
+    assert scored("attention-only", "eap-ig:steps=3,rule=midpoint").metadata["settings"] == {
         "intervention": "patching",
         "n_prompts": 2,
         "steps": 3,
-        "integration": "midpoint",
+        "rule": "midpoint",
+        "at": "inputs",
     }
-    assert scored("attention-only", "random", seed=9).metadata["settings"]["seed"] == 9
+    assert scored("attention-only", "random:seed=9").metadata["settings"]["seed"] == 9
     assert scored("attention-only", "eap-ig").metadata["settings"]["steps"] == 5
 
 
@@ -363,23 +360,25 @@ def test_results_name_their_settings() -> None:
     ("method", "settings", "message"),
     [
         ("eag", {}, "method is one of eap, .*got 'eag'"),
-        ("eap", {"steps": 5}, "steps has no place in method 'eap'"),
-        ("exact", {"steps": 0}, "steps has no place in method 'exact'"),
-        ("eap-ig", {"steps": 0}, "steps must be a positive whole number, got 0"),
-        ("eap-ig", {"steps": 1001}, "steps is 1001; more than 1000 points add cost and no accuracy"),
-        ("eap-ig-activations", {"steps": 5000}, "steps is 5000; more than 1000 points"),
-        ("eap-ig", {"integration": "right"}, "integration is 'left' or 'midpoint', got 'right'"),
+        ("eap:steps=5", {}, "method 'eap' has no setting 'steps'; it has reader"),
+        ("eap-ig:steps=0", {}, "steps must be a positive whole number, got 0"),
+        ("eap-ig:steps=many", {}, "method 'eap-ig': expected a number for steps, got 'many'"),
+        ("eap-ig:steps=1001", {}, "steps is 1001; more than 1000 points add cost and no accuracy"),
+        ("eap-ig-activations:steps=5000", {}, "steps is 5000; more than 1000 points"),
+        ("eap-ig:rule=right", {}, "rule is one of left, midpoint; got 'right'"),
         ("eap", {"intervention": "noise"}, "intervention is one of patching, zero, .*got 'noise'"),
         ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
-        ("exact", {"edges": torch.ones(2, 2, dtype=torch.bool)}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
+        (eap.Exact(torch.ones(2, 2, dtype=torch.bool)), {}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
     ],
 )
-def test_bad_settings_are_refused(method: str, settings: dict, message: str, without_type_checks: None) -> None:
+def test_bad_settings_are_refused(
+    method: str | eap.Method, settings: dict, message: str, without_type_checks: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         scored("attention-only", method, **settings)
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "hisp"])
+@pytest.mark.parametrize("method", ["eap", "relp", "hisp"])
 def test_a_metric_without_gradient_at_clean_is_refused(method: str) -> None:
     def flat(logits: Tensor, pairs: PromptPairs) -> Tensor:
         return logits.sum(1)
@@ -387,7 +386,8 @@ def test_a_metric_without_gradient_at_clean_is_refused(method: str) -> None:
     flat.zero_gradient_at_clean = True
     with pytest.raises(ValueError, match="gradient on the clean prompt is zero .*method='exact'"):
         scored("attention-only", method, metric=flat)
-    assert scored("attention-only", "exact", metric=flat).scores.any()
+    for other in ("exact", "eap-ig", "eap-ig-activations", "clean-corrupted"):  # they look elsewhere too
+        assert scored("attention-only", other, metric=flat).scores.any()
 
 
 def test_exact_refuses_a_metric_that_is_not_one_value_a_prompt() -> None:

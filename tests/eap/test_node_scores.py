@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from models import RAGGED, curved, logit_difference, one_by_one, prompts_of, tiny
+from models import GRADIENT, RAGGED, curved, logit_difference, one_by_one, prompts_of, tiny
 from references.lrp import ruled
 from references.nodes import node_scores
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.methods.relp import relp
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.eap.node_scores import NodeScores, score_nodes
-from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.patching import cut_values
 
 KINDS = ("gpt2", "gemma2", "neox-parallel", "attention-only", "rms-gated-grouped")
-RULES = {"eap": GRADIENT, "relp": RelPRules()}
+RULES = {"eap": GRADIENT, "relp": RelP()}
 
 
 def nodes(
-    kind: str, method: str = "eap", direction: str = "noising", pairs: PromptPairs = RAGGED, **settings: object
+    kind: str, method: RelP | str = "eap", direction: str = "noising", pairs: PromptPairs = RAGGED, **settings: object
 ) -> NodeScores:
     """Scores of a tiny model."""
     return score_nodes(tiny(kind).model, pairs, curved, method, direction, quiet=True, **settings)
@@ -51,8 +48,8 @@ def test_scores_are_the_literal_derivatives(kind: str, method: str) -> None:
 def test_a_source_is_worth_the_sum_of_its_edges(kind: str, method: str) -> None:
     transformer = adapt(tiny(kind).model)
     graph = transformer.graph
-    job = Job(transformer, curved, cut_values(transformer, [RAGGED], "patching"), "patching", 64, 1, "left", None, 0)
-    by_source = (relp(replace(job, rules=RULES[method]), RAGGED)).sum(1)
+    job = Job(transformer, curved, cut_values(transformer, [RAGGED], "patching"), "patching", 64)
+    by_source = RULES[method].scores(job, RAGGED).sum(1)
     found = {name: value.nan_to_num().sum((0, -1)) for name, value in nodes(kind, method).per_prompt.items()}
     assert (found["resid_pre"][0] - by_source[0]).abs() < 1e-10 * by_source.abs().max()
     for layer in range(graph.n_layers):
@@ -108,20 +105,20 @@ def test_kinds_of_node_by_architecture() -> None:
 
 
 def test_results_name_their_rules() -> None:
-    metadata = nodes("gpt2", "relp", rules=RelPRules(attention="secant")).metadata
-    assert metadata["rules"]["attention"] == "secant"
+    metadata = nodes("gpt2", RelP(attention="secant")).metadata
+    assert metadata["settings"]["attention"] == "secant"
     assert (metadata["method"], metadata["direction"], metadata["n_prompts"]) == ("relp", "noising", 4)
 
 
 def test_bad_input_is_refused(without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="method is one of eap, relp for nodes; got 'exact'"):
+    with pytest.raises(
+        ValueError, match="method is one of a single backward pass for nodes, such as 'relp' or 'eap'; got 'exact'"
+    ):
         nodes("gpt2", "exact")
     with pytest.raises(ValueError, match="direction is one of noising, denoising; got 'up'"):
         nodes("gpt2", direction="up")
-    with pytest.raises(ValueError, match="rules are for method='relp'"):
-        nodes("gpt2", rules=RelPRules())
     with pytest.raises(ValueError, match="reader 'norm' is about edges"):
-        nodes("gpt2", "relp", rules=RelPRules(reader="norm"))
+        nodes("gpt2", RelP(reader="norm"))
     with pytest.raises(ValueError, match="kind is one of resid_pre, .*; got 'resid'"):
         nodes("gpt2").mean("resid")
 

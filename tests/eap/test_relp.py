@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from models import (
+    GRADIENT,
     KINDS,
     RAGGED,
     build,
@@ -24,8 +25,7 @@ from references.lrp import ruled
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.methods.relp import relp
-from edge_circuits.eap.relp_rules import GRADIENT, RelPRules
+from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.prompts.pairs import PromptPairs
@@ -39,7 +39,7 @@ ALONE = [("norm", "ln"), ("activation", "identity"), ("attention", "ah"), ("atte
 
 def scores(
     kind: str,
-    rules: RelPRules,
+    rules: RelP,
     pairs: PromptPairs = PAIRS,
     metric: Callable = logit_difference,
     intervention: str = "patching",
@@ -48,14 +48,15 @@ def scores(
 ) -> tuple[Graph, Tensor]:
     """The graph and the mean edge scores of a tiny model."""
     transformer = adapt(tiny(kind).model, kv_destinations=kv_destinations)
+    rules.check_model(transformer)
     batches = pairs.batches(3)
     cuts = cut_values(transformer, batches, intervention)
-    job = Job(transformer, metric, cuts, intervention, token_chunk, 1, "left", None, 0)
-    return transformer.graph, sum(relp(replace(job, rules=rules), batch) for batch in batches) / len(pairs)
+    job = Job(transformer, metric, cuts, intervention, token_chunk)
+    return transformer.graph, sum(rules.scores(job, batch) for batch in batches) / len(pairs)
 
 
 def literal_scores(
-    kind: str, rules: RelPRules, pairs: PromptPairs = PAIRS, metric: Callable = logit_difference, **settings: object
+    kind: str, rules: RelP, pairs: PromptPairs = PAIRS, metric: Callable = logit_difference, **settings: object
 ) -> dict[str, float]:
     """The same from the literal model, by edge name."""
     model = tiny(kind).literal
@@ -72,8 +73,8 @@ def error(graph: Graph, found: Tensor, expected: dict[str, float]) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_default_rules_give_the_literal_scores(kind: str) -> None:
-    graph, found = scores(kind, RelPRules(), RAGGED, curved)
-    assert error(graph, found, literal_scores(kind, RelPRules(), RAGGED, curved)) < TOLERANCE
+    graph, found = scores(kind, RelP(), RAGGED, curved)
+    assert error(graph, found, literal_scores(kind, RelP(), RAGGED, curved)) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -87,13 +88,13 @@ def test_each_rule_alone_gives_the_literal_scores(kind: str, rule: tuple[str, st
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 @pytest.mark.parametrize("attention", ["ah", "attnlrp"])
 def test_all_rules_together_give_the_literal_scores(kind: str, attention: str) -> None:
-    rules = RelPRules(attention=attention, gate="all")
+    rules = RelP(attention=attention, gate="all")
     graph, found = scores(kind, rules)
     assert error(graph, found, literal_scores(kind, rules)) < TOLERANCE
 
 
 def test_key_value_head_destinations_and_interventions() -> None:
-    rules = RelPRules(attention="attnlrp")
+    rules = RelP(attention="attnlrp")
     settings = {"intervention": "mean-positional"}
     graph, found = scores("qwen3", rules, kv_destinations="kv-head", **settings)
     assert error(graph, found, literal_scores("qwen3", rules, grouped=True, **settings)) < TOLERANCE
@@ -137,15 +138,15 @@ def test_no_rules_at_all_are_edge_attribution_patching() -> None:
 
 
 def test_ah_gives_queries_and_keys_exactly_nothing() -> None:
-    graph, found = scores("gpt2", RelPRules(attention="ah"))
+    graph, found = scores("gpt2", RelP(attention="ah"))
     to_qk = [d for d, name in enumerate(graph.destinations) if name.endswith(("<q>", "<k>"))]
     assert (found[:, to_qk] == 0).all()
     assert (found[:, [d for d in range(graph.n_destinations) if d not in to_qk]] != 0).any(0).all()
 
 
 def test_attnlrp_in_the_last_layer_is_a_quarter_for_queries_and_keys_and_half_for_values() -> None:
-    graph, live = scores("gpt2", RelPRules())
-    _, shared = scores("gpt2", RelPRules(attention="attnlrp"))
+    graph, live = scores("gpt2", RelP())
+    _, shared = scores("gpt2", RelP(attention="attnlrp"))
     for letter, factor in (("q", 0.25), ("k", 0.25), ("v", 0.5)):
         columns = graph.part_destinations(graph.n_layers - 1, letter)
         assert relative_error(shared[:, columns], factor * live[:, columns]) < TOLERANCE
@@ -172,10 +173,10 @@ def test_secant_gives_edges_of_a_linear_reader_together_their_exact_effect(inter
 
 
 def test_scores_do_not_depend_on_what_was_scored_before() -> None:
-    _, first = scores("llama", RelPRules())
+    _, first = scores("llama", RelP())
     scores("llama", GRADIENT)
-    scores("llama", RelPRules(attention="secant"))
-    assert torch.equal(scores("llama", RelPRules())[1], first)
+    scores("llama", RelP(attention="secant"))
+    assert torch.equal(scores("llama", RelP())[1], first)
 
 
 def test_split_inputs_of_the_model_change_nothing() -> None:
@@ -184,16 +185,14 @@ def test_split_inputs_of_the_model_change_nothing() -> None:
     model.set_use_split_qkv_input(True)
     transformer = adapt(model)
     batches = PAIRS.batches(3)
-    job = Job(
-        transformer, logit_difference, cut_values(transformer, batches, "patching"), "patching", 7, 1, "left", None, 0
-    )
-    found = sum(relp(job, batch) for batch in batches) / len(PAIRS)
-    assert relative_error(found, scores("gpt2", RelPRules())[1]) < TOLERANCE
+    job = Job(transformer, logit_difference, cut_values(transformer, batches, "patching"), "patching", 7)
+    found = sum(RelP().scores(job, batch) for batch in batches) / len(PAIRS)
+    assert relative_error(found, scores("gpt2", RelP())[1]) < TOLERANCE
 
 
 def test_a_rule_without_a_place_is_refused() -> None:
     with pytest.raises(ValueError, match="gate rule 'all' has no place in .*no gated MLP. Use 'half' or 'exact'"):
-        scores("gpt2", RelPRules(gate="all"))
+        scores("gpt2", RelP(gate="all"))
     with pytest.raises(ValueError, match="reader 'norm' has no place in .*no destination has a norm. Use 'linear'"):
-        scores("attention-only", RelPRules(reader="norm"))
-    scores("attention-only", RelPRules())  # RelP's own rules just have nothing to do
+        scores("attention-only", RelP(reader="norm"))
+    scores("attention-only", RelP())  # RelP's own rules just have nothing to do

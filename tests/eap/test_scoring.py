@@ -90,7 +90,7 @@ def test_result_says_where_it_comes_from() -> None:
     assert "GPT2LMHeadModel" in metadata["model"]
     assert metadata["method"] == "eap"
     assert metadata["metric"] == "curved"
-    assert metadata["settings"] == {"intervention": "mean", "n_prompts": len(RAGGED)}
+    assert metadata["settings"] == {"intervention": "mean", "n_prompts": len(RAGGED), "reader": "linear"}
     assert {"torch", "transformer-lens"} <= metadata["versions"].keys()
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from jaxtyping import Float
+from models import prompt_pairs, tiny
 from torch import Tensor
 
-from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.metrics import METRICS, KLDivergence, load, normalised
+from edge_circuits import eap
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, run
+from edge_circuits.graphs.metrics import METRICS, KLDivergence, as_metric, load, logit_difference, normalised
+from edge_circuits.graphs.model.adapter import adapt
 
 # Probabilities 1/2, 1/4, 1/8, 1/16, 1/16 and the uniform fifths, as logits in units of log 2.
 LOG2 = math.log(2)
@@ -262,3 +265,33 @@ def test_normalised_keeps_what_the_metric_says_of_its_gradient() -> None:
 def test_normalising_by_nothing_is_refused(clean: float, corrupted: float) -> None:
     with pytest.raises(ValueError, match="expected two different finite numbers, came"):
         normalised(load("accuracy"), clean, corrupted)
+
+
+# Names where a metric is taken
+
+
+def test_a_name_a_function_and_kl_are_one_look_up() -> None:
+    model, pairs = tiny("gpt2").model, prompt_pairs([6, 3, 5], positions=[-1, -2, -1], seed=5)
+    transformer = adapt(model)
+    assert as_metric("logit_difference", transformer, pairs) is logit_difference
+    assert as_metric(logit_difference, transformer, pairs) is logit_difference
+    clean = run(model, Circuit.full(Graph.from_model(model)), pairs)
+    torch.testing.assert_close(as_metric("kl", transformer, pairs).reference, clean.log_softmax(-1))
+    with pytest.raises(ValueError, match="metric: expected one of logit_difference, .*, came 'loss'"):
+        as_metric("loss", transformer, pairs)
+
+
+def test_scores_with_a_name_are_those_with_the_function() -> None:
+    model, pairs = tiny("attention-only").model, prompt_pairs([4, 3], seed=5)
+    clean = run(model, Circuit.full(Graph.from_model(model)), pairs)
+    for name, function in (("logit_difference", logit_difference), ("kl", KLDivergence(pairs, clean))):
+        scored = [eap.score(model, pairs, metric, "exact", quiet=True).scores for metric in (name, function)]
+        torch.testing.assert_close(*scored)
+    with pytest.raises(ValueError, match="gradient on the clean prompt is zero"):
+        eap.score(model, pairs, "kl", "eap", quiet=True)
+    assert eap.score(model, pairs, "kl", "eap-ig", quiet=True).scores.any()
+    nodes = [
+        eap.score_nodes(model, pairs, metric, quiet=True).mean("heads")
+        for metric in ("logit_difference", logit_difference)
+    ]
+    torch.testing.assert_close(*nodes)

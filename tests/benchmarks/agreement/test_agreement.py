@@ -164,8 +164,7 @@ def test_groups_add_up_to_all_prompts(tmp_path: Path) -> None:
     one, parts = subject(), SavedParts(tmp_path)
     for method in ("eap", "hisp", "relp+ah"):
         scores = score_groups(one, method, parts, Settings(n_groups=3))
-        rules = {"rules": RULES[method]} if method in RULES else {}
-        whole = eap.score(one.model, one.pairs, one.metric, method.split("+")[0], quiet=True, **rules).scores
+        whole = eap.score(one.model, one.pairs, one.metric, RULES.get(method, method), quiet=True).scores
         torch.testing.assert_close(scores.mean, whole, rtol=0, atol=1e-12)
         assert len(scores.per_group) == (1 if method == "hisp" else 3)
 

@@ -62,7 +62,7 @@ def test_random_is_a_mean_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     row = find(case, "random", "patching", seed=4)
     drawn = []
     for seed in (4, 5, 6):
-        scored = eap.score(case.model, case.train, metrics.logit_difference, "random", seed=seed, quiet=True)
+        scored = eap.score(case.model, case.train, metrics.logit_difference, eap.Random(seed), quiet=True)
         drawn.append(curves(case.model, {"x": scored}, case.test, metrics.logit_difference)["x"])
     assert row.figures["cpr"].value == pytest.approx(sum(curve.area("cpr") for curve in drawn) / 3)
     assert torch.allclose(row.faithfulness["helpful"], sum(curve.faithfulness for curve in drawn) / 3)

@@ -166,7 +166,7 @@ def test_a_metric_without_a_gradient_is_told_and_the_others_go_on(capsys: pytest
 
 
 def test_by_default_all_fast_methods_are_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(roc.methods, "SCORING", {"eap": None, "exact": None})
+    monkeypatch.setattr(roc.methods, "known", lambda: {"eap": None, "exact": None})
     monkeypatch.setattr(roc.methods.sweeps, "NAMES", ())
     monkeypatch.setattr(roc.methods, "LARGE", 10)
     assert roc.main(SHORT[3:]) == 0

@@ -14,7 +14,7 @@ from edge_circuits.benchmarks.reference import load_reference
 from edge_circuits.benchmarks.roc import acdc_method as sweeps
 from edge_circuits.benchmarks.roc import methods
 from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
-from edge_circuits.eap.methods.registry import METHODS as SCORING
+from edge_circuits.eap.methods.lookup import known
 from edge_circuits.graphs.metrics import log_probability, logit_difference
 
 
@@ -23,7 +23,7 @@ def find(name: str, tmp_path: Path, **settings: object) -> methods.Finding:
 
 
 def test_every_scoring_method_is_there_and_the_baseline_is_last() -> None:
-    assert set(methods.names()) == {*SCORING, *sweeps.NAMES, "random"}
+    assert set(methods.names()) == {*known(), *sweeps.NAMES, "random"}
     assert methods.names()[-1] == "random"
     assert {type(methods.method(name)) for name in methods.names()} == {methods.Scoring, methods.Random, sweeps.Sweep}
 
@@ -37,10 +37,10 @@ def test_slow_methods_are_left_out_on_large_graphs_only(monkeypatch: pytest.Monk
     problem = toy_problem()
     assert methods.default_names(problem) == methods.names()
     monkeypatch.setattr(methods, "LARGE", problem.graph.n_edges - 1)
-    assert set(methods.names()) - set(methods.default_names(problem)) == set(methods.SLOW)
+    assert set(methods.names()) - set(methods.default_names(problem)) == {"exact", "learned-mask", *sweeps.NAMES}
 
 
-@pytest.mark.parametrize("name", [name for name in SCORING if name != "random"])
+@pytest.mark.parametrize("name", [name for name in known() if name != "random"])
 def test_groups_of_any_size_add_up_to_all_prompts(name: str, tmp_path: Path) -> None:
     """Of a method that is no mean over prompts, all prompts are one group."""
     problem = toy_problem(n_prompts=7)  # in groups of 3, 2 and 2
@@ -50,10 +50,10 @@ def test_groups_of_any_size_add_up_to_all_prompts(name: str, tmp_path: Path) -> 
     at_once = eap.score(problem.model, problem.pairs, logit_difference, name, quiet=True)
     assert torch.allclose(found.scored.scores, at_once.scores.double(), rtol=1e-4, atol=1e-6)
     assert found.scored.metadata["settings"]["n_prompts"] == 7
-    assert (found.low is None) == (name in methods.OF_ALL_PROMPTS)
+    assert (found.low is None) == (name in ("hisp", "learned-mask"))
 
 
-@pytest.mark.parametrize("name", [name for name in SCORING if name != "random"])
+@pytest.mark.parametrize("name", [name for name in known() if name != "random"])
 def test_a_method_without_metric_scores_the_same_with_every_metric(name: str, tmp_path: Path) -> None:
     one = toy_search()
     other = type(one)(one.problem, "log_probability", log_probability, one.settings)

@@ -23,9 +23,9 @@ AttnLRP (propositions 3.1 and 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,6 @@ NormRule = Literal["ln", "exact"]
 ActivationRule = Literal["identity", "exact"]
 AttentionRule = Literal["live", "ah", "attnlrp", "secant"]
 GateRule = Literal["half", "all", "exact"]
-Reader = Literal["linear", "norm", "softmax"]
 
 COEFFICIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: torch.special.ndtr(x),
@@ -60,90 +59,6 @@ class CutHeads(NamedTuple):
 
     q: Float[Tensor, "batch head row d_head"]
     k: Float[Tensor, "batch head pos d_head"]
-
-
-@dataclass(frozen=True)
-class RelPRules:
-    """Which rule is used where. The default is RelP's own: LN, Identity and Half, attention live.
-
-    Attributes:
-        norm: "ln", or "exact", the gradient.
-        activation: "identity", or "exact".
-        attention: "live" (the gradient), "ah", "attnlrp" or "secant".
-        gate: "half"; "all", where the gate act(W_gate x) is a constant; or "exact".
-        reader: how an edge's change passes the destination that it enters. "linear" (published): by the rules
-            above; "norm": exactly through the destination's norm (`edge_circuits.eap.exact_norm`); "softmax": for <q> and <k>
-            exactly through the softmax too (`edge_circuits.eap.exact_softmax`).
-
-    Raises:
-        ValueError: an unknown choice.
-    """
-
-    norm: NormRule = "ln"
-    activation: ActivationRule = "identity"
-    attention: AttentionRule = "live"
-    gate: GateRule = "half"
-    reader: Reader = "linear"
-
-    def __post_init__(self) -> None:
-        for name, choices in get_type_hints(RelPRules).items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(
-                    f"RelPRules: {name} is one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}."
-                )
-
-    @property
-    def name(self) -> str:
-        """Every choice, for tables and metadata: "norm=ln activation=identity attention=live gate=half reader=linear"."""
-        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-
-    def as_dict(self) -> dict[str, str]:
-        """Every choice by name, for metadata."""
-        return asdict(self)
-
-    def operations(self, cut_heads: Sequence[CutHeads] | None = None) -> Operations:
-        """The steps of a forward pass under these rules.
-
-        Args:
-            cut_heads: for attention "secant" alone, which then serves one forward pass; see `cut_heads`.
-        """
-        attention: dict[str, Callable[..., Tensor]] = {
-            "live": exact_attention,
-            "ah": constant_pattern_attention,
-            "attnlrp": shared_attention,
-        }
-        if self.attention == "secant":
-            assert cut_heads is not None, "the secant needs the cut queries and keys"
-            attention["secant"] = SecantAttention(iter(cut_heads))
-        return Operations(
-            constant_scale=self.norm == "ln",
-            activation=identity_activation if self.activation == "identity" else exact_activation,
-            gate={"half": half_gate, "all": constant_gate, "exact": torch.mul}[self.gate],
-            attention=attention[self.attention],
-        )
-
-
-GRADIENT = RelPRules(norm="exact", activation="exact", attention="live", gate="exact")
-"""No rule at all: edge attribution patching."""
-
-
-def check_rules(rules: RelPRules, transformer: Transformer) -> None:
-    """Refuse a rule for which a model has no place.
-
-    RelP's own rules are for models in general and have nothing to do where there is no such step; a choice that
-    departs from them is meant for a step that has to be there.
-
-    Raises:
-        ValueError: gate "all" without a gated MLP, or reader "norm" without a norm before any destination.
-    """
-    blocks = transformer.blocks
-    if rules.gate == "all" and not any(block.mlp is not None and block.mlp.W_gate is not None for block in blocks):
-        raise ValueError(
-            f"gate rule 'all' has no place in {transformer.name}: it has no gated MLP. Use 'half' or 'exact'."
-        )
-    norms = [transformer.final_norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))]
-    if rules.reader == "norm" and not any(norm is not None for norm in norms):
-        raise ValueError(f"reader 'norm' has no place in {transformer.name}: no destination has a norm. Use 'linear'.")
 
 
 class _Identity(torch.autograd.Function):

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import RAGGED, build, tiny
+from models import GRADIENT, RAGGED, build, tiny
 from references import literal
 from torch import Tensor
 
-from edge_circuits.eap.relp_rules import (
+from edge_circuits.eap.methods.relp import RelP
+from edge_circuits.eap.rules import (
     COEFFICIENTS,
-    GRADIENT,
     SECANT_POINTS,
     CutHeads,
-    RelPRules,
     SecantAttention,
     constant_gate,
     constant_pattern_attention,
@@ -198,30 +197,44 @@ def relevance_by_layer(transformer: Transformer, operations: Operations) -> tupl
 def test_relevance_is_conserved_from_layer_to_layer_without_biases(kind: str) -> None:
     """With LN, Identity, Half and AH every step is a linear map with frozen numbers, so x . coefficient is kept."""
     transformer = without_biases(kind)
-    metric, relevances = relevance_by_layer(transformer, RelPRules(attention="ah").operations())
+    metric, relevances = relevance_by_layer(transformer, operations(RelP(attention="ah"), transformer))
     assert max(abs(relevance - float(metric)) for relevance in relevances) < 1e-10 * abs(float(metric))
     for rule in ("norm", "activation", "gate"):
         if (rule == "gate" and kind not in ("llama", "gemma2", "qwen3")) or kind == "attention-only":
             continue
-        _, relevances = relevance_by_layer(transformer, RelPRules(attention="ah", **{rule: "exact"}).operations())
+        _, relevances = relevance_by_layer(
+            transformer, operations(RelP(attention="ah", **{rule: "exact"}), transformer)
+        )
         assert max(abs(relevance - float(metric)) for relevance in relevances) > 1e-4 * abs(float(metric))
 
 
 @pytest.mark.parametrize("attention", ["live", "attnlrp"])
 def test_relevance_is_not_conserved_where_the_pattern_takes_part(attention: str) -> None:
-    metric, relevances = relevance_by_layer(without_biases("gpt2"), RelPRules(attention=attention).operations())
+    transformer = without_biases("gpt2")
+    metric, relevances = relevance_by_layer(transformer, operations(RelP(attention=attention), transformer))
     assert abs(relevances[-1] - float(metric)) < 1e-10 * abs(float(metric))  # the final norm and the unembedding do
     assert abs(relevances[0] - float(metric)) > 1e-3 * abs(float(metric))
 
 
+def operations(method: RelP, transformer: Transformer) -> Operations:
+    """The steps of a method that does not look at prompts."""
+    return method.operations(transformer, RAGGED, lambda: None)
+
+
 def test_rules_are_named_and_compared_by_value() -> None:
-    assert RelPRules() == RelPRules("ln", "identity", "live", "half")
-    assert RelPRules().name == "norm=ln activation=identity attention=live gate=half reader=linear"
-    assert RelPRules(attention="ah").as_dict()["attention"] == "ah"
-    assert GRADIENT.operations() == EXACT
+    assert RelP() == RelP(norm="ln", activation="identity", attention="live", gate="half") and RelP().label == "relp"
+    assert RelP(attention="ah", reader="norm").label == "relp:reader=norm,attention=ah"
+    assert RelP(attention="ah").settings == {
+        "reader": "linear",
+        "norm": "ln",
+        "activation": "identity",
+        "attention": "ah",
+        "gate": "half",
+    }
+    assert operations(GRADIENT, adapt(tiny("gpt2").model)) == EXACT
 
 
 @pytest.mark.parametrize("name", ["norm", "activation", "attention", "gate", "reader"])
 def test_an_unknown_choice_is_refused(name: str, without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match=f"RelPRules: {name} is one of .*; got 'lrp'"):
-        RelPRules(**{name: "lrp"})
+    with pytest.raises(ValueError, match=f"RelP: {name} is one of .*; got 'lrp'"):
+        RelP(**{name: "lrp"})

@@ -1,0 +1,75 @@
+"""How an edge's change passes the destination that it enters: the option `reader=` of methods that take gradients.
+
+| reader    | exact                                        | linear, by the method's gradient or coefficients |
+| --------- | -------------------------------------------- | ------------------------------------------------ |
+| "linear"  | nothing                                      | the destination and all behind it                |
+| "norm"    | the destination's norm                       | all behind the norm                              |
+| "softmax" | the norm; for <q> and <k> the attention head | for <q>, <k>: all behind the head                |
+
+A score is (what the exact part's output changes by when this edge alone is cut) . (coefficient at that output), so none
+of them makes a further pass through the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.eap.attribution import Attribution
+from edge_circuits.eap.context import Job
+from edge_circuits.eap.exact_norm import NormAttribution
+from edge_circuits.eap.exact_softmax import SoftmaxAttribution
+from edge_circuits.eap.gradients import Gradients
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+
+Reader = Literal["linear", "norm", "softmax"]
+
+ATTRIBUTIONS = {"norm": NormAttribution, "softmax": SoftmaxAttribution}
+
+
+def attribute(
+    job: Job,
+    batch: PromptPairs,
+    clean: Activations,
+    cut: Activations,
+    points: Sequence[Gradients],
+    reader: Reader = "linear",
+    constant_scale: bool = False,
+) -> Float[Tensor, "source destination"]:
+    """Edge scores summed over the batch, against gradients averaged over `points`.
+
+    Where heads write through a post-norm, a linear change passes it with its slope at each point.
+
+    Args:
+        points: with gradients inside of the destinations unless the reader is "linear"; one point then.
+        constant_scale: the gradients hold every norm's scale constant (the LN-rule).
+    """
+    if reader != "linear":
+        (point,) = points
+        return ATTRIBUTIONS[reader](job.transformer, clean, cut, [point], True).scores(batch, job.token_chunk)
+    if all(block.attention_post_norm is None for block in job.transformer.blocks):
+        return Attribution(job.transformer, clean, cut, points, constant_scale).scores(batch, job.token_chunk)
+    scores = []
+    for point in points:
+        here = replace(clean, attention_sum=point.activations.attention_sum)
+        attribution = Attribution(job.transformer, here, cut, [point], constant_scale)
+        scores.append(attribution.scores(batch, job.token_chunk))
+    return torch.stack(scores).mean(0)
+
+
+def check_reader(reader: Reader, transformer: Transformer) -> None:
+    """Refuse a reader for which a model has no place.
+
+    Raises:
+        ValueError: reader "norm" without a norm before any destination.
+    """
+    blocks = transformer.blocks
+    norms = [transformer.final_norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))]
+    if reader == "norm" and not any(norm is not None for norm in norms):
+        raise ValueError(f"reader 'norm' has no place in {transformer.name}: no destination has a norm. Use 'linear'.")
