@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_circuits.eap.methods.registry import METHODS
+from edge_circuits.eap.methods.lookup import known
 from edge_circuits.graphs.files.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def colour_of(method: str) -> str:
     """A method's colour, the same in every picture; grey for random scores."""
     if method == "random":
         return GREY
-    known = list(METHODS)
-    return PALETTE[(known.index(method) if method in known else len(known) + len(method)) % len(PALETTE)]
+    names = list(known())
+    return PALETTE[(names.index(method) if method in names else len(names) + len(method)) % len(PALETTE)]
 
 
 def plain(axes: Axes) -> None:

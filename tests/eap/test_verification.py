@@ -12,7 +12,7 @@ from models import bridged, hugging_face, logit_difference, native, prompt_pairs
 from edge_circuits import eap
 from edge_circuits.eap.verification import Check, Verification, verify
 from edge_circuits.graphs import ScoredGraph
-from edge_circuits.graphs.model import adapter
+from edge_circuits.graphs.model import adapter, transformer_bridge
 from edge_circuits.graphs.running import execution, patching
 
 PAIRS = prompt_pairs([7, 5, 6, 5], positions=[-1, -2, -1, -1], seed=5)
@@ -62,8 +62,8 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def faulty(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable) -> Verification:
     """The checks of a model that the adapter reads wrongly."""
-    right = getattr(adapter, name)
-    monkeypatch.setattr(adapter, name, lambda *args, **kwargs: spoil(right(*args, **kwargs)))
+    right = getattr(transformer_bridge, name)
+    monkeypatch.setattr(transformer_bridge, name, lambda *args, **kwargs: spoil(right(*args, **kwargs)))
     return checked(bridged(hugging_face("gpt2").double()))
 
 
@@ -88,7 +88,7 @@ def test_a_padding_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (execution, patching):
         monkeypatch.setattr(module, "answer_rows", last_column)
-    monkeypatch.setattr("eap.gradients.answer_rows", last_column)
+    monkeypatch.setattr("edge_circuits.eap.gradients.answer_rows", last_column)
     result = checked(tiny("gpt2").model)
     assert not named(result, PADDING_CHECK).passed and not named(result, MODEL_CHECK).passed
 
