@@ -31,6 +31,8 @@ from edge_circuits.graphs.model.transformer import Mlp
 
 Activation = Literal["relu", "linear", "jumprelu", "topk", "topk-any", "gated"]
 Normalise = Literal["none", "layer_norm", "unit_norm"]
+Columns = slice | Int[Tensor, " some"]
+ALL = slice(None)
 EPSILON = 1e-5  # of "layer_norm", beside the standard deviation
 
 
@@ -82,9 +84,11 @@ class Coordinates:
         """What a share [*n n_features] of each feature's change adds to the site's value."""
         return change * share.repeat_interleave(self.width, dim=-1)
 
-    def effects(self, change: Tensor, gradient: Float[Tensor, "*n d_site"]) -> Float[Tensor, "*n n_features"]:
-        """What each feature's change is worth: its write . gradient."""
-        return (change * gradient).unflatten(-1, (self.n_features, self.width)).sum(-1)
+    def effects(
+        self, change: Tensor, gradient: Float[Tensor, "*n d_site"], columns: Columns = ALL
+    ) -> Float[Tensor, "*n some"]:
+        """What the change of each feature, or of some, is worth: its write . gradient."""
+        return (change * gradient).unflatten(-1, (self.n_features, self.width)).sum(-1)[..., columns]
 
     def active(self, features: Float[Tensor, "*n d_site"]) -> Float[Tensor, "*n n_features"]:
         """The value of each feature, or its largest coordinate."""
@@ -200,7 +204,7 @@ class Dictionary:
         """The features' values, in the units of the site."""
         x, scale = self._normalised(x)
         linear = x @ self.W_enc
-        values = self._values(linear, slice(None))
+        values = self._values(linear, ALL)
         return values.where(self._active(linear, values), 0) * scale
 
     def decode(self, features: Float[Tensor, "*n n_features"]) -> Float[Tensor, "*n d_site"]:
@@ -211,9 +215,11 @@ class Dictionary:
         """What a share [*n n_features] of each feature's change adds to the site's value."""
         return (change * share) @ self.W_dec
 
-    def effects(self, change: Tensor, gradient: Float[Tensor, "*n d_site"]) -> Float[Tensor, "*n n_features"]:
-        """What each feature's change is worth: its write . gradient."""
-        return change * (gradient @ self.W_dec.T)
+    def effects(
+        self, change: Tensor, gradient: Float[Tensor, "*n d_site"], columns: Columns = ALL
+    ) -> Float[Tensor, "*n some"]:
+        """What the change of each feature, or of some, is worth: its write . gradient."""
+        return change[..., columns] * (gradient @ self.W_dec[columns].T)
 
     def active(self, features: Float[Tensor, "*n n_features"]) -> Float[Tensor, "*n n_features"]:
         """The value of each feature."""
@@ -240,7 +246,7 @@ class Dictionary:
             x = x / scale
         return (x - self.b_dec if self.centred else x), scale
 
-    def _values(self, linear: Tensor, columns: slice | Tensor) -> Tensor:
+    def _values(self, linear: Tensor, columns: Columns) -> Tensor:
         return (linear if self.gate is None else linear * self.gate[0][columns]) + self.b_enc[columns]
 
     def _active(self, linear: Tensor, values: Tensor) -> Bool[Tensor, "*n n_features"]:

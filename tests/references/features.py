@@ -113,3 +113,85 @@ def marks_effects(
         of_features = (cut - features.detach()) * next(slopes)
         effects[place] = of_features, ((error_cut - error.detach()) * next(slopes)).sum(1)
     return effects
+
+
+def integrated_effects(
+    model: Literal,
+    clean: list[int],
+    corrupted: list[int],
+    metric: Callable[[Tensor], Tensor],
+    weights: Weights,
+    at: Place,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Integrated gradients of one site, features and error moved together from clean to corrupted, the left rule."""
+    ends = []
+    for tokens in (clean, corrupted):
+        value = site_values(model, tokens)[at]
+        features = encode(weights, value)
+        ends.append((features, value - decode(weights, features)))
+    slopes = [torch.zeros_like(each) for each in ends[0]]
+    for step in range(steps):
+        share = step / steps
+        leaves = [((1 - share) * now + share * cut).requires_grad_() for now, cut in zip(*ends)]
+
+        def change(place: Place, value: Tensor) -> Tensor:
+            return decode(weights, leaves[0]) + leaves[1] if place == at else value
+
+        for total, slope in zip(slopes, torch.autograd.grad(metric(forward(model, clean, change)), leaves)):
+            total += slope / steps
+    features, error = ((cut - now) * slope for now, cut, slope in zip(*ends, slopes))
+    return features, error.sum(1)
+
+
+def edge_effects(
+    model: Literal,
+    clean: list[int],
+    corrupted: list[int],
+    metric: Callable[[Tensor], Tensor],
+    dictionaries: Mapping[Place, Weights],
+    source: Place,
+    destination: Place,
+) -> Tensor:
+    """Effects [source feature, pos, destination feature] of an MLP's or attention's features on those of a later one.
+
+    The destination's layer reads a stream of its own, equal to the model's, to which the sources' writes are added with
+    strengths; a feature's value there goes on into the metric with the slope that the metric has in it.
+    """
+    values, other = site_values(model, clean), site_values(model, corrupted)
+    kind, layer = destination
+    stream = values[("resid_pre", layer)]
+    if kind == "mlp_out" and not model.parallel:
+        stream = stream + values[("attention_out", layer)]
+    f = encode(dictionaries[source], values[source])
+    change = encode(dictionaries[source], other[source]) - f
+    effects = torch.zeros(f.shape[1], len(f), dictionaries[destination][2].shape[0], dtype=torch.float64)
+    slopes = _slopes(model, clean, metric, dictionaries[destination], destination)
+    for feature in range(f.shape[1]):
+        strengths = torch.zeros(len(f), 1, dtype=torch.float64, requires_grad=True)
+        moved = stream + strengths * change[:, feature : feature + 1] * dictionaries[source][2][feature]
+        if kind == "mlp_out":
+            value = model.mlp(layer, moved)
+        else:
+            value = model.attention_out(
+                layer, sum(model.head(layer, h, moved, moved, moved) for h in range(model.n_heads))
+            )
+        out = encode(dictionaries[destination], value)
+        for into in range(out.shape[1]):
+            worth = (out[:, into] * slopes[:, into]).sum()
+            effects[feature, :, into] = torch.autograd.grad(worth, strengths, retain_graph=True)[0][:, 0]
+    return effects
+
+
+def _slopes(
+    model: Literal, tokens: list[int], metric: Callable[[Tensor], Tensor], weights: Weights, at: Place
+) -> Tensor:
+    """The metric's derivative in each feature of a site: [pos n]"""
+    values = site_values(model, tokens)[at]
+    leaf = encode(weights, values).requires_grad_()
+    error = values - decode(weights, leaf.detach())
+
+    def change(place: Place, value: Tensor) -> Tensor:
+        return decode(weights, leaf) + error if place == at else value
+
+    return torch.autograd.grad(metric(forward(model, tokens, change)), leaf)[0]

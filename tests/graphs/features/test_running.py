@@ -27,6 +27,7 @@ def width_of(kind: str) -> int:
 
 def dictionaries_of(kind: str) -> list[Dictionary]:
     sites = [site for site in SITES if site.kind != "mlp_out" or tiny(kind).literal.mlps]
+    sites.append(Site("resid_post", tiny(kind).literal.n_layers - 1))
     return [random_dictionary(site, width_of(kind), seed=number) for number, site in enumerate(sites)]
 
 

@@ -1,0 +1,366 @@
+"""Scores of edges between features, heads and logits: what a source's change is worth through one destination alone.
+
+    edge (u, i) -> (d, j)  =  sum over positions of  delta f_i W_dec[i] . gradient of [g_j f_j] at the stream that d reads
+
+g_j is the gradient at feature j (`W_dec[j]` . gradient at its site), and f_j is taken through d's own MLP, attention or
+encoder, everything else as it is: a source's direct effect on a destination, as of edges between heads and MLPs. Under LRP
+the coefficients are those of the pass; the activations of dictionaries have coefficient f / x, 1 where they are active.
+
+1. one backward pass gives g_j for every destination (`feature_scores.differentiate_streams`);
+2. each destination takes one vector-Jacobian product through its own layer, apart for what q, k and v read;
+3. all sources that write before it meet its gradient in a small matrix product, in their own columns alone.
+
+Sources and destinations are the nodes of a table, best pruned to those that score high. An error is a source only. A head
+is the group of its mixed values (`heads`). The residual stream's sites cut every path and are refused.
+
+Reference: Marks et al. 2024, section 3.2, for the product; edges here lead from writers to all later readers, as Ge et al.
+2024 and Ameisen et al. 2025 have them for transcoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edge_circuits.eap.feature_scores import Streams, change_of_node, differentiate_streams, values_with
+from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.methods.method import Method
+from edge_circuits.eap.one_pass import OnePass
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
+from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
+from edge_circuits.graphs.features.running import Dissection
+from edge_circuits.graphs.features.sites import Site, gradient_at, read_at
+from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
+from edge_circuits.graphs.model.attention import project, write
+from edge_circuits.graphs.model.operations import EXACT, Operations
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.patching import Intervention
+
+LOGITS = -1
+"""Stands for the site of a destination."""
+PARTS = ("", "q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEdges:
+    """Edges between nodes.
+
+    Attributes:
+        nodes: the table that sources and destinations are of.
+        index: rows of (row of the source in `nodes`; site, feature and part of the destination); the site `LOGITS` is the
+            logits, the part an index of `PARTS`.
+        scores: positive: cutting the edge raises the metric; the mean over prompts.
+    """
+
+    nodes: FeatureNodes
+    index: Int[Tensor, "edge 4"]
+    scores: Float[Tensor, " edge"]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor | slice) -> FeatureEdges:
+        """Some of the edges."""
+        return FeatureEdges(self.nodes, self.index[rows], self.scores[rows], self.metadata)
+
+    @property
+    def names(self) -> list[str]:
+        """ "m0/17@3->m2/5", "z1/2@3->z2/0<k>", "m2/error@4->logits"; the position is the source's."""
+        sources = self.nodes.names
+        return [f"{sources[row]}->{self.destination(*rest)}" for row, *rest in self.index.tolist()]
+
+    def destination(self, site: int, feature: int, part: int) -> str:
+        """The name of a destination."""
+        name = "logits" if site == LOGITS else f"{self.nodes.sites[site].name}/{feature}"
+        return f"{name}<{PARTS[part]}>" if part else name
+
+    def top(self, k: int) -> FeatureEdges:
+        """The k edges with the largest absolute scores, those first."""
+        return self[torch.argsort(self.scores.abs(), descending=True, stable=True)[:k]]
+
+
+class Destination(NamedTuple):
+    """A feature as it is entered, with the positions at which it counts (None: all)."""
+
+    site: int
+    feature: int
+    part: int
+    positions: tuple[int, ...] | None
+
+
+def score_feature_edges(
+    model: nn.Module,
+    dictionaries: Sequence[AnyDictionary],
+    nodes: FeatureNodes,
+    pairs: PromptPairs,
+    metric: Metric | str,
+    method: Method | str = "relp",
+    *,
+    intervention: Intervention = "patching",
+    batch_size: int | None = None,
+) -> FeatureEdges:
+    """Score all edges between some nodes, and from them to the logits.
+
+    Args:
+        nodes: sources, and as far as they are no errors destinations, at sites that a source writes. A destination with
+            several positions among the nodes counts at these.
+        method: "relp", "eap" or another of one backward pass without a reader; or "exact": the destination alone sees the
+            source cut, and the metric is measured. One run for each edge, so for few nodes.
+
+    Returns:
+        The edges whose score is not zero.
+
+    Raises:
+        ValueError: nodes of other dictionaries or of the residual stream, or a method that has no place here.
+    """
+    method = find(method)
+    if not (isinstance(method, Exact) or (isinstance(method, OnePass) and method.reader == "linear")):
+        raise ValueError(
+            f"method: expected one of a single backward pass, or Exact, for edges of features, got {method.label!r}"
+        )
+    if getattr(method, "attention", "") == "secant":
+        raise ValueError("attention rule 'secant' serves one forward pass and has no place here; take another rule")
+    if nodes.sites != tuple(dictionary.site for dictionary in dictionaries):
+        raise ValueError("nodes: expected nodes of these dictionaries in this order, got nodes of other sites")
+    if stream := next((site for site in nodes.sites if not site.is_writer), None):
+        raise ValueError(f"site {stream.name}: expected sites that a source writes for edges, got the residual stream")
+    dissection = Dissection(model, dictionaries, pairs, intervention, batch_size)
+    metric = as_metric(metric, dissection.transformer, pairs)
+    destinations = list(_destinations(dissection, nodes))
+    rank = [_rank(dissection.transformer, site) for site in nodes.sites]
+    last = max(rank) + 1
+    earlier = torch.tensor(
+        [[rank[s] < (last if d.site == LOGITS else rank[d.site]) for s in nodes.index[:, 0]] for d in destinations]
+    )
+    scored = _exact if isinstance(method, Exact) else _attributed
+    total = torch.zeros(len(destinations), len(nodes), dtype=torch.float64)
+    for batch in dissection.batches:
+        with torch.inference_mode(False):
+            total += scored(dissection, nodes, destinations, earlier, batch, metric, method)
+    total = total.where(earlier, 0) / len(pairs)
+    where = total.nonzero()
+    ends = torch.tensor([[d.site, d.feature, d.part] for d in destinations])
+    index = torch.cat((where[:, 1:], ends[where[:, 0]]), dim=1)
+    metadata = {"method": method.name, "settings": method.settings, "metric": metric_name(metric)}
+    metadata |= {"intervention": intervention, "n_prompts": len(pairs)}
+    return FeatureEdges(nodes, index, total[tuple(where.T)], metadata)
+
+
+def _destinations(dissection: Dissection, nodes: FeatureNodes) -> Iterator[Destination]:
+    positions: dict[tuple[int, int], list[int]] = {}
+    for site, position, feature in nodes.index.tolist():
+        if feature != ERROR and nodes.sites[site].kind != "embed":
+            positions.setdefault((site, feature), []).append(position)
+    for (site, feature), at in sorted(positions.items()):
+        parts = (1, 2, 3) if nodes.sites[site].kind in ("z", "attention_out") else (0,)
+        for part in parts:
+            yield Destination(site, feature, part, None if ANY in at else tuple(at))
+    yield Destination(LOGITS, 0, 0, None)
+
+
+def _rank(transformer: Transformer, site: Site) -> int:
+    """A site reads what sites of lower rank write."""
+    if site.kind == "embed":
+        return 0
+    after_attention = site.kind in ("neurons", "mlp_out") and not transformer.blocks[site.layer].parallel
+    return 1 + 2 * site.layer + after_attention
+
+
+def read_through(
+    transformer: Transformer, dictionary: AnyDictionary, streams: Mapping[int, Tensor], operations: Operations
+) -> Tensor:
+    """What a dictionary reads, from the stream that its layer's MLP (part 0) or q, k and v (parts 1 to 3) read."""
+    site, block = dictionary.site, transformer.blocks[dictionary.site.layer]
+    if dictionary.reads != "site":
+        return read_at(block, dictionary.reads, streams[0], operations)
+    if site.kind in ("neurons", "mlp_out"):
+        normed = operations.norm(block.mlp_norm, streams[0])
+        if site.kind == "neurons":
+            return block.mlp.hidden(normed, operations)
+        return operations.norm(block.mlp_post_norm, block.mlp(normed, operations))
+    attention = block.attention
+    q, k, v = (operations.norm(block.attention_norm, streams[part]) for part in (1, 2, 3))
+    q = project(q, attention.W_Q, attention.b_Q)
+    k = attention.per_query_head(project(k, attention.W_K, attention.b_K))
+    v = attention.per_query_head(project(v, attention.W_V, attention.b_V))
+    z = attention.mix(q, k, v, None, operations)
+    if site.kind == "z":
+        return z.flatten(-2)
+    return operations.norm(block.attention_post_norm, write(z, attention.W_O, attention.b_O))
+
+
+def _leaves(kept: Activations, site: Site) -> dict[int, Tensor]:
+    if site.kind in ("neurons", "mlp_out"):
+        return {0: kept.mlp_in[site.layer]}
+    return dict.fromkeys((1, 2, 3), kept.attention_in[site.layer])
+
+
+def _at_positions(value: Tensor, destination: Destination) -> Tensor:
+    """[batch pos ...] with zeros where the destination does not count."""
+    if destination.positions is None:
+        return value
+    counts = torch.zeros(value.shape[1]).to(value)
+    counts[[at for at in destination.positions if at < value.shape[1]]] = 1
+    return value * counts.reshape(-1, *[1] * (value.dim() - 2))
+
+
+# Attribution
+
+
+def _attributed(
+    dissection: Dissection,
+    nodes: FeatureNodes,
+    destinations: Sequence[Destination],
+    earlier: Tensor,
+    batch: PromptPairs,
+    metric: Metric,
+    method: OnePass,
+) -> Float[Tensor, "destination node"]:
+    streams = differentiate_streams(dissection, batch, metric, method)
+    measures = _sources(dissection, nodes, streams, batch)
+    total = torch.zeros(len(destinations), len(nodes), dtype=torch.float64)
+    through: tuple[int, Callable[[Destination], Tensor]] | None = None
+    for row, destination in enumerate(destinations):
+        if destination.site == LOGITS:
+            gradient = streams.whole[-1]
+        else:
+            if through is None or through[0] != destination.site:
+                through = destination.site, _jacobian(dissection, destination.site, streams)
+            gradient = through[1](destination)
+        for site, measure in measures.items():
+            seen = earlier[row] & (nodes.index[:, 0] == site)
+            if seen.any():
+                total[row, nodes.index[:, 0] == site] = measure(gradient).double().cpu()
+    return total
+
+
+def _jacobian(dissection: Dissection, site: int, streams: Streams) -> Callable[[Destination], Tensor]:
+    """From a destination of a site to the gradient of `g_j f_j` at the stream that it reads there."""
+    transformer, dictionary, operations = dissection.transformer, dissection.dictionaries[site], streams.operations
+    gradient = streams.at(transformer, dictionary.site)
+    with torch.enable_grad():
+        leaves = {
+            part: x.detach().clone().requires_grad_() for part, x in _leaves(streams.kept, dictionary.site).items()
+        }
+        read = read_through(transformer, dictionary, leaves, operations)
+    with torch.no_grad():
+        features = dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
+
+    def through(destination: Destination) -> Tensor:
+        one = torch.tensor([destination.feature], device=read.device)
+        with torch.enable_grad():
+            if isinstance(dictionary, Coordinates):
+                columns = slice(destination.feature * dictionary.width, (destination.feature + 1) * dictionary.width)
+                value, slope = read[..., columns], gradient[..., columns]
+            else:
+                value = dictionary.magnitudes(read.to(dictionary.W_dec), one, features[..., one] != 0)
+                slope = gradient.to(dictionary.W_dec) @ dictionary.W_dec[one].T
+            worth = (value * _at_positions(slope, destination)).sum()
+            return torch.autograd.grad(worth, leaves[destination.part], retain_graph=True)[0]
+
+    return through
+
+
+@torch.no_grad()
+def _sources(
+    dissection: Dissection, nodes: FeatureNodes, streams: Streams, batch: PromptPairs
+) -> dict[int, Callable[[Tensor], Float[Tensor, " node"]]]:
+    """For each site, what the changes of its nodes are worth at a gradient of the stream, summed over the batch."""
+    transformer, cuts = dissection.transformer, dissection.cuts(batch)
+
+    def of_site(number: int) -> Callable[[Tensor], Tensor]:
+        dictionary, rows = dissection.dictionaries[number], nodes.index[nodes.index[:, 0] == number, 1:]
+        now, cut = dissection.parts(number, streams.kept), cuts(number)
+        columns, places = rows[:, 1].clamp(min=0).unique(return_inverse=True)
+        columns, change, of_error = columns.to(batch.device), cut.features - now.features, cut.error - now.error
+
+        def measure(stream: Tensor) -> Tensor:
+            gradient = gradient_at(transformer, streams.kept, dictionary.site, stream, streams.operations).to(change)
+            by_feature = dictionary.effects(change, gradient, columns).sum(0)
+            by_position = by_feature[:, places.to(by_feature.device)]
+            if dictionary.has_error:
+                error = (of_error * gradient).sum((0, 2))[:, None]
+                by_position = by_position.where((rows[:, 1] != ERROR).to(error.device), error)
+            at = rows[:, 0].to(by_position.device)
+            there = by_position.gather(0, at.clamp(0, len(by_position) - 1)[None])[0]
+            return torch.where(at == ANY, by_position.sum(0), there.where(at < len(by_position), 0))
+
+        return measure
+
+    return {number: of_site(number) for number in nodes.index[:, 0].unique().tolist()}
+
+
+# Exact patching
+
+
+@torch.no_grad()
+def _exact(
+    dissection: Dissection,
+    nodes: FeatureNodes,
+    destinations: Sequence[Destination],
+    earlier: Tensor,
+    batch: PromptPairs,
+    metric: Metric,
+    method: Exact,
+) -> Float[Tensor, "destination node"]:
+    """Every source cut in what one destination reads, and nowhere else."""
+    transformer, cuts = dissection.transformer, dissection.cuts(batch)
+    kept = dissection.forward(batch.clean, batch)
+    uncut = metric(dissection.logits(kept, batch), batch)
+    total = torch.zeros(len(destinations), len(nodes), dtype=torch.float64)
+    for column, (site, position, feature) in enumerate(nodes.index.tolist()):
+        dictionary = dissection.dictionaries[site]
+        change = change_of_node(dictionary, dissection.parts(site, kept), cuts(site), position, feature)
+        change = _in_stream(transformer, kept, dictionary.site, change)
+        for row in earlier[:, column].nonzero()[:, 0].tolist():
+            at, added = _entering(dissection, kept, destinations[row], change)
+            total[row, column] = (
+                (values_with(dissection, batch, metric, at, added[None])[0] - uncut).sum().double().cpu()
+            )
+    return total
+
+
+def _entering(
+    dissection: Dissection, kept: Activations, destination: Destination, change: Float[Tensor, "batch pos d_model"]
+) -> tuple[Site, Tensor]:
+    """The site, and what its value changes by, when a destination's stream changes."""
+    transformer = dissection.transformer
+    if destination.site == LOGITS:
+        return Site("resid_post", len(transformer.blocks) - 1), change
+    dictionary = dissection.dictionaries[destination.site]
+    streams = _leaves(kept, dictionary.site)
+    moved = streams | {destination.part: streams[destination.part] + change.to(streams[destination.part])}
+    before, after = (
+        dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
+        for read in (read_through(transformer, dictionary, each, EXACT) for each in (streams, moved))
+    )
+    share = torch.zeros(dictionary.n_features).to(after)
+    share[destination.feature] = 1
+    return dictionary.site, _at_positions(dictionary.written(after - before, share), destination)
+
+
+def _in_stream(
+    transformer: Transformer, kept: Activations, site: Site, change: Tensor
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a change of a site's value adds to the residual stream."""
+    if site.kind not in ("z", "neurons"):
+        return change
+    block = transformer.blocks[site.layer]
+    norm = block.attention_post_norm if site.kind == "z" else block.mlp_post_norm
+    added = change @ (block.attention.W_O.flatten(0, 1) if site.kind == "z" else block.mlp.W_out).to(change)
+    if norm is None:
+        return added
+    before = (
+        kept.attention_sum[site.layer]
+        if site.kind == "z"
+        else block.mlp(EXACT.norm(block.mlp_norm, kept.mlp_in[site.layer]))
+    )
+    return EXACT.norm(norm, before + added) - EXACT.norm(norm, before)
