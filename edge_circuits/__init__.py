@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.pruning import prune
     from edge_circuits.graphs.running.execution import run
     from edge_circuits.graphs.scores import ScoredGraph
+    from edge_circuits.page.report import write_page
 
 __all__ = [
     "EAP",
@@ -71,6 +72,7 @@ __all__ = [
     "score_nodes",
     "sweep",
     "verify",
+    "write_page",
 ]
 
 _MODULES = {
@@ -101,5 +103,6 @@ _MODULES = {
     "score_nodes": "eap.node_scores",
     "sweep": "acdc.threshold_sweep",
     "verify": "eap.verification",
+    "write_page": "page.report",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
