@@ -31,7 +31,9 @@ from torch import Tensor
 from edge_circuits.benchmarks.output.tables import table
 from edge_circuits.benchmarks.reference import candidates, load_reference
 from edge_circuits.benchmarks.statistics.roc_curves import ThresholdRoc, roc_curve, threshold_roc
+from edge_circuits.benchmarks.study import DIFFERS, DONE, Study, tell
 from edge_circuits.graphs import Graph, ScoredGraph
+from edge_circuits.graphs.checks import choice, refusal
 
 FOLDER = Path(__file__).parent / "data" / "published"
 SCORES = {
@@ -91,8 +93,7 @@ def published_scores(name: str) -> ScoredGraph:
     Raises:
         ValueError: There are no such scores.
     """
-    if name not in SCORES:
-        raise ValueError(f"unknown scores {name!r}: expected one of {', '.join(SCORES)}")
+    choice("scores", name, SCORES)
     graph = Graph(12, 12)
     scores = torch.zeros(graph.n_sources, graph.n_destinations)
     scores.T[graph.edge_mask.T] = torch.from_numpy(_arrays("gpt2_edge_scores")[name])
@@ -114,7 +115,7 @@ def published_points(name: str, level: Literal["edge", "node"] = "edge") -> Floa
     points = _arrays("acdc_points")
     if f"{name}-{level}" not in points:
         names = sorted(key.removesuffix("-edge") for key in points if key.endswith("-edge"))
-        raise ValueError(f"unknown {level} points {name!r}: expected one of {', '.join(names)}")
+        raise refusal(f"{level} points", f"one of {', '.join(names)}", repr(name))
     return torch.from_numpy(points[f"{name}-{level}"])
 
 
@@ -211,19 +212,24 @@ def report(score: Sequence[Row], point: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; the result is the exit status, 1 when a figure does not come out."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_circuits.benchmarks.published", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="also mask learning, nodes, zero ablation and the older table"
-    )
-    everything = parser.parse_args(arguments).all
-    score, point = ([row for row in rows if everything or row.is_headline] for rows in (score_rows(), point_rows()))
-    print(report(score, point))
-    return 0 if all(figure.agrees for row in (*score, *point) for figure in row.figures) else 1
+def _add(parser: argparse.ArgumentParser) -> None:
+    told = "also mask learning, nodes, zero ablation and the older table"
+    parser.add_argument("--all", action="store_true", help=told)
 
+
+def _work(given: argparse.Namespace) -> int:
+    score, point = ([row for row in rows if given.all or row.is_headline] for rows in (score_rows(), point_rows()))
+    found = [
+        {"of": list(row.labels), "figure": one.name, "here": one.here, "expected": one.expected, "agrees": one.agrees}
+        for row in (*score, *point)
+        for one in row.figures
+    ]
+    tell(given, "published", report(score, point), found)
+    return DONE if all(row["agrees"] for row in found) else DIFFERS
+
+
+STUDY = Study("published", "Published figures, computed again.", ("out",), _add, _work)
+main, parser = STUDY.main, STUDY.parser
 
 if __name__ == "__main__":
     raise SystemExit(main())

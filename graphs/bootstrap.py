@@ -62,3 +62,9 @@ def resampled(
     whole_number("n_resamples", n_resamples, 2)
     groups = edge_groups(scored)
     return (counts @ groups for counts in drawn_counts(len(groups), n_resamples, seed).split(CHUNK))
+
+
+def percentiles(resamples: Float[Tensor, "resample"], confidence: float = 0.95) -> Float[Tensor, "2"]:
+    """The ends of the percentile interval, which leaves an equal share of the samples on each side; NaN is left out."""
+    tail = (1 - confidence) / 2
+    return resamples.nanquantile(resamples.new_tensor([tail, 1 - tail]), dim=0)

@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, percentiles
 from edge_circuits.graphs.checks import between_0_and_1, refusal, whole_number
 
 CHUNK = 32
-N_RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 
@@ -85,7 +85,7 @@ def agreement(
         return [(weights @ side).abs() if by_size else weights @ side for side in sides]
 
     estimate, value = (total[0] for total in totals(torch.ones(1, len(exact), dtype=torch.float64)))
-    drawn = [totals(chunk) for chunk in draws(len(exact), n_resamples, seed).double().split(CHUNK)]
+    drawn = [totals(chunk) for chunk in drawn_counts(len(exact), n_resamples, seed).split(CHUNK)]
     varies = bool(value.max() > value.min())
     slope = (_centred(estimate) @ _centred(value) / _centred(value).square().sum()).item() if varies else None
     return Agreement(
@@ -126,13 +126,6 @@ def ranks(x: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
     return torch.empty_like(shared).scatter_(-1, order, shared)
 
 
-def draws(n_groups: int, n_resamples: int, seed: int) -> Int[Tensor, "draw group"]:
-    """How often each group is drawn in each sample; every row adds up to the number of groups."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(n_groups, (n_resamples, n_groups), generator=generator)
-    return torch.zeros(n_resamples, n_groups, dtype=torch.long).scatter_add_(1, chosen, torch.ones_like(chosen))
-
-
 def _centred(x: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch value"]:
     return x - x.mean(-1, keepdim=True)
 
@@ -149,9 +142,7 @@ def _measured(value: Tensor, drawn: Float[Tensor, "draw"], confidence: float, n_
         return Measured(None, None, None)
     if n_groups < 2 or drawn.isnan().all():
         return Measured(value.item(), None, None)
-    tail = (1 - confidence) / 2
-    low, high = drawn.nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Measured(value.item(), low, high)
+    return Measured(value.item(), *percentiles(drawn, confidence).tolist())
 
 
 def _check(estimates: Tensor, exact: Tensor, n_resamples: int, confidence: float) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.agreement.edges import Settings
-from edge_circuits.benchmarks.problems.any_model import Subject
+from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.eap.node_scores import Direction, score_nodes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.correlation import Agreement, agreement
@@ -51,17 +51,17 @@ class NodeAgreement:
 
 
 def compare_nodes(
-    subject: Subject, direction: Direction, settings: Settings = Settings()
+    problem: Problem, direction: Direction, settings: Settings = Settings()
 ) -> tuple[dict[str, Tensor], list[NodeAgreement]]:
     """The means of exact patching by kind of node, and each method's agreement with it.
 
     Correlations are between means over all prompts, each position counted from the start of its prompt; a prompt adds
     nothing where it has no such position. Intervals are the bootstrap's over prompts.
     """
-    exact = exact_nodes(subject, direction)
+    exact = exact_nodes(problem, direction)
     found = []
     for method in METHODS:
-        scored = score_nodes(subject.model, subject.pairs, subject.metric, method, direction, quiet=True)
+        scored = score_nodes(problem.model, problem.pairs, problem.metric, method, direction, quiet=True)
         drawn = {"n_resamples": settings.n_resamples, "seed": settings.seed}
         per_kind = {
             kind: agreement(*(_shares(values[kind]) for values in (scored.per_prompt, exact)), **drawn)
@@ -72,12 +72,12 @@ def compare_nodes(
 
 
 @torch.no_grad()
-def exact_nodes(subject: Subject, direction: Direction) -> dict[str, Float[Tensor, "pair layer *head pos"]]:
+def exact_nodes(problem: Problem, direction: Direction) -> dict[str, Float[Tensor, "pair layer *head pos"]]:
     """What patching each node does to the metric, with the kinds, shapes and signs of `edge_circuits.eap.node_scores.score_nodes`."""
-    transformer = adapt(subject.model)
-    batches = [batch.to(transformer.device) for batch in subject.pairs.batches(max_tokens=MAX_TOKENS)]
-    parts = [_Patched(transformer, subject, batch, direction).effects() for batch in batches]
-    width = subject.pairs.clean.shape[1]
+    transformer = adapt(problem.model)
+    batches = [batch.to(transformer.device) for batch in problem.pairs.batches(max_tokens=MAX_TOKENS)]
+    parts = [_Patched(transformer, problem, batch, direction).effects() for batch in batches]
+    width = problem.pairs.clean.shape[1]
     padded = [
         {kind: _padded(value, batch, width) for kind, value in part.items()} for part, batch in zip(parts, batches)
     ]
@@ -87,8 +87,8 @@ def exact_nodes(subject: Subject, direction: Direction) -> dict[str, Float[Tenso
 class _Patched:
     """One batch: the run that is patched, and the run that patches come from."""
 
-    def __init__(self, transformer: Transformer, subject: Subject, batch: PromptPairs, direction: Direction) -> None:
-        self.transformer, self.metric, self.batch = transformer, subject.metric, batch
+    def __init__(self, transformer: Transformer, problem: Problem, batch: PromptPairs, direction: Direction) -> None:
+        self.transformer, self.metric, self.batch = transformer, problem.metric, batch
         tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
         self.here, self.there = (self._run(each) for each in tokens)
         self.sign = 1 if direction == "noising" else -1

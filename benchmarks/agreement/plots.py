@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.benchmarks.agreement.edges import ALL, INPUT, RULES, Compared, Scores, edge_classes
+from edge_circuits.benchmarks.agreement.edges import ALL, INPUT, RULES, Compared, edge_classes
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
+from edge_circuits.benchmarks.agreement.report import Result
 from edge_circuits.benchmarks.output.figures import GREY, PALETTE, colour_of, new_figure, panels, plain, write_figure
+from edge_circuits.graphs import ScoredGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,39 +32,36 @@ HEAT_MAPS = ("resid_pre", "attention_out", "mlp_out")
 NOT_DRAWN = ("random", *RULES)
 
 
-def plot_scatter(compared: Sequence[Compared], exact: Scores, path: Path) -> Path:
+def plot_scatter(result: Result, path: Path) -> Path:
     """Draw every edge's estimate over its exact score, a panel a method."""
-    figure, axes = panels(compared, lambda axes, one: _draw_scatter(axes, one, exact), 4.3, 3.7)
+    problem = result.problem
+    classes = edge_classes(problem.graph)
+    figure, axes = panels(result.compared, lambda axes, one: _draw_scatter(axes, one, result.exact, classes), 4.3, 3.7)
     axes[0].legend(fontsize=8, frameon=False, markerscale=2)
-    subject = compared[0].subject
-    figure.suptitle(
-        f"{subject.name}: {subject.graph.n_edges:,} edges, {len(subject.pairs)} prompts, {subject.metric_name}",
-        fontsize=12,
-    )
+    sizes = f"{problem.graph.n_edges:,} edges, {len(problem.pairs)} prompts"
+    figure.suptitle(f"{problem.name}: {sizes}, {problem.metric_name}", fontsize=12)
     return write_figure(figure, path)
 
 
 def plot_interpolation(
-    curves: Mapping[str, Float[Tensor, "share"]], shares: Sequence[float], compared: Sequence[Compared], path: Path
+    curves: Mapping[str, Float[Tensor, "share"]], shares: Sequence[float], result: Result, path: Path
 ) -> Path:
     """Draw the metric of one or more edges over the share by which they are cut, with each method's straight line."""
     figure = new_figure(4.6 * len(curves), 3.8)
-    subject = compared[0].subject
-    drawn = [one for one in compared if not one.by_size and one.scores.method not in NOT_DRAWN]
+    problem = result.problem
+    drawn = [one for one in result.compared if not one.by_size and one.method not in NOT_DRAWN]
     for axes, (edge, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
         axes.plot(shares, values, color="black", linewidth=2, label="measured")
         for one in drawn:
-            score = one.scores.mean[subject.graph.edge_index(edge)].item()
+            score = one.scored.scores[problem.graph.edge_index(edge)].item()
             line = [values[0].item() + share * score for share in shares]
-            axes.plot(
-                shares, line, color=colour_of(one.scores.method), linestyle="--", linewidth=1.2, label=one.scores.method
-            )
+            axes.plot(shares, line, color=colour_of(one.method), linestyle="--", linewidth=1.2, label=one.method)
         axes.set_title(edge, fontsize=10)
         axes.set_xlabel("share of the edge that is cut")
-        axes.set_ylabel(subject.metric_name.replace("_", " "))
+        axes.set_ylabel(problem.metric_name.replace("_", " "))
         plain(axes)
     axes.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{subject.name}: one edge from clean to corrupted", fontsize=12)
+    figure.suptitle(f"{problem.name}: one edge from clean to corrupted", fontsize=12)
     return write_figure(figure, path)
 
 
@@ -115,16 +114,16 @@ def plot_heat_maps(
     return write_figure(figure, path)
 
 
-def _draw_scatter(axes: Axes, compared: Compared, exact: Scores) -> None:
+def _draw_scatter(axes: Axes, compared: Compared, exact: ScoredGraph, classes: Mapping[str, Tensor]) -> None:
     """One method: dots by class of edges, and the line of all of them."""
-    estimates, values = compared.scores.mean, exact.mean
+    estimates, values = compared.scored.scores, exact.scores
     if compared.by_size:
         estimates, values = estimates.abs(), values.abs()
-    for name, mask in edge_classes(compared.subject.graph).items():
+    for name, mask in classes.items():
         if name != ALL:
             axes.scatter(values[mask], estimates[mask], s=9, color=COLOURS[name], alpha=0.5, linewidths=0, label=name)
     whole = compared.classes[ALL]
-    title = compared.scores.method
+    title = compared.method
     if whole.slope is not None:
         ends = [values.min().item(), values.max().item()]
         axes.plot(ends, [whole.intercept + whole.slope * end for end in ends], color="black", linewidth=1)

@@ -1,17 +1,16 @@
-"""Agreement with exact patching as text, CSV and JSON, with what is needed to get it again."""
+"""Agreement with exact patching as a table and as rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_circuits.benchmarks.agreement.edges import Compared, Scores, Settings
+from edge_circuits.benchmarks.agreement.edges import Compared, Settings
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
-from edge_circuits.benchmarks.output.provenance import commit, versions
-from edge_circuits.benchmarks.output.tables import csv_text, table
-from edge_circuits.benchmarks.problems.any_model import Subject
+from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.correlation import Agreement, Measured
 
 LEGEND = """\
@@ -26,15 +25,15 @@ class Result:
     """All that was found for one model and task.
 
     Attributes:
-        exact: Scores of exact edge patching.
+        exact: ScoredGraph of exact edge patching.
         compared: The methods that estimate them.
         left_out: Methods that could not be asked, and why.
         nodes: Node scores; empty if they were not asked for.
     """
 
-    subject: Subject
+    problem: Problem
     settings: Settings
-    exact: Scores
+    exact: ScoredGraph
     compared: Sequence[Compared]
     left_out: dict[str, str]
     nodes: Sequence[NodeAgreement]
@@ -47,23 +46,23 @@ def text(results: Sequence[Result]) -> str:
 
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method and class of edges, and for each method, direction and kind of node; nothing is rounded."""
-    subject = result.subject
+    problem = result.problem
     start = {
-        "model": subject.model_name,
-        "task": subject.task,
-        "metric": subject.metric_name,
-        "n_prompts": len(subject.pairs),
+        "model": problem.model_name,
+        "task": problem.task,
+        "metric": problem.metric_name,
+        "n_prompts": len(problem.pairs),
     }
     start |= {"seed": result.settings.seed}
     found = []
     for one in result.compared:
         about = {
             "what": "edges",
-            "method": one.scores.method,
+            "method": one.method,
             "direction": "noising",
             "by": "size" if one.by_size else "score",
         }
-        about |= {"n_groups": len(one.scores.per_group), "seconds": one.scores.seconds}
+        about |= {"n_groups": one.n_groups, "seconds": one.seconds}
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.classes.items()]
     for one in result.nodes:
         about = {
@@ -71,41 +70,18 @@ def rows(result: Result) -> list[dict[str, Any]]:
             "method": one.method,
             "direction": one.direction,
             "by": "score",
-            "n_groups": len(subject.pairs),
+            "n_groups": len(problem.pairs),
         }
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.per_kind.items()]
     return found
 
 
-def as_csv(results: Sequence[Result]) -> str:
-    """All rows, with the commit and the versions in each."""
-    now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
-    lines = [
-        {name: "" if value is None else value for name, value in (row | now).items()}
-        for result in results
-        for row in rows(result)
-    ]
-    return csv_text(lines)
-
-
-def as_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
-    """All rows, with the settings of the run, the commit and the versions."""
-    content = {
-        "settings": settings,
-        "commit": commit(),
-        "versions": versions(),
-        "rows": [row for result in results for row in rows(result)],
-        "left_out": {result.subject.name: result.left_out for result in results},
-    }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
 def _tables(result: Result) -> str:
-    subject, sizes = result.subject, result.compared[0].classes if result.compared else {}
-    graph = subject.graph
+    problem, sizes = result.problem, result.compared[0].classes if result.compared else {}
+    graph, n_groups = problem.graph, len(problem.pairs.groups(result.settings.n_groups))
     parts = [
-        f"{subject.name}: {graph.n_edges:,} edges, {len(subject.pairs)} {subject.prompts} in {len(result.exact.per_group)} groups, "
-        f"{subject.metric_name}, seed {result.settings.seed}; exact patching took {result.exact.seconds:.1f} seconds"
+        f"{problem.name}: {graph.n_edges:,} edges, {len(problem.pairs)} {problem.prompts} in {n_groups} groups, "
+        f"{problem.metric_name}, seed {result.settings.seed}; exact patching took {result.exact.metadata['seconds']:.1f} seconds"
     ]
     for name in ("pearson", "spearman") if result.compared else ():
         headings = [
@@ -126,13 +102,7 @@ def _edge_cells(compared: Compared, name: str) -> list[str]:
     whole = next(iter(compared.classes.values()))
     cells = [_cell(getattr(agreement, name)) for agreement in compared.classes.values()]
     figures = ["-" if value is None else f"{value:.3g}" for value in (whole.slope, whole.r_squared)]
-    return [
-        compared.scores.method,
-        "|.|" if compared.by_size else "",
-        *cells,
-        *figures,
-        f"{compared.scores.seconds:.2f}",
-    ]
+    return [compared.method, "|.|" if compared.by_size else "", *cells, *figures, f"{compared.seconds:.2f}"]
 
 
 def _node_table(nodes: Sequence[NodeAgreement]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_circuits.benchmarks.faithfulness.cases import HELPFUL, LARGEST, RANDOM, Row
+from edge_circuits.benchmarks.faithfulness.finding import HELPFUL, LARGEST, RANDOM, Row
 from edge_circuits.benchmarks.faithfulness.report import Result
 from edge_circuits.benchmarks.output.figures import GREY, colour_of, new_figure, plain, write_figure
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 PANELS = {HELPFUL: ("most helpful edges first", "cpr", "CPR"), LARGEST: ("largest scores first", "cmd", "CMD")}
 
 
-def plot_case(result: Result, path: Path) -> Path:
+def plot_problem(result: Result, path: Path) -> Path:
     """Draw every method's curves, a panel a ranking, with bands that hold 95 % of the samples of prompts."""
     figure = new_figure(11.0, 4.6)
     for axes, (ranking, (title, name, word)) in zip(figure.subplots(1, 2, sharey=True), PANELS.items()):
         for row in result.rows:
             _draw_curve(axes, row, ranking, f"{row.method}  {row.figures[name].value:.3f}")
         if result.known is not None:
-            at = result.known.circuit.n_edges / result.case.graph.n_edges
+            at = result.known.circuit.n_edges / result.problem.graph.n_edges
             axes.plot(
                 [at],
                 [result.known.faithfulness],
@@ -36,8 +36,8 @@ def plot_case(result: Result, path: Path) -> Path:
                 label="known circuit",
             )
         _finish(axes, title, word)
-    case = result.case
-    title = f"{case.name}: {case.graph.n_edges:,} edges, {len(case.test)} held-out prompts, {case.metric_name}, {result.intervention}"
+    problem = result.problem
+    title = f"{problem.name}: {problem.graph.n_edges:,} edges, {len(problem.held_out)} held-out prompts, {problem.metric_name}, {result.intervention}"
     figure.suptitle(title, fontsize=12)
     return write_figure(figure, path)
 

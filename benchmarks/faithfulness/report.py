@@ -1,15 +1,14 @@
-"""Faithfulness as text, CSV and JSON, with what is needed to get it again."""
+"""Faithfulness as a table and as rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_circuits.benchmarks.faithfulness.cases import FIGURES, N_RANDOM, Case, Row
-from edge_circuits.benchmarks.output.provenance import commit, versions
-from edge_circuits.benchmarks.output.tables import csv_text, table
+from edge_circuits.benchmarks.faithfulness.finding import FIGURES, N_RANDOM, Row
+from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.graphs.measures.curves import Interval
 from edge_circuits.graphs.measures.quality import Measures
 
@@ -22,7 +21,7 @@ are removed. In brackets: 95 % of the bootstrap's samples of held-out prompts; o
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """All that was found in one case.
+    """All that was found in one problem.
 
     Attributes:
         known: Measures of the known circuit; None if none is known.
@@ -30,7 +29,7 @@ class Result:
         left_out: Methods that could not be asked, and why.
     """
 
-    case: Case
+    problem: Problem
     intervention: str
     seed: int
     known: Measures | None
@@ -39,49 +38,27 @@ class Result:
 
 
 def text(results: Sequence[Result]) -> str:
-    """A table of every case, and what the columns are."""
+    """A table of every problem, and what the columns are."""
     return "\n\n".join([*(_table(result) for result in results), LEGEND])
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method, with its curves; nothing is rounded."""
-    case = result.case
+    problem = result.problem
     start = {
-        "model": case.model_name,
-        "task": case.task,
-        "metric": case.metric_name,
+        "model": problem.model_name,
+        "task": problem.task,
+        "metric": problem.metric_name,
         "intervention": result.intervention,
     }
     start |= {
-        "n_prompts": len(case.test),
-        "n_prompts_scored": len(case.train),
-        "n_edges": case.graph.n_edges,
+        "n_prompts": len(problem.held_out),
+        "n_prompts_scored": len(problem.pairs),
+        "n_edges": problem.graph.n_edges,
         "seed": result.seed,
     }
-    start |= {"n_known": None if case.known is None else case.known.n_edges}
+    start |= {"n_known": None if problem.known is None else problem.circuit.n_edges}
     return [start | _of_row(row) for row in result.rows]
-
-
-def as_csv(results: Sequence[Result]) -> str:
-    """All rows, with the commit and the versions in each; curves as JSON in a cell."""
-    now = {"commit": commit() or "", "versions": json.dumps(versions(), sort_keys=True)}
-    lines = [
-        {name: _cell_of(value) for name, value in (row | now).items()} for result in results for row in rows(result)
-    ]
-    return csv_text(lines)
-
-
-def as_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
-    """All rows, with the settings of the run, the commit and the versions."""
-    content = {
-        "settings": settings,
-        "commit": commit(),
-        "versions": versions(),
-        "rows": [row for result in results for row in rows(result)],
-        "known": {result.case.name: _of_known(result.known) for result in results if result.known is not None},
-        "left_out": {result.case.name: result.left_out for result in results},
-    }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _of_row(row: Row) -> dict[str, Any]:
@@ -100,20 +77,17 @@ def _of_row(row: Row) -> dict[str, Any]:
     return content
 
 
-def _of_known(known: Measures) -> dict[str, Any]:
+def known_row(known: Measures) -> dict[str, Any]:
+    """The measures of a known circuit, in types that JSON has."""
     names = ("faithfulness", "completeness", "accuracy", "accuracy_kept", "divergence")
     return {"n_edges": known.circuit.n_edges, **{name: getattr(known, name) for name in names}}
 
 
-def _cell_of(value: Any) -> Any:
-    return "" if value is None else json.dumps(value) if isinstance(value, dict) else value
-
-
 def _table(result: Result) -> str:
-    case = result.case
+    problem = result.problem
     parts = [
-        f"{case.name}: {case.graph.n_edges:,} edges, scored on {len(case.train)} prompts, measured on {len(case.test)} others, "
-        f"{case.metric_name}, {result.intervention}, seed {result.seed}"
+        f"{problem.name}: {problem.graph.n_edges:,} edges, scored on {len(problem.pairs)} prompts, measured on {len(problem.held_out)} others, "
+        f"{problem.metric_name}, {result.intervention}, seed {result.seed}"
     ]
     if (known := result.known) is not None:
         kept = "-" if known.accuracy_kept is None else f"{known.accuracy_kept:.3f}"
@@ -121,7 +95,7 @@ def _table(result: Result) -> str:
             f"known circuit of {known.circuit.n_edges} edges: faithfulness {known.faithfulness:.3f}, completeness "
             f"{known.completeness:.3f}, accuracy kept {kept}, KL {known.divergence:.3f} nats"
         )
-    at = "at k" if case.known is None else f"at k={case.known.n_edges}"
+    at = "at k" if problem.known is None else f"at k={problem.circuit.n_edges}"
     headings = [
         "method",
         *(name.replace("cpr", "CPR").replace("cmd", "CMD").replace("_", " ") for name in FIGURES),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_circuits.graphs import Graph
+from edge_circuits.graphs.checks import refusal
 
 STREAM_NUMBERS, MLP_NUMBERS, RUN_NUMBERS = 24, 3.2, 8  # a token and layer, in units of d and f
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -103,7 +104,7 @@ def size_of(name: str) -> Size:
     if name in SIZES:
         return SIZES[name]
     if not (Path(name) / "config.json").is_file():
-        raise ValueError(f"size: expected one of {', '.join(SIZES)} or a directory with config.json, came {name!r}")
+        raise refusal("size", f"one of {', '.join(SIZES)} or a directory with config.json", repr(name))
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(name, local_files_only=True)

@@ -11,51 +11,60 @@ from __future__ import annotations
 
 import argparse
 
-from edge_circuits.benchmarks.needs.sizes import BYTES, SIZES, size_of
+from edge_circuits.benchmarks.needs.sizes import BYTES, SIZES, Size, size_of
+from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.study import Study, tell
 
 EDGE_COST, TRIED_COST = (
     0.073,
     0.015,
 )  # of plain: an exact edge, an edge tried by ACDC; edge_circuits.benchmarks.speed, GPT-2 small's size
 
-
-def text(name: str, n_tokens: int, token_chunk: int, dtype: str) -> str:
-    """What a size needs, on a line."""
-    size, width = size_of(name), BYTES[dtype]
-    gigabytes = (
-        width * size.weights,
-        size.scoring_bytes(n_tokens, token_chunk, width),
-        size.circuit_bytes(n_tokens, width),
-    )
-    figures = "".join(f"{each / 1e9:12.2f}" for each in gigabytes)
-    operations = f"{size.plain_operations / 1e9:12.1f}{size.scoring_operations / size.plain_operations:10.2f}"
-    passes = f"{size.graph.n_edges * EDGE_COST:14,.0f}{size.graph.n_edges * TRIED_COST:12,.0f}"
-    return f"{name:16}{size.graph.n_edges:12,}{figures}{operations}{passes}"
+HEADINGS = ("", "edges", "weights", "scoring", "circuit", "plain", "scoring / plain", "exact: plain", "ACDC: plain")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_circuits.benchmarks.needs", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", default=list(SIZES), help=f"{', '.join(SIZES)} or directories with config.json"
-    )
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens in a batch (2048)")
-    parser.add_argument("--token-chunk", type=int, default=256, help="of eap.score (256)")
-    parser.add_argument("--dtype", choices=tuple(BYTES), default="bfloat16")
-    parser.add_argument(
-        "--measure", action="store_true", help="also make Llamas of these sizes with random weights, and measure"
-    )
-    given = parser.parse_args(arguments)
-    print(
-        f"{given.tokens} tokens in a batch, token_chunk {given.token_chunk}, {given.dtype}; GB, and 10^9 operations a token"
-    )
-    heads = ("weights", "scoring", "circuit", "plain", "scoring /", "exact: plain", "ACDC: plain")
-    print(f"{'':16}{'edges':>12}" + "".join(f"{head:>{n}}" for head, n in zip(heads, (12, 12, 12, 12, 10, 14, 12))))
-    for name in given.sizes:
-        print(text(name, given.tokens, given.token_chunk, given.dtype))
+def _add(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--sizes", nargs="+", default=list(SIZES), help=f"{', '.join(SIZES)} or directories with config.json")
+    add("--tokens", type=int, default=2048, help="tokens in a batch (2048)")
+    add("--token-chunk", type=int, default=256, help="of eap.score (256)")
+    add("--dtype", choices=tuple(BYTES), default="bfloat16", help="of numbers (bfloat16)")
+    add("--measure", action="store_true", help="also make Llamas of these sizes with random weights, and measure")
+
+
+def _work(given: argparse.Namespace) -> None:
+    rows = [
+        {"size": name, **needs(size_of(name), given.tokens, given.token_chunk, given.dtype)} for name in given.sizes
+    ]
+    about = f"{given.tokens} tokens in a batch, token_chunk {given.token_chunk}, {given.dtype}"
+    told = table(HEADINGS, [[row["size"], *_cells(row)] for row in rows], n_left=1)
+    tell(given, "needs", f"{about}; GB, and 10^9 operations a token\n{told}", rows)
     if given.measure:
         from edge_circuits.benchmarks.needs.measured import report
 
         report({name: size_of(name) for name in given.sizes}, given.tokens, given.token_chunk, given.dtype)
+
+
+def needs(size: Size, n_tokens: int, token_chunk: int, dtype: str) -> dict[str, float]:
+    """What a size needs: bytes, operations a token, and plain passes for all edges."""
+    width, n_edges = BYTES[dtype], size.graph.n_edges
+    return {
+        "n_edges": n_edges,
+        "weights_bytes": width * size.weights,
+        "scoring_bytes": size.scoring_bytes(n_tokens, token_chunk, width),
+        "circuit_bytes": size.circuit_bytes(n_tokens, width),
+        "plain_operations": size.plain_operations,
+        "scoring_ratio": size.scoring_operations / size.plain_operations,
+        "exact_passes": n_edges * EDGE_COST,
+        "acdc_passes": n_edges * TRIED_COST,
+    }
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    giga = [f"{row[name] / 1e9:.2f}" for name in ("weights_bytes", "scoring_bytes", "circuit_bytes")]
+    operations = [f"{row['plain_operations'] / 1e9:.1f}", f"{row['scoring_ratio']:.2f}"]
+    return [f"{row['n_edges']:,}", *giga, *operations, f"{row['exact_passes']:,.0f}", f"{row['acdc_passes']:,.0f}"]
+
+
+STUDY = Study("needs", "What scoring a model of some size needs.", ("out",), _add, _work)
+main, parser = STUDY.main, STUDY.parser

@@ -75,7 +75,7 @@ def colour_of(method: str) -> str:
     """A method's colour, the same in every picture; grey for random scores."""
     if method == "random":
         return GREY
-    names = list(known())
+    names = [name for name in known() if name != "random"]
     return PALETTE[(names.index(method) if method in names else len(names) + len(method)) % len(PALETTE)]
 
 

@@ -1,15 +1,19 @@
-"""What figures were made with: settings, commit and versions."""
+"""What figures were made with: settings, commit, code and versions."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+CODE = ("edge_circuits.graphs", "edge_circuits.eap", "edge_circuits.acdc")
 LIBRARIES = ("edge-circuits", "torch", "transformer-lens", "transformers", "scikit-learn", "numpy")
 
 
@@ -28,6 +32,19 @@ def commit() -> str | None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide the figures."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that makes scores, and the versions of the libraries below it."""
+    digest = hashlib.blake2b(digest_size=10)
+    for name in CODE:
+        file = Path(importlib.import_module(name).__file__)
+        for path in sorted(file.parent.rglob("*.py")) if file.stem == "__init__" else (file,):
+            digest.update(path.relative_to(file.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for library in ("torch", "transformer-lens", "transformers"):
+        digest.update(f"{library} {version(library)}\0".encode())
+    return digest.hexdigest()
 
 
 def settings_of(given: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,7 @@ from edge_circuits.benchmarks.planted import NAMES, planted_task
 from edge_circuits.benchmarks.planted.attention import attention_loss
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.weights import SHIPPED, save
+from edge_circuits.benchmarks.study import Study
 from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
@@ -205,27 +206,25 @@ def distance(
     return F.kl_div(given, wanted, log_target=True, reduction="batchmean") + squares * F.mse_loss(given, wanted)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, write the weights, and say where they are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_circuits.benchmarks.planted.train", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument(
-        "--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced"
-    )
-    parser.add_argument("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
-    parser.add_argument("--seed", type=int, help="of weights, prompts and cuts")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    given = parser.parse_args(arguments)
+def _add(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", choices=NAMES)
+    add("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
+    add("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
+    add("--seed", type=int, help="of weights, prompts and cuts")
+
+
+def _work(given: argparse.Namespace) -> None:
     task = planted_task(given.name)
     asked = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
     training = replace(task.training, **asked)
-    given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the model is small, and sums keep their order
     model, _ = train(task, training, given.quiet)
     print(f"wrote {save(task, model, training, given.out)}")
 
 
+STUDY = Study("planted.train", "Train a planted model.", ("quiet",), _add, _work)
+main, parser = STUDY.main, STUDY.parser
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -14,9 +14,7 @@ Accuracy is the share of prompts on which an answer has the largest logit of the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +23,7 @@ from tqdm import tqdm
 
 from edge_circuits.benchmarks.planted import NAMES, Planted, load
 from edge_circuits.benchmarks.planted.model import PlantedTask
+from edge_circuits.benchmarks.study import DIFFERS, DONE, Study
 from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
 
 N_PROMPTS = 512
@@ -183,20 +182,19 @@ def _verdict(passed: bool) -> str:
     return "yes" if passed else "NO"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; exit status 1 when a check fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_circuits.benchmarks.planted.verify", description=__doc__.splitlines()[0]
-    )
+def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--weights", type=Path, help="folder of the weights; by default those shipped")
-    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="how many held-out prompts")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help=f"how many held-out prompts ({N_PROMPTS})")
+
+
+def _work(given: argparse.Namespace) -> int:
     result = verify(load(given.name, given.weights), given.prompts, quiet=given.quiet)
     print(report(result))
-    return 0 if result.passed else 1
+    return DONE if result.passed else DIFFERS
 
+
+STUDY = Study("planted.verify", "Check that a planted circuit is the circuit.", ("weights", "quiet"), _add, _work)
+main, parser = STUDY.main, STUDY.parser
 
 if __name__ == "__main__":
     raise SystemExit(main())

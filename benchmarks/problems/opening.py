@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from edge_circuits.graphs.checks import choice
+
 LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
 STUDIED = (
     "gpt2",
@@ -37,25 +39,28 @@ STUDIED = (
     "Qwen/Qwen2-7B",
     "google/gemma-2-2b",
 )
+DTYPES = ("float32", "float64", "bfloat16")
 RANDOM = "random:"
+TOKENIZER_FILES = ("*token*", "vocab.*")
 ANSWER_WITHIN = 10  # seconds
 
 
 class OpenedModel(NamedTuple):
-    """A `TransformerBridge` in evaluation mode, frozen, and its tokenizer."""
+    """A `TransformerBridge` in evaluation mode, frozen, and its tokenizer; None if its directory has no tokenizer."""
 
     model: nn.Module
     tokenizer: Any
 
 
-def open_model(name: str, device: str | None = None, quiet: bool = False) -> OpenedModel:
-    """The model of a directory or of a hub name, in float32.
+def open_model(name: str, device: str | None = None, quiet: bool = False, dtype: str = "float32") -> OpenedModel:
+    """The model of a directory or of a hub name.
 
     Args:
-        name: A directory with config.json, weights and tokenizer, or a name such as "gpt2" or "attn-only-4l"; with
+        name: A directory with config.json, weights and tokenizer (or without: then prompts are token ids), or a name such as "gpt2" or "attn-only-4l"; with
             "random:" before it, the weights are random (and a directory need not have any).
         device: Where it goes; None: to a CUDA device if there is one.
         quiet: No progress bar.
+        dtype: Of the weights.
 
     Raises:
         ValueError: There is no such directory or model, or the hub does not answer.
@@ -63,14 +68,17 @@ def open_model(name: str, device: str | None = None, quiet: bool = False) -> Ope
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_random, name = name.startswith(RANDOM), name.removeprefix(RANDOM)
     path = Path(name).expanduser()
-    with _told_elsewhere(quiet):
+    with told_elsewhere(quiet):
         if path.is_dir() or _is_written_as_path(name):
             opened = _from_directory(path, is_random)
         elif name in LEGACY or name in LEGACY.values():
             opened = _from_hub_as_legacy(LEGACY.get(name, name))
         else:
             opened = _from_hub(name, is_random)
-        return OpenedModel(opened.model.to(device).eval().requires_grad_(False), opened.tokenizer)
+        return OpenedModel(
+            opened.model.to(device, getattr(torch, choice("dtype", dtype, DTYPES))).eval().requires_grad_(False),
+            opened.tokenizer,
+        )
 
 
 def hub_answers() -> bool:
@@ -86,7 +94,7 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def _told_elsewhere(quiet: bool) -> Iterator[None]:
+def told_elsewhere(quiet: bool) -> Iterator[None]:
     """What the libraries print goes to standard error, or nowhere; standard output is for results."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr):
         with redirect_stderr(nowhere) if quiet else nullcontext():
@@ -147,13 +155,18 @@ def _read(name: str, is_random: bool, local_files_only: bool) -> OpenedModel:
         OSError: As transformers says that there are none.
     """
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    path = Path(name)
+    without = path.is_dir() and not any(file for glob in TOKENIZER_FILES for file in path.glob(glob))
+    tokenizer = None if without else AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
     if is_random:
         config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     else:
         model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only, dtype=torch.float32)
+    if tokenizer is None:
+        return OpenedModel(build_bridge_from_module(model, type(model).__name__, hf_config=model.config), None)
     return OpenedModel(TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer), tokenizer)

@@ -11,30 +11,28 @@ edge (average precision, rates at k, nodes) takes the largest threshold that the
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from edge_circuits import acdc, eap
+from edge_circuits import eap
 from edge_circuits.acdc.threshold_sweep import ThresholdSweep
-from edge_circuits.benchmarks.output.cache import SavedParts, code_digest, model_digest
-from edge_circuits.benchmarks.problems.known_circuits import KL
+from edge_circuits.benchmarks.kept_sweeps import kept_sweep
 from edge_circuits.benchmarks.reference import candidates
 from edge_circuits.benchmarks.roc.finding import (
     FALSE_POSITIVE_RATES,
     NO_METRIC,
     Curve,
     Finding,
+    Interval,
     Search,
-    node_auc,
-    rates_at_k,
+    figures_of,
 )
 from edge_circuits.benchmarks.statistics.roc_curves import OperatingPoint, rates, roc_curve, threshold_roc
 from edge_circuits.graphs import Circuit, ScoredGraph, prune
-from edge_circuits.graphs.files.digest import digest_of
+from edge_circuits.graphs.metrics import KL
 
 THRESHOLDS = tuple(10 ** (power / 2) for power in range(-10, 3))  # 0.00001 to 10
 SHARE = 0.1  # of the edges that EAP leaves
@@ -51,35 +49,13 @@ class Sweep:
     def uses_metric(self) -> bool:
         return self.name != "acdc-kl"
 
-    def n_parts(self, search: Search) -> int:
-        return 1
-
-    def find(self, search: Search, parts: SavedParts, step: Callable[[], None]) -> Finding:
-        problem, start = search.problem, self._start(search)
-        folder = parts.folder / f"{problem.stem}-{self.name}-{self._digest(search, start)}"
-        is_new, began = not folder.exists(), time.perf_counter()
-        metric = search.metric if self.name == "acdc" else KL
-        found = acdc.sweep(
-            problem.model, problem.pairs, metric, THRESHOLDS, circuit=start, checkpoint=folder, quiet=True
-        )
-        step()
-        return self._measured(search, found, time.perf_counter() - began if is_new else None)
-
-    def _start(self, search: Search) -> Circuit:
-        """Where the sweep begins."""
-        problem = search.problem
-        if self.name != "eap+acdc":
-            return Circuit.full(problem.graph)
-        return prune(
-            eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True),
-            round(SHARE * problem.graph.n_edges),
-        )
-
-    def _digest(self, search: Search, start: Circuit) -> str:
-        """Of all that decides the sweeps."""
-        metric = search.metric_name if self.uses_metric else KL
-        problem = search.problem
-        return digest_of(model_digest(problem.model), problem.pairs.digest, code_digest(), metric, *start.edges)
+    def find(self, search: Search, folder: Path) -> Finding:
+        problem, metric = search.problem, search.metric_name if self.name == "acdc" else KL
+        start = Circuit.full(problem.graph)
+        if self.name == "eap+acdc":
+            scored = eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True)
+            start = prune(scored, round(SHARE * problem.graph.n_edges))
+        return self._measured(search, *kept_sweep(problem, metric, THRESHOLDS, start, folder))
 
     def _measured(self, search: Search, found: ThresholdSweep, seconds: float | None) -> Finding:
         points = [_point(search, circuit.live()) for circuit in found.circuits]
@@ -90,25 +66,24 @@ class Sweep:
         front = threshold_roc(*axes, torch.tensor(found.thresholds, dtype=torch.double))
         among = candidates(found.scored, search.problem.known, search.settings.universe)
         ranked, best = roc_curve(among.labels, among.scores), max(points, key=lambda point: point.youden)
+        figures = replace(
+            figures_of(search, ranked, found.scored),
+            auc=front.trapezoid_auc,
+            stairs_auc=front.stairs_auc,
+            rates_at={rate: _most(points, rate) for rate in FALSE_POSITIVE_RATES},
+            youden=best.youden,
+            youden_k=best.n_selected,
+        )
         return Finding(
             search=search,
             method=self.name,
             metric=search.metric_name if self.uses_metric else NO_METRIC,
             settings={"thresholds": list(THRESHOLDS), "n_tried": sum(trace.n_tried for trace in found.traces)},
-            auc=front.trapezoid_auc,
-            low=None,
-            high=None,
-            interval="thresholds",
-            average_precision=ranked.average_precision,
-            rates_at={rate: _most(points, rate) for rate in FALSE_POSITIVE_RATES},
-            youden=best.youden,
-            youden_k=best.n_selected,
-            rates_at_k={k: rates_at_k(ranked, k) for k in search.k},
-            node_auc=node_auc(search, found.scored),
-            seconds=seconds,
+            figures=figures,
+            interval=Interval(None, None, "thresholds"),
             curve=Curve(front.false_positive_rates, front.true_positive_rates),
             scored=found.scored,
-            stairs_auc=front.stairs_auc,
+            seconds=seconds,
         )
 
 

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from edge_circuits.benchmarks.problems.known_circuits import Problem
-from edge_circuits.benchmarks.roc.finding import Finding, named
+from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.benchmarks.roc.finding import Finding
 from edge_circuits.graphs import Circuit, prune, render
 
 MOST_DRAWN = 200  # edges that are drawn when no number is asked for
@@ -41,7 +41,7 @@ def _title(finding: Finding, found: Circuit, k: int) -> str:
     known = finding.search.problem.circuit
     left = f", {found.n_edges} without dead ends" if found.n_edges < k else ""
     shared = f"{(found & known).n_edges} of the known circuit's {known.n_edges}"
-    return f"{finding.search.problem.name}: {named(finding)}, best {k} edges{left}; {shared}"
+    return f"{finding.search.problem.name}: {finding.named}, best {k} edges{left}; {shared}"
 
 
 def draw_all(findings: Iterable[Finding], folder: Path) -> tuple[list[Path], list[str]]:

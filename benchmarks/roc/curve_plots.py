@@ -79,12 +79,12 @@ def _draw_curve(axes: Axes, finding: Finding, shown: Sequence[Finding]) -> None:
     label, look = finding.method, {"linestyle": ":", "linewidth": 1.2}
     if finding.metric in metrics:
         label += f", {finding.metric}" if len(metrics) > 1 else ""
-    if finding.interval != "draws":
+    if finding.interval.over != "draws":
         at = metrics.index(finding.metric) if finding.metric in metrics else 0
         look = {"linestyle": LINE_STYLES[at % len(LINE_STYLES)]}
-    if finding.stairs_auc is not None:
+    if finding.figures.stairs_auc is not None:
         look |= {"marker": "o", "markersize": 3.5}
-    axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.auc:.3f}", **look)
+    axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.figures.auc:.3f}", **look)
 
 
 def _draw_published_scores(axes: Axes, task: str, universe: str) -> None:

@@ -1,24 +1,25 @@
 """Findings: how well one method found one known circuit, in figures.
 
-Scores of edges are measured over all thresholds (`edge_circuits.benchmarks.statistics.roc_curves`), among the candidates of a universe of edges
-(`edge_circuits.benchmarks.reference.universes`), ranked by absolute value. The interval of the AUC is the bootstrap's over prompts.
+Scores of edges are measured over all thresholds (`edge_circuits.benchmarks.statistics.roc_curves`), among the candidates of a
+universe of edges (`edge_circuits.benchmarks.reference.universes`), ranked by absolute value. The interval of the AUC is the
+bootstrap's over prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.benchmarks.problems.known_circuits import Problem
+from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.reference import candidate_labels, candidates, node_candidates
 from edge_circuits.benchmarks.statistics.auc_interval import bootstrap_auc
 from edge_circuits.benchmarks.statistics.roc_curves import RocCurve, area_under_roc, roc_curve
 from edge_circuits.graphs import ScoredGraph
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
 
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.10)
@@ -81,11 +82,10 @@ class Search:
         """
         n, n_positives = self.sizes
         if n_positives in (0, n):
-            raise ValueError(
-                f"universe {self.settings.universe!r} of {self.problem.name}: {n_positives} of {n} edges are the circuit"
-            )
-        if bad := [k for k in self.settings.k if not 0 < k <= n]:
-            raise ValueError(f"k: expected numbers from 1 to {n}, the candidates of {self.problem.name}, came {bad[0]}")
+            expected = f"edges of {self.problem.name} inside and outside of the circuit"
+            raise refusal(f"universe {self.settings.universe!r}", expected, f"{n_positives} of {n} inside")
+        for k in self.settings.k:
+            whole_number("k", k, 1, n, f"{self.problem.name} has {n} candidates")
 
 
 class Rates(NamedTuple):
@@ -102,6 +102,53 @@ class Curve(NamedTuple):
     true_positive_rates: Float[Tensor, "point"]
 
 
+class Interval(NamedTuple):
+    """Where 95 % of the samples of an AUC lie; the ends are None where there are no samples.
+
+    Attributes:
+        over: "prompts" or "draws"; "thresholds" where the AUC is that of a front of points, which has no interval.
+    """
+
+    low: float | None
+    high: float | None
+    over: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a ROC curve says.
+
+    Attributes:
+        auc: Area under it.
+        average_precision: Mean precision over the circuit's candidates.
+        rates_at: False positive rate -> largest true positive rate at no more than it.
+        youden: Largest Youden's J.
+        youden_k: Number of candidates chosen there; None for a mean over draws.
+        rates_at_k: Number of candidates chosen -> rates.
+        node_auc: Area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit.
+        stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
+    """
+
+    auc: float
+    average_precision: float
+    rates_at: Mapping[float, float]
+    youden: float
+    youden_k: int | None
+    rates_at_k: Mapping[int, Rates]
+    node_auc: float | None
+    stairs_auc: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """All under flat names."""
+        row: dict[str, Any] = {"auc": self.auc, "stairs_auc": self.stairs_auc}
+        row["average_precision"] = self.average_precision
+        row |= {f"tpr_at_fpr_{rate:g}": found for rate, found in self.rates_at.items()}
+        row |= {"youden": self.youden, "youden_k": self.youden_k}
+        for k, rates in self.rates_at_k.items():
+            row |= {f"tpr_at_k_{k}": rates.true_positive_rate, f"fpr_at_k_{k}": rates.false_positive_rate}
+        return row | {"node_auc": self.node_auc}
+
+
 @dataclass(frozen=True, eq=False)
 class Finding:
     """How well a method found a circuit.
@@ -111,41 +158,27 @@ class Finding:
         method: Name of the method.
         metric: Name of the metric, or `NO_METRIC`.
         settings: The method's own settings.
-        auc: Area under the ROC curve.
-        low: Lower end of its interval; None if there is none.
-        high: Upper end of its interval.
-        interval: What the interval is over: "prompts" or "draws"; "thresholds" where the AUC is that of a front of points,
-            which has no interval.
-        average_precision: Mean precision over the circuit's candidates.
-        rates_at: False positive rate -> largest true positive rate at no more than it.
-        youden: Largest Youden's J.
-        youden_k: Number of candidates chosen there; None for a mean over draws.
-        rates_at_k: Number of candidates chosen -> rates.
-        node_auc: Area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit.
-        seconds: Time for all prompts, on this machine; None if nothing was run.
+        figures: What its ROC curve says.
+        interval: Of the AUC.
         curve: The ROC curve.
         scored: The scores, mean over prompts; None if the figures are not those of one set of scores.
-        stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
+        seconds: Time for all prompts, on this machine; None if nothing was run.
     """
 
     search: Search
     method: str
     metric: str
     settings: Mapping[str, Any]
-    auc: float
-    low: float | None
-    high: float | None
-    interval: str
-    average_precision: float
-    rates_at: Mapping[float, float]
-    youden: float
-    youden_k: int | None
-    rates_at_k: Mapping[int, Rates]
-    node_auc: float | None
-    seconds: float | None
+    figures: Figures
+    interval: Interval
     curve: Curve
     scored: ScoredGraph | None
-    stairs_auc: float | None = None
+    seconds: float | None
+
+    @property
+    def named(self) -> str:
+        """Method and metric, if it uses one, in words."""
+        return self.method if self.metric == NO_METRIC else f"{self.method}, {self.metric}"
 
     def row(self) -> dict[str, Any]:
         """All figures under flat names, in types that JSON has."""
@@ -162,87 +195,57 @@ class Finding:
             "universe": settings.universe,
             "n_candidates": n_candidates,
             "n_positives": n_positives,
-            "auc": self.auc,
-            "auc_low": self.low,
-            "auc_high": self.high,
-            "stairs_auc": self.stairs_auc,
-            "interval_over": self.interval,
-            "average_precision": self.average_precision,
-            **{f"tpr_at_fpr_{rate:g}": tpr for rate, tpr in self.rates_at.items()},
-            "youden": self.youden,
-            "youden_k": self.youden_k,
-            **{
-                f"{name}_at_k_{k}": rate
-                for k, rates in self.rates_at_k.items()
-                for name, rate in zip(("tpr", "fpr"), rates)
-            },
-            "node_auc": self.node_auc,
+            "auc_low": self.interval.low,
+            "auc_high": self.interval.high,
+            "interval_over": self.interval.over,
+            **self.figures.row(),
             "settings": dict(self.settings),
             "seed": settings.seed,
             "seconds": self.seconds,
         }
 
 
-def measured_scores(
-    search: Search, method: str, groups: Sequence[ScoredGraph], sizes: Sequence[int], metric: str | None = None
-) -> Finding:
+def measured_scores(search: Search, method: str, scored: ScoredGraph, metric: str | None = None) -> Finding:
     """Measure scores that were made group by group.
 
     Args:
-        groups: Scores of each group of prompts, mean over its prompts; "seconds" in their metadata.
-        sizes: Number of prompts of each group.
+        method: Name of the method.
         metric: Name of the metric; None: the search's.
     """
-    metric = search.metric_name if metric is None else metric
-    scored, sums = _whole(search, groups, sizes, metric)
-    among = candidates(scored, search.problem.known, search.settings.universe)
-    curve, low, high = roc_curve(among.labels, among.scores), None, None
-    if len(groups) > 1:
-        resampled = bootstrap_auc(
-            sums,
-            search.problem.known,
-            universe=search.settings.universe,
-            n_resamples=search.settings.n_resamples,
-            seed=search.settings.seed,
-        )
-        low, high = resampled.low, resampled.high
-    best = curve.best_youden()
+    metric, problem, settings = metric or search.metric_name, search.problem, search.settings
+    about = {**scored.metadata, "model": problem.model_name, "task": problem.task, "metric": metric}
+    about["settings"] = {**about["settings"], "n_prompts": len(problem.pairs), "seed": settings.seed}
+    among = candidates(scored, problem.known, settings.universe)
+    curve, interval = roc_curve(among.labels, among.scores), Interval(None, None, "prompts")
+    if scored.per_group is not None:
+        drawn = dict(universe=settings.universe, n_resamples=settings.n_resamples, seed=settings.seed)
+        resampled = bootstrap_auc(scored.per_group, problem.known, **drawn)
+        interval = Interval(resampled.low, resampled.high, "prompts")
     return Finding(
         search=search,
         method=method,
         metric=metric,
-        settings=scored.metadata["settings"],
+        settings=about["settings"],
+        figures=figures_of(search, curve, scored),
+        interval=interval,
+        curve=Curve(curve.false_positive_rates, curve.true_positive_rates),
+        scored=ScoredGraph(problem.graph, scored.scores, about),
+        seconds=scored.metadata["seconds"],
+    )
+
+
+def figures_of(search: Search, curve: RocCurve, scored: ScoredGraph) -> Figures:
+    """The figures of scores and their curve."""
+    best = curve.best_youden()
+    return Figures(
         auc=curve.auc,
-        low=low,
-        high=high,
-        interval="prompts",
         average_precision=curve.average_precision,
         rates_at={rate: curve.at_false_positive_rate(rate).true_positive_rate for rate in FALSE_POSITIVE_RATES},
         youden=best.youden,
         youden_k=best.n_selected,
         rates_at_k={k: rates_at_k(curve, k) for k in search.k},
         node_auc=node_auc(search, scored),
-        seconds=sum(group.metadata["seconds"] for group in groups),
-        curve=Curve(curve.false_positive_rates, curve.true_positive_rates),
-        scored=scored,
     )
-
-
-def _whole(
-    search: Search, groups: Sequence[ScoredGraph], sizes: Sequence[int], metric: str
-) -> tuple[ScoredGraph, Float[Tensor, "group source destination"]]:
-    """The scores over all prompts, and each group's sum over its prompts."""
-    sums = torch.stack([group.scores.double() * size for group, size in zip(groups, sizes, strict=True)])
-    about = dict(groups[0].metadata)
-    about.pop("seconds")
-    about |= {"model": search.problem.model_name, "task": search.problem.task, "metric": metric}
-    about["settings"] = {**about["settings"], "n_prompts": sum(sizes), "seed": search.settings.seed}
-    return ScoredGraph(search.problem.graph, sums.sum(0) / sum(sizes), about), sums
-
-
-def named(finding: Finding) -> str:
-    """Method and metric, if it uses one, in words."""
-    return finding.method if finding.metric == NO_METRIC else f"{finding.method}, {finding.metric}"
 
 
 def rates_at_k(curve: RocCurve, k: int) -> Rates:

@@ -1,14 +1,12 @@
-"""Findings as text, CSV and JSON, with what is needed to get them again: settings, seed, commit and versions."""
+"""Findings as a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from edge_circuits.benchmarks.output.provenance import commit, versions
-from edge_circuits.benchmarks.output.tables import csv_text, table
+from edge_circuits.benchmarks.output.tables import table
 from edge_circuits.benchmarks.roc.finding import FALSE_POSITIVE_RATES, NO_METRIC, Finding, Search
 
 
@@ -25,7 +23,7 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
     parts = []
     for problem, group in groupby(findings, key=lambda finding: finding.search.problem):
         found = list(group)
-        with_stairs = any(finding.stairs_auc is not None for finding in found)
+        with_stairs = any(finding.figures.stairs_auc is not None for finding in found)
         parts += [
             _heading(found[0]),
             table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found]),
@@ -34,29 +32,17 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
     return "\n".join([*parts, _legend(findings)])
 
 
-def as_csv(findings: Sequence[Finding]) -> str:
-    """One line a finding, all figures unrounded."""
-    return csv_text([finding.row() for finding in findings])
-
-
-def as_json(findings: Sequence[Finding], skipped: Sequence[Skipped], settings: dict[str, Any]) -> str:
-    """The rows with the settings of the run, the commit and the versions."""
-    content = {
-        "settings": settings,
-        "commit": commit(),
-        "versions": versions(),
-        "rows": [finding.row() for finding in findings],
-        "skipped": [
-            {
-                "problem": entry.search.problem.name,
-                "method": entry.method,
-                "metric": entry.search.metric_name,
-                "reason": entry.reason,
-            }
-            for entry in skipped
-        ],
-    }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+def skipped_rows(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    """What was not asked, in types that JSON has."""
+    return [
+        {
+            "problem": one.search.problem.name,
+            "method": one.method,
+            "metric": one.search.metric_name,
+            "reason": one.reason,
+        }
+        for one in skipped
+    ]
 
 
 def _heading(finding: Finding) -> str:
@@ -80,41 +66,31 @@ def _left_out(skipped: Sequence[Skipped]) -> list[str]:
 
 def _columns(finding: Finding, with_stairs: bool) -> list[str]:
     rates = [f"TPR@{rate:.0%}" for rate in FALSE_POSITIVE_RATES]
-    at_k = [name for k in finding.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
-    stairs = ["stairs"] if with_stairs else []
-    return [
-        "method",
-        "metric",
-        "AUC",
-        "95 % interval",
-        *stairs,
-        "AP",
-        *rates,
-        "best J",
-        "at k",
-        *at_k,
-        "node AUC",
-        "seconds",
-    ]
+    at_k = [name for k in finding.figures.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
+    areas = ["AUC", "95 % interval", *(["stairs"] if with_stairs else []), "AP"]
+    return ["method", "metric", *areas, *rates, "best J", "at k", *at_k, "node AUC", "seconds"]
 
 
 def _cells(finding: Finding, with_stairs: bool) -> list[str]:
-    stairs = "-" if finding.stairs_auc is None else f"{finding.stairs_auc:.3f}"
-    interval = "-" if finding.low is None else f"{finding.low:.3f} - {finding.high:.3f}"
+    figures, (low, high, _) = finding.figures, finding.interval
     return [
         finding.method,
         finding.metric if finding.metric != NO_METRIC else "-",
-        f"{finding.auc:.3f}",
-        interval,
-        *([stairs] if with_stairs else []),
-        f"{finding.average_precision:.3f}",
-        *(f"{rate:.3f}" for rate in finding.rates_at.values()),
-        f"{finding.youden:.3f}",
-        "-" if finding.youden_k is None else str(finding.youden_k),
-        *(cell for rates in finding.rates_at_k.values() for cell in (f"{rates[0]:.3f}", f"{rates[1]:.4f}")),
-        "-" if finding.node_auc is None else f"{finding.node_auc:.3f}",
-        "-" if finding.seconds is None else f"{finding.seconds:.1f}",
+        f"{figures.auc:.3f}",
+        "-" if low is None else f"{low:.3f} - {high:.3f}",
+        *([_cell(figures.stairs_auc)] if with_stairs else []),
+        f"{figures.average_precision:.3f}",
+        *(f"{rate:.3f}" for rate in figures.rates_at.values()),
+        f"{figures.youden:.3f}",
+        _cell(figures.youden_k, "d"),
+        *(cell for rates in figures.rates_at_k.values() for cell in (f"{rates[0]:.3f}", f"{rates[1]:.4f}")),
+        _cell(figures.node_auc),
+        _cell(finding.seconds, ".1f"),
     ]
+
+
+def _cell(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _legend(findings: Sequence[Finding]) -> str:
@@ -124,12 +100,12 @@ def _legend(findings: Sequence[Finding]) -> str:
         "Interval: bootstrap over groups of prompts. Scores are means over prompts, so the groups add up to all exactly;",
         "where a method's scores are not, there is no interval.",
     ]
-    if any(finding.stairs_auc is not None for finding in findings):
+    if any(finding.figures.stairs_auc is not None for finding in findings):
         lines.append(
             "acdc: a circuit a threshold. AUC: trapezoids under the front of these points; stairs: the pessimistic stairs under them."
         )
         lines.append("Neither is to be compared with the AUC of scores, which has a point for every edge.")
-    drawn = [finding for finding in findings if finding.interval == "draws"]
+    drawn = [finding for finding in findings if finding.interval.over == "draws"]
     if drawn:
         lines.append(
             f"random: mean of {drawn[0].search.settings.n_random} draws of random scores, and the interval that holds 95 % of them."

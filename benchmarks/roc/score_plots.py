@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.output.figures import panels, plain, write_figure
-from edge_circuits.benchmarks.problems.known_circuits import Problem
-from edge_circuits.benchmarks.roc.finding import Finding, named
+from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.benchmarks.roc.finding import Finding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,4 +130,4 @@ def _mark_zero(axes: Axes, floor: float) -> None:
 
 
 def _panel_title(finding: Finding) -> str:
-    return f"{named(finding)}, AUC {finding.auc:.3f}"
+    return f"{finding.named}, AUC {finding.figures.auc:.3f}"

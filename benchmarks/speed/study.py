@@ -12,20 +12,23 @@ and ACDC, is measured by `exact`, `acdc` and `planted` (`edge_circuits.benchmark
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edge_circuits import eap
+from edge_circuits.benchmarks.output.tables import table
 from edge_circuits.benchmarks.speed import memory as process_memory
 from edge_circuits.benchmarks.speed.setup import Setup, forward_backward, make_setup, plain_passes
+from edge_circuits.benchmarks.study import Study, tell
 from edge_circuits.graphs import Circuit, prune, run
 from edge_circuits.graphs.metrics import logit_difference
 
@@ -82,28 +85,14 @@ def timed(setup: Setup, rounds: int) -> dict[str, list[float]]:
 
 def peak_memory(name: str, shape: str, device: str, dtype: str) -> int:
     """Bytes at the peak of a process that builds the model and does one row, weights included."""
-    command = [
-        sys.executable,
-        "-m",
-        "edge_circuits.benchmarks.speed",
-        "--peak",
-        name,
-        "--shapes",
-        shape,
-        "--device",
-        device,
-        "--dtype",
-        dtype,
-    ]
+    command = [sys.executable, "-m", "edge_circuits.benchmarks.speed", "--peak", name]
+    command += ["--shapes", shape, "--device", device, "--dtype", dtype]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
     setup = make_setup(shape, device, dtype)
-    if name == "plain":
-        setup = Setup(setup.plain_model, None, setup.pairs, device)
-    else:
-        setup = Setup(None, setup.model, setup.pairs, device)
+    setup = replace(setup, **{"model" if name == "plain" else "plain_model": None})
     call = ROWS[name](setup)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -114,90 +103,85 @@ def _own_peak(name: str, shape: str, device: str, dtype: torch.dtype) -> int:
     return process_memory.peak()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_circuits.benchmarks.speed", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
+def _add(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "what",
         nargs="?",
         default="passes",
         choices=WHAT,
-        help="passes, or see edge_circuits.benchmarks.speed.edges, speed_processes",
+        help="passes (the default), single edges, or several processes",
     )
-    parser.add_argument("--shapes", nargs="+", help=f"prompts x tokens ({' '.join(SHAPES)}; of processes 32x16)")
-    parser.add_argument(
-        "--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)"
-    )
-    parser.add_argument("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
-    parser.add_argument("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (it reads /proc)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    dtype = getattr(torch, options.dtype)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    if options.peak:
-        print(_own_peak(options.peak, options.shapes[0], options.device, dtype))
-        return
-    if options.what == "processes":
-        from edge_circuits.benchmarks.speed import processes as speed_processes
-
-        speed_processes.report(options.processes, (options.shapes or ["32x16"])[0], options.device)
-        return
-    options.shapes = options.shapes or SHAPES
-    if options.what != "passes":
-        _report_edges(options)
-        return
-    figures = {}
-    for shape in options.shapes:
-        setup = make_setup(shape, options.device, dtype)
-        figures[shape] = _table(shape, setup, options)
-    if options.json:
-        from edge_circuits.graphs.files.atomic import write_whole
-
-        write_whole(options.json, json.dumps(figures, indent=1).encode())
+    add("--shapes", nargs="+", help=f"prompts x tokens ({' '.join(SHAPES)}; of processes 32x16)")
+    add("--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)")
+    add("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
+    add("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
+    add("--rounds", type=int, default=7, help="of passes (7)")
+    add("--threads", type=int, help="CPU threads")
+    add("--no-memory", action="store_true", help="leave out peak memory (it reads /proc)")
+    add("--peak", help=argparse.SUPPRESS)
 
 
-def _report_edges(options: argparse.Namespace) -> None:
+def _work(given: argparse.Namespace) -> None:
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    shapes = given.shapes or (("32x16",) if given.what == "processes" else SHAPES)
+    if given.peak:
+        print(_own_peak(given.peak, shapes[0], given.device, getattr(torch, given.dtype)))
+    elif given.what == "processes":
+        from edge_circuits.benchmarks.speed import processes
+
+        processes.report(given.processes, shapes[0], given.device)
+    elif given.what != "passes":
+        _report_edges(given, shapes)
+    else:
+        found = [_passes(shape, given) for shape in shapes]
+        tell(given, "speed", "\n\n".join(text for text, _ in found), [row for _, rows in found for row in rows])
+
+
+def _report_edges(given: argparse.Namespace, shapes: Sequence[str]) -> None:
     """What single edges cost."""
-    from edge_circuits.benchmarks.speed import edges as speed_edges
+    from edge_circuits.benchmarks.speed import edges
 
-    if options.what == "planted":
-        speed_edges.report_planted()
-    for shape in options.shapes if options.what == "exact" else ():
-        speed_edges.report_exact(shape)
-    if options.what == "acdc":
-        speed_edges.report_acdc(options.shapes[0], options.threshold, options.minutes)
+    if given.what == "planted":
+        edges.report_planted()
+    for shape in shapes if given.what == "exact" else ():
+        edges.report_exact(shape)
+    if given.what == "acdc":
+        edges.report_acdc(shapes[0], given.threshold, given.minutes)
 
 
-def _table(shape: str, setup: Setup, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time and print one shape."""
-    seconds = timed(setup, options.rounds)
-    with_memory = not options.no_memory and sys.platform == "linux"
-    plain_peak = peak_memory("plain", shape, options.device, options.dtype) if with_memory else 0
-    print(f"\n{shape} tokens, {options.device}, {options.dtype}, {options.rounds} rounds; times plain's")
-    print(f"{'':22}{'seconds':>9}{'ratio':>8}{'min':>7}{'max':>7}{'peak memory':>13}")
-    rows = {}
+def _passes(shape: str, given: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """One shape, as text and as rows."""
+    setup = make_setup(shape, given.device, getattr(torch, given.dtype))
+    seconds, rows = timed(setup, given.rounds), []
+    peak = partial(peak_memory, shape=shape, device=given.device, dtype=given.dtype)
+    with_memory = not given.no_memory and sys.platform == "linux"
+    plain_peak = peak("plain") if with_memory else 0
     for name, values in seconds.items():
         ratios = [value / plain for value, plain in zip(values, seconds["plain"])]
-        row = {
-            "seconds": statistics.median(values),
-            "ratio": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-        }
-        if with_memory and name in ("plain", "EAP"):
-            row["peak_memory"] = peak_memory(name, shape, options.device, options.dtype) / plain_peak
-        rows[name] = row
-        memory = f"{row['peak_memory']:13.2f}" if "peak_memory" in row else ""
-        print(f"{name:22}{row['seconds']:9.3f}{row['ratio']:8.2f}{row['min']:7.2f}{row['max']:7.2f}{memory}")
-    kept = small_circuit(setup)
-    print(f"the circuit has {kept.n_edges} edges ({N_EDGES} asked) and {len(kept.nodes)} nodes")
-    return rows
+        row = {"shape": shape, "what": name, "seconds": statistics.median(values), "ratio": statistics.median(ratios)}
+        row |= {"min": min(ratios), "max": max(ratios)}
+        row["peak_memory"] = peak(name) / plain_peak if with_memory and name in ("plain", "EAP") else None
+        rows.append(row)
+    kept, forms = small_circuit(setup), {"seconds": ".3f", "ratio": ".2f", "min": ".2f", "max": ".2f"}
+    cells = [[row["what"], *(format(row[name], form) for name, form in forms.items()), _memory(row)] for row in rows]
+    about = f"{shape} tokens, {given.device}, {given.dtype}, {given.rounds} rounds; times plain's"
+    told = table(["", *forms, "peak memory"], cells, n_left=1)
+    size = f"the circuit has {kept.n_edges} edges ({N_EDGES} asked) and {len(kept.nodes)} nodes"
+    return f"{about}\n{told}\n{size}", rows
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return "" if row["peak_memory"] is None else f"{row['peak_memory']:.2f}"
+
+
+STUDY = Study(
+    "speed",
+    "Running times as ratios to the bare passes.",
+    ("device", "dtype", "out"),
+    _add,
+    _work,
+    defaults={"device": "cpu"},
+)
+main, parser = STUDY.main, STUDY.parser

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.reference import ReferenceCircuit, candidate_labels, candidate_scores
 from edge_circuits.benchmarks.reference.universes import By
 from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
 from edge_circuits.graphs import Circuit, Graph
+from edge_circuits.graphs.bootstrap import drawn_counts, percentiles
+from edge_circuits.graphs.checks import between_0_and_1, choice, refusal, whole_number
 
 CHUNK = 32
 
@@ -91,31 +93,18 @@ def bootstrap_auc(
         return area_under_roc(labels, candidate_scores(scores, graph, universe, by=by))
 
     per_group = edge_scores_per_group.detach().cpu().double()
-    draws = _draws(len(per_group), n_resamples, seed).double()
+    draws = drawn_counts(len(per_group), n_resamples, seed)
     resamples = torch.cat([auc(torch.tensordot(chunk, per_group, dims=1)) for chunk in draws.split(CHUNK)])
-    tail = (1 - confidence) / 2
-    low, high = resamples.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    low, high = percentiles(resamples, confidence).tolist()
     return AucInterval(auc(per_group.sum(0)).item(), low, high, confidence, resamples, len(per_group), seed)
-
-
-def _draws(n_groups: int, n_resamples: int, seed: int) -> Int[Tensor, "resample group"]:
-    """How often each group is drawn in each resample; every row adds up to the number of groups."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(n_groups, (n_resamples, n_groups), generator=generator)
-    return torch.zeros(n_resamples, n_groups, dtype=torch.long).scatter_add_(1, chosen, torch.ones_like(chosen))
 
 
 def _check(per_group: Tensor, graph: Graph, by: str, n_resamples: int, confidence: float) -> None:
     expected = (graph.n_sources, graph.n_destinations)
     if per_group.ndim != 3 or tuple(per_group.shape[1:]) != expected:
-        raise ValueError(
-            f"scores must be [group source destination] with the circuit's {expected}, got {tuple(per_group.shape)}"
-        )
-    if len(per_group) < 2:
-        raise ValueError(f"an interval over prompts needs at least 2 groups, got {len(per_group)}: use smaller groups")
-    if by not in get_args(By):
-        raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}")
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples must be 2 or more, got {n_resamples}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+        wanted = f"[group source destination] with the circuit's {expected}"
+        raise refusal("edge_scores_per_group", wanted, str(tuple(per_group.shape)))
+    whole_number("groups of prompts", len(per_group), 2, remedy="use smaller groups")
+    choice("by", by, get_args(By))
+    whole_number("n_resamples", n_resamples, 2)
+    between_0_and_1("confidence", confidence)

@@ -21,13 +21,13 @@ def word_level_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
-def save_real_directory(folder: Path) -> Path:
+def save_real_directory(folder: Path, n_layer: int = 12, n_head: int = 12) -> Path:
     """Write model and tokenizer; the tokenizer serves IOI."""
     lists = word_lists("ioi")
     text = " ".join(re.sub(r"\[\w+\]", " ", template) for template in lists["templates"])
     words = [*re.findall(r"\w+|[^\w\s]", text), *lists["names"], *lists["places"], *lists["objects"]]
     tokenizer = word_level_tokenizer(words)
     tokenizer.save_pretrained(folder)
-    shape = dict(n_layer=12, n_head=12, n_embd=24, n_positions=32, vocab_size=len(tokenizer))
+    shape = dict(n_layer=n_layer, n_head=n_head, n_embd=24, n_positions=32, vocab_size=len(tokenizer))
     hugging_face("gpt2", **shape).save_pretrained(folder)
     return folder

@@ -64,5 +64,5 @@ def test_the_table_names_every_size(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="size: expected one of gpt2, .* or a directory with config.json, came 'gpt5'"):
+    with pytest.raises(ValueError, match="size: expected one of gpt2, .* or a directory with config.json, got 'gpt5'"):
         size_of("gpt5")

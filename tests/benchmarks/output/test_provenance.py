@@ -31,3 +31,21 @@ def test_settings_are_of_types_that_json_has() -> None:
     given = argparse.Namespace(out=Path("results"), weights=Path("w"), k=(1, 2), model=["planted", Path("m")], seed=0)
     expected = {"weights": "w", "k": [1, 2], "model": ["planted", "m"], "seed": 0}
     assert provenance.settings_of(given) == expected
+
+
+def test_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "made_up_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "formula.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(provenance, "CODE", ("made_up_package",))
+    before = provenance.code_digest.__wrapped__()
+    assert provenance.code_digest.__wrapped__() == before
+    (package / "formula.py").write_text("x = 2")
+    assert provenance.code_digest.__wrapped__() != before
+
+
+def test_code_digest_covers_what_makes_scores() -> None:
+    assert set(provenance.CODE) == {"edge_circuits.graphs", "edge_circuits.eap", "edge_circuits.acdc"}
+    assert provenance.code_digest() == provenance.code_digest()

@@ -7,33 +7,36 @@ import json
 from pathlib import Path
 
 import pytest
-from toy import toy_problem
+from toy import toy_files
 
 from edge_circuits import acdc, eap
-from edge_circuits.benchmarks.problems.known_circuits import Problem
-from edge_circuits.benchmarks.refine import study as refine
+from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.benchmarks.problems.selection import open_problems
+from edge_circuits.benchmarks.refine.study import main, sizes
 from edge_circuits.graphs import prune
 from edge_circuits.graphs.metrics import logit_difference
 
-COMMAND = ["--k", "10", "20", "--thresholds", "0.01", "0.1", "--quiet"]
+COMMAND = ["--k", "10", "20", "--thresholds", "0.01", "0.1", "--method", "eap", "--quiet"]
 
 
 @pytest.fixture
-def problem(monkeypatch: pytest.MonkeyPatch) -> Problem:
-    """The toy problem in the planted ones' place."""
-    toy = toy_problem()
-    monkeypatch.setattr(refine, "planted_problems", lambda *_, **__: [toy])
-    return toy
+def toy(tmp_path: Path) -> list[str]:
+    return [*toy_files(tmp_path), *COMMAND, "--out", str(tmp_path)]
 
 
-def rows(tmp_path: Path) -> list[dict[str, str]]:
-    assert refine.main([*COMMAND, "--method", "eap", "--out", str(tmp_path)]) == 0
-    return list(csv.DictReader((tmp_path / "refine.csv").open()))
+@pytest.fixture
+def problem(toy: list[str]) -> Problem:
+    return open_problems(toy[1], prompts=Path(toy[3]), circuit=Path(toy[5]))[0]
 
 
-def test_every_cell_is_the_pruned_graph_after_acdc(problem: Problem, tmp_path: Path) -> None:
+def rows(words: list[str]) -> list[dict[str, str]]:
+    assert main(words) == 0
+    return list(csv.DictReader((Path(words[-1]) / "refine.csv").open()))
+
+
+def test_every_cell_is_the_pruned_graph_after_acdc(toy: list[str], problem: Problem) -> None:
     scored = eap.score(problem.model, problem.pairs, logit_difference, "eap", quiet=True)
-    found = {(int(row["k"]), row["threshold"]): row for row in rows(tmp_path)}
+    found = {(int(row["k"]), row["threshold"]): row for row in rows(toy)}
     assert len(found) == 2 * 3
     for k in (10, 20):
         start = prune(scored, k)
@@ -52,19 +55,19 @@ def test_every_cell_is_the_pruned_graph_after_acdc(problem: Problem, tmp_path: P
 
 
 def test_a_second_run_reads_the_sweeps_of_the_first(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    toy: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    first = rows(tmp_path)
+    first = rows(toy)
     told = capsys.readouterr().out
     monkeypatch.setattr(acdc.algorithm.EdgeSweep, "_try", lambda *_: pytest.fail("an edge was tried again"))
-    second = rows(tmp_path)
+    second = rows(toy)
     assert [row | {"seconds": ""} for row in first] == [row | {"seconds": ""} for row in second]
     assert capsys.readouterr().out == told
 
 
-def test_table_maps_and_json_are_written(problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_table_maps_and_json_are_written(toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("matplotlib")
-    found = rows(tmp_path)
+    found = rows(toy)
     told = capsys.readouterr().out
     assert told == (tmp_path / "refine.txt").read_text()
     assert told.splitlines()[1].split() == ["k", "pruned", "0.01", "0.1"]
@@ -72,16 +75,14 @@ def test_table_maps_and_json_are_written(problem: Problem, tmp_path: Path, capsy
     assert f"best: J {best:.3f}" in told
     content = json.loads((tmp_path / "refine.json").read_text())
     assert content["settings"]["thresholds"] == [0.01, 0.1] and len(content["rows"]) == len(found)
-    assert (tmp_path / "refine-toy.png").stat().st_size > 10_000
+    assert (tmp_path / "refine-mine.png").stat().st_size > 10_000
 
 
 def test_by_default_the_whole_graph_is_the_last_size(problem: Problem) -> None:
-    assert refine._sizes(problem, None) == [3, 6, 12, 24, 46]
+    assert sizes(problem, None) == [3, 6, 12, 24, 46]
 
 
-@pytest.mark.parametrize(
-    "wrong, message", [(["--thresholds", "-1"], "threshold: expected"), (["--method", "magic"], "method is one of")]
-)
-def test_bad_settings_are_told(problem: Problem, wrong: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert refine.main([*wrong, "--quiet"]) == 2
-    assert message in capsys.readouterr().err
+@pytest.mark.parametrize("wrong", [["--thresholds", "-1"], ["--method", "magic"]])
+def test_bad_settings_are_told(toy: list[str], wrong: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main([*toy, *wrong]) == 2
+    assert wrong[0][2:].rstrip("s") in capsys.readouterr().err

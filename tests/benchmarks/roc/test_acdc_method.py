@@ -9,7 +9,6 @@ import torch
 from toy import toy_problem, toy_search
 
 from edge_circuits import acdc, eap
-from edge_circuits.benchmarks.output.cache import SavedParts
 from edge_circuits.benchmarks.roc import acdc_method as sweeps
 from edge_circuits.benchmarks.roc import methods, report
 from edge_circuits.graphs import Circuit, prune
@@ -25,7 +24,7 @@ def few_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def find(name: str, folder: Path) -> methods.Finding:
-    return methods.method(name).find(toy_search(), SavedParts(folder), lambda: None)
+    return methods.method(name).find(toy_search(), folder)
 
 
 def circuits(name: str) -> list[Circuit]:
@@ -47,9 +46,11 @@ def test_points_are_the_circuits(name: str, tmp_path: Path) -> None:
     points = {(len(c - problem.known) / n_others, len(c & problem.known) / n_known) for c in circuits(name)}
     front = set(zip(*(axis.tolist() for axis in found.curve)))
     assert front <= points | {(0.0, 0.0), (1.0, 1.0)}
-    assert found.youden == pytest.approx(max(true - false for false, true in points))
-    assert found.stairs_auc <= found.auc
-    assert found.rates_at[0.1] == pytest.approx(max((true for false, true in points if false <= 0.1), default=0))
+    assert found.figures.youden == pytest.approx(max(true - false for false, true in points))
+    assert found.figures.stairs_auc <= found.figures.auc
+    assert found.figures.rates_at[0.1] == pytest.approx(
+        max((true for false, true in points if false <= 0.1), default=0)
+    )
 
 
 def test_a_second_run_reads_what_the_first_has_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,13 +58,19 @@ def test_a_second_run_reads_what_the_first_has_swept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(acdc.algorithm.EdgeSweep, "_try", lambda *_: pytest.fail("an edge was tried again"))
     second = find("acdc-kl", tmp_path)
     assert (first.seconds is None, second.seconds is None) == (False, True)
-    assert second.auc == first.auc and torch.equal(second.scored.scores, first.scored.scores)
+    assert second.figures.auc == first.figures.auc and torch.equal(second.scored.scores, first.scored.scores)
 
 
 def test_the_table_tells_both_areas(tmp_path: Path) -> None:
     search = toy_search()
-    found = [methods.method(name).find(search, SavedParts(tmp_path), lambda: None) for name in ("eap", "acdc-kl")]
+    found = [methods.method(name).find(search, tmp_path) for name in ("eap", "acdc-kl")]
     lines = report.text(found).splitlines()
     assert "stairs" in lines[1].split()
-    assert lines[4].split()[:5] == ["acdc-kl", "-", f"{found[1].auc:.3f}", "-", f"{found[1].stairs_auc:.3f}"]
+    assert lines[4].split()[:5] == [
+        "acdc-kl",
+        "-",
+        f"{found[1].figures.auc:.3f}",
+        "-",
+        f"{found[1].figures.stairs_auc:.3f}",
+    ]
     assert any(line.startswith("acdc: a circuit a threshold") for line in lines)

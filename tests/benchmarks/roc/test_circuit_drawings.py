@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import graphviz
 import pytest
 from toy import toy_search
 
-from edge_circuits.benchmarks.output.cache import SavedParts
 from edge_circuits.benchmarks.roc import circuit_drawings as drawings
 from edge_circuits.benchmarks.roc import methods
 from edge_circuits.benchmarks.roc.finding import Finding
@@ -16,8 +16,8 @@ from edge_circuits.benchmarks.roc.finding import Finding
 
 @pytest.fixture
 def findings(tmp_path: Path) -> list[Finding]:
-    parts, search = SavedParts(tmp_path / ".partial"), toy_search(k=(6, 20))
-    return [methods.method(name).find(search, parts, lambda: None) for name in ("eap", "random")]
+    parts, search = tmp_path / ".partial", toy_search(k=(6, 20))
+    return [methods.method(name).find(search, parts) for name in ("eap", "random")]
 
 
 @pytest.fixture
@@ -47,5 +47,5 @@ def test_without_a_k_a_large_circuit_is_not_drawn_whole(
     findings: list[Finding], tmp_path: Path, without_dot: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawings, "MOST_DRAWN", 4)
-    found = Finding(**{**vars(findings[0]), "search": toy_search()})
+    found = replace(findings[0], search=toy_search())
     assert [path.stem[-2:] for path in drawings.draw_all([found], tmp_path)[0]] == ["wn", "k4"]  # known, then 4 edges

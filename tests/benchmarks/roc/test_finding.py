@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from torch import Tensor
 from toy import EDGES, toy_problem, toy_search
 
-from edge_circuits.benchmarks.roc.finding import Finding, Rates, measured_scores
+from edge_circuits.benchmarks.roc.finding import Figures, Finding, Rates, Search, measured_scores
 from edge_circuits.graphs import ScoredGraph
 
 N_POSITIVES = len(EDGES)
 
 
-def measured(sign: float = 1.0, sizes: tuple[int, ...] = (2, 2, 2), **settings: object) -> Finding:
+def found(search: Search, scores: Tensor, n_groups: int = 0) -> Finding:
+    """What scores find that are the same in each of some groups."""
+    about = {"settings": {"intervention": "patching"}, "seconds": 0.25}
+    per_group = scores.expand(n_groups, *scores.shape) / n_groups if n_groups else None
+    return measured_scores(search, "eap", ScoredGraph(search.problem.graph, scores, about, per_group))
+
+
+def finding(sign: float = 1.0, **settings: object) -> Finding:
     """Scores that are 2 in the circuit and 1 outside, or the other way round, in equal groups."""
     search = toy_search(**settings)
     graph, mask = search.problem.graph, search.problem.circuit.mask
-    scores = graph.edge_mask * (1.5 + sign * (mask.double() - 0.5))
-    about = {"settings": {"intervention": "patching", "n_prompts": 2}, "seconds": 0.25}
-    return measured_scores(search, "eap", [ScoredGraph(graph, scores, about)] * len(sizes), sizes)
+    return found(search, graph.edge_mask * (1.5 + sign * (mask.double() - 0.5)), 3)
+
+
+def measured(sign: float = 1.0, **settings: object) -> Figures:
+    return finding(sign, **settings).figures
 
 
 def test_perfect_scores() -> None:
+    assert finding().interval == (1, 1, "prompts")
     found = measured()
-    assert (found.auc, found.low, found.high, found.average_precision) == (1, 1, 1, 1)
+    assert (found.auc, found.average_precision) == (1, 1)
     assert set(found.rates_at.values()) == {1.0} and list(found.rates_at) == [0.01, 0.05, 0.10]
     assert (found.youden, found.youden_k) == (1, N_POSITIVES)
     assert found.rates_at_k == {N_POSITIVES: Rates(1.0, 0.0)}
@@ -42,25 +55,11 @@ def test_scores_in_between() -> None:
     graph, circuit = search.problem.graph, search.problem.circuit
     scores = graph.edge_mask * (1.0 + circuit.mask)
     scores[graph.edge_index("m1->logits")] = 1.0
-    found = measured_scores(search, "eap", [ScoredGraph(graph, scores, {"settings": {}, "seconds": 0.0})], [6])
-    assert (found.auc, found.youden, found.youden_k) == (pytest.approx(5.5 / 6), pytest.approx(5 / 6), 5)
-    assert found.average_precision == pytest.approx((5 + 6 / 46) / 6)
-    assert list(found.rates_at.values()) == pytest.approx([5 / 6] * 3)
-    assert found.rates_at_k[6].true_positive_rate == pytest.approx((5 + 1 / 41) / 6)
-
-
-def test_groups_count_by_their_prompts() -> None:
-    search = toy_search()
-    graph = search.problem.graph
-    groups = [
-        ScoredGraph(graph, graph.edge_mask * value, {"settings": {}, "seconds": seconds})
-        for value, seconds in ((1.0, 2.0), (4.0, 3.0))
-    ]
-    found = measured_scores(search, "eap", groups, [4, 2])
-    assert set(found.scored.values.tolist()) == {2.0}  # (4 x 1 + 2 x 4) / 6
-    assert found.seconds == 5.0
-    assert found.scored.metadata["settings"] == {"n_prompts": 6, "seed": 0}
-    assert "seconds" not in found.scored.metadata
+    figures = found(search, scores).figures
+    assert (figures.auc, figures.youden, figures.youden_k) == (pytest.approx(5.5 / 6), pytest.approx(5 / 6), 5)
+    assert figures.average_precision == pytest.approx((5 + 6 / 46) / 6)
+    assert list(figures.rates_at.values()) == pytest.approx([5 / 6] * 3)
+    assert figures.rates_at_k[6].true_positive_rate == pytest.approx((5 + 1 / 41) / 6)
 
 
 def test_nodes_are_measured_by_their_largest_out_edge() -> None:
@@ -76,7 +75,7 @@ def test_rates_at_several_k() -> None:
 
 
 def test_a_row_says_what_was_measured_and_with_what() -> None:
-    row = measured(k=(3,)).row()
+    row = finding(k=(3,)).row()
     assert row["task"] == "toy" and row["metric"] == "logit_difference" and row["n_positives"] == N_POSITIVES
     assert row["tpr_at_fpr_0.01"] == 1.0 and row["tpr_at_k_3"] == 0.5 and row["fpr_at_k_3"] == 0.0
     assert row["settings"] == {"intervention": "patching", "n_prompts": 6, "seed": 0} and row["seed"] == 0
@@ -85,8 +84,8 @@ def test_a_row_says_what_was_measured_and_with_what() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": (0,)}, "k: expected numbers from 1 to 46, the candidates of planted toy, came 0"),
-        ({"k": (5, 47)}, "k: expected numbers from 1 to 46, the candidates of planted toy, came 47"),
+        ({"k": (0,)}, "k: expected a whole number from 1 to 46, got 0; planted toy has 46 candidates"),
+        ({"k": (5, 47)}, "k: expected a whole number from 1 to 46, got 47"),
         ({"universe": "everything"}, "unknown universe 'everything': expected one of all, no-input"),
     ],
 )
@@ -99,6 +98,9 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_scored(settings
 def test_a_universe_without_the_circuit_is_refused() -> None:
     problem = toy_problem()
     only_input = type(problem.circuit).from_edges(problem.graph, ["input->logits"])
-    problem = type(problem)(**{**vars(problem), "known": only_input})
-    with pytest.raises(ValueError, match="universe 'no-input' of planted toy: 0 of .* edges are the circuit"):
+    problem = replace(problem, known=only_input)
+    with pytest.raises(
+        ValueError,
+        match="universe 'no-input': expected edges of planted toy inside and outside of the circuit, got 0 of .* inside",
+    ):
         toy_search(problem, universe="no-input").check()

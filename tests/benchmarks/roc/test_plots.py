@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from toy import toy_problem, toy_search
 
-from edge_circuits.benchmarks.output.cache import SavedParts
 from edge_circuits.benchmarks.output.figures import PALETTE, colour_of
 from edge_circuits.benchmarks.roc import curve_plots, methods, score_plots
 from edge_circuits.benchmarks.roc.finding import Finding
@@ -20,8 +20,8 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
-    parts, search = SavedParts(tmp_path_factory.mktemp("parts")), toy_search()
-    return [methods.method(name).find(search, parts, lambda: None) for name in ("eap", "clean-corrupted", "random")]
+    parts, search = tmp_path_factory.mktemp("parts"), toy_search()
+    return [methods.method(name).find(search, parts) for name in ("eap", "clean-corrupted", "random")]
 
 
 def text_of(path: Path) -> str:
@@ -40,12 +40,12 @@ def letters_as_text() -> Iterator[None]:
 def test_the_roc_plot_names_every_method_with_its_area(findings: list[Finding], tmp_path: Path) -> None:
     text = text_of(curve_plots.plot_problem(findings, tmp_path / "roc.svg"))
     for finding in findings:
-        assert f"{finding.method}  {finding.auc:.3f}" in text
+        assert f"{finding.method}  {finding.figures.auc:.3f}" in text
     assert "planted toy: 6 of 46 edges, 6 prompts" in text
 
 
 def test_metrics_are_named_where_there_are_several(findings: list[Finding], tmp_path: Path) -> None:
-    other = Finding(**{**vars(findings[0]), "metric": "log_probability"})
+    other = replace(findings[0], metric="log_probability")
     text = text_of(curve_plots.plot_problem([findings[0], other, findings[2]], tmp_path / "roc.svg"))
     assert "eap, log_probability  " in text and "eap, logit_difference  " in text and "random  " in text
 
@@ -58,9 +58,9 @@ def test_the_same_findings_give_the_same_picture(ending: str, findings: list[Fin
 
 def test_published_curves_and_points_stand_beside_a_real_model(findings: list[Finding], tmp_path: Path) -> None:
     problem = toy_problem()
-    problem = type(problem)(**{**vars(problem), "model_name": "gpt2", "task": "greater_than"})
+    problem = replace(problem, model_name="gpt2", task="greater_than")
     search = toy_search(problem)
-    beside = [Finding(**{**vars(finding), "search": search}) for finding in findings]
+    beside = [replace(finding, search=search) for finding in findings]
     text = text_of(curve_plots.plot_beside_published(beside, tmp_path / "beside.svg"))
     for words in (
         "gpt2 greater_than",
@@ -74,8 +74,8 @@ def test_published_curves_and_points_stand_beside_a_real_model(findings: list[Fi
 
 def test_docstring_has_published_points_alone(findings: list[Finding], tmp_path: Path) -> None:
     problem = toy_problem()
-    problem = type(problem)(**{**vars(problem), "model_name": "attn-only-4l", "task": "docstring"})
-    beside = [Finding(**{**vars(finding), "search": toy_search(problem)}) for finding in findings[:1]]
+    problem = replace(problem, model_name="attn-only-4l", task="docstring")
+    beside = [replace(finding, search=toy_search(problem)) for finding in findings[:1]]
     text = text_of(curve_plots.plot_beside_published(beside, tmp_path / "beside.svg"))
     assert "ACDC, KL  0.982 (stairs)" in text and "MIB" not in text
 
@@ -89,7 +89,7 @@ def test_distributions_have_a_panel_for_each_method_with_scores(findings: list[F
 def test_scores_that_are_all_zero_can_be_drawn(findings: list[Finding], tmp_path: Path) -> None:
     graph = findings[0].search.problem.graph
     nothing = ScoredGraph(graph, torch.zeros(graph.edge_mask.shape))
-    zero = [Finding(**{**vars(findings[0]), "scored": nothing})]
+    zero = [replace(findings[0], scored=nothing)]
     assert score_plots.plot_distributions(zero, tmp_path / "d.png").stat().st_size > 1000
     assert score_plots.plot_by_role(zero, tmp_path / "r.png").stat().st_size > 1000
 
@@ -106,7 +106,7 @@ def test_without_scores_or_roles_nothing_is_drawn(findings: list[Finding], tmp_p
     assert score_plots.plot_distributions(findings[2:], tmp_path / "d.png") is None
     assert score_plots.plot_by_role(findings[2:], tmp_path / "r.png") is None
     problem = type(findings[0].search.problem)(**{**vars(findings[0].search.problem), "roles": {}})
-    nameless = Finding(**{**vars(findings[0]), "search": toy_search(problem)})
+    nameless = replace(findings[0], search=toy_search(problem))
     assert score_plots.plot_by_role([nameless], tmp_path / "r.png") is None
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,17 @@ import torch
 from toy import toy_problem, toy_search
 
 from edge_circuits import eap
-from edge_circuits.benchmarks.output.cache import SavedParts
 from edge_circuits.benchmarks.reference import load_reference
 from edge_circuits.benchmarks.roc import acdc_method as sweeps
 from edge_circuits.benchmarks.roc import methods
 from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
+from edge_circuits.eap.methods.lookup import find as find_method
 from edge_circuits.eap.methods.lookup import known
 from edge_circuits.graphs.metrics import log_probability, logit_difference
 
 
 def find(name: str, tmp_path: Path, **settings: object) -> methods.Finding:
-    return methods.method(name).find(toy_search(**settings), SavedParts(tmp_path), lambda: None)
+    return methods.method(name).find(toy_search(**settings), tmp_path)
 
 
 def test_every_scoring_method_is_there_and_the_baseline_is_last() -> None:
@@ -29,7 +30,7 @@ def test_every_scoring_method_is_there_and_the_baseline_is_last() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="method: expected one of eap, .*, random, came 'magic'"):
+    with pytest.raises(ValueError, match="method: expected one of eap, .*, random, got 'magic'"):
         methods.method("magic")
 
 
@@ -46,18 +47,18 @@ def test_groups_of_any_size_add_up_to_all_prompts(name: str, tmp_path: Path) -> 
     problem = toy_problem(n_prompts=7)  # in groups of 3, 2 and 2
     search = toy_search(problem)
     assert [len(group) for group in problem.pairs.groups(3)] == [3, 2, 2]
-    found = methods.method(name).find(search, SavedParts(tmp_path), lambda: None)
+    found = methods.method(name).find(search, tmp_path)
     at_once = eap.score(problem.model, problem.pairs, logit_difference, name, quiet=True)
-    assert torch.allclose(found.scored.scores, at_once.scores.double(), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.scored.scores, at_once.scores, rtol=1e-4, atol=1e-6)
     assert found.scored.metadata["settings"]["n_prompts"] == 7
-    assert (found.low is None) == (name in ("hisp", "learned-mask"))
+    assert (found.interval.low is None) == (not find_method(name).additive)
 
 
 @pytest.mark.parametrize("name", [name for name in known() if name != "random"])
 def test_a_method_without_metric_scores_the_same_with_every_metric(name: str, tmp_path: Path) -> None:
     one = toy_search()
     other = type(one)(one.problem, "log_probability", log_probability, one.settings)
-    first, second = (methods.method(name).find(search, SavedParts(tmp_path), lambda: None) for search in (one, other))
+    first, second = (methods.method(name).find(search, tmp_path) for search in (one, other))
     assert methods.method(name).uses_metric != torch.equal(first.scored.scores, second.scored.scores)
     assert second.metric == ("log_probability" if methods.method(name).uses_metric else "none")
 
@@ -66,17 +67,8 @@ def test_the_area_is_that_of_the_scores_of_all_prompts(tmp_path: Path) -> None:
     found, problem = find("eap", tmp_path), toy_problem()
     mask = problem.graph.edge_mask
     expected = area_under_roc(problem.circuit.mask[mask], found.scored.scores[mask].abs()).item()
-    assert found.auc == pytest.approx(expected, abs=1e-12)
-    assert found.low < found.high
-
-
-def test_steps_are_told_one_by_one(tmp_path: Path) -> None:
-    steps = []
-    search = toy_search()
-    for name in ("eap", "random"):
-        steps.clear()
-        methods.method(name).find(search, SavedParts(tmp_path), lambda: steps.append(name))
-        assert len(steps) == methods.method(name).n_parts(search)
+    assert found.figures.auc == pytest.approx(expected, abs=1e-12)
+    assert found.interval.low < found.interval.high
 
 
 def test_fewer_prompts_than_groups_are_groups_of_one(tmp_path: Path) -> None:
@@ -85,25 +77,25 @@ def test_fewer_prompts_than_groups_are_groups_of_one(tmp_path: Path) -> None:
 
 def test_one_group_has_no_interval(tmp_path: Path) -> None:
     found = find("eap", tmp_path, n_groups=1)
-    assert (found.low, found.high) == (None, None)
+    assert (found.interval.low, found.interval.high) == (None, None)
 
 
 def test_random_is_near_one_half_and_depends_on_the_seed_alone(tmp_path: Path) -> None:
     found, again, other = (find("random", tmp_path, n_random=60, seed=seed) for seed in (0, 0, 1))
-    assert found.low < 0.5 < found.high and abs(found.auc - 0.5) < 0.05
-    assert found.row() == again.row() and found.auc != other.auc
-    assert found.interval == "draws" and found.scored is None and found.seconds is None
+    assert found.interval.low < 0.5 < found.interval.high and abs(found.figures.auc - 0.5) < 0.05
+    assert found.row() == again.row() and found.figures.auc != other.figures.auc
+    assert found.interval.over == "draws" and found.scored is None and found.seconds is None
 
 
 def test_random_at_k_takes_both_kinds_alike(tmp_path: Path) -> None:
     n = toy_problem().graph.n_edges
-    rates = find("random", tmp_path, n_random=100, k=(n // 2,)).rates_at_k[n // 2]
+    rates = find("random", tmp_path, n_random=100, k=(n // 2,)).figures.rates_at_k[n // 2]
     assert abs(rates.true_positive_rate - 0.5) < 0.1 and abs(rates.false_positive_rate - 0.5) < 0.05
 
 
 def test_random_scores_spread_less_on_a_larger_circuit(tmp_path: Path) -> None:
     known = load_reference("docstring", "autocircuit-heads").circuit  # 588 edges of 1,281
     problem = toy_problem()
-    large = type(problem)(**{**vars(problem), "known": known, "graph": known.graph})
-    found = methods.method("random").find(toy_search(large), SavedParts(tmp_path), lambda: None)
-    assert 0.4 < found.low < found.high < 0.6
+    large = replace(problem, known=known)
+    found = methods.method("random").find(toy_search(large), tmp_path)
+    assert 0.4 < found.interval.low < found.interval.high < 0.6

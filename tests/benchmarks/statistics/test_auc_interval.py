@@ -81,16 +81,18 @@ def test_the_seed_decides_and_many_resamples_take_several_chunks() -> None:
 def test_what_does_not_fit_is_refused(without_type_checks: None) -> None:
     per_group = groups(3, noise=1.0)
     with pytest.raises(
-        ValueError, match=r"must be \[group source destination\] with the circuit's \(7, 15\), got \(7, 15\)"
+        ValueError, match=r"expected \[group source destination\] with the circuit's \(7, 15\), got \(7, 15\)"
     ):
         bootstrap_auc(per_group[0], CIRCUIT)
-    with pytest.raises(ValueError, match="needs at least 2 groups, got 1: use smaller groups"):
+    with pytest.raises(
+        ValueError, match="groups of prompts: expected a whole number from 2, got 1; use smaller groups"
+    ):
         bootstrap_auc(per_group[:1], CIRCUIT)
-    with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):
+    with pytest.raises(ValueError, match="confidence: expected .*, got 95"):
         bootstrap_auc(per_group, CIRCUIT, confidence=95.0)
-    with pytest.raises(ValueError, match="n_resamples must be 2 or more, got 1"):
+    with pytest.raises(ValueError, match="n_resamples: expected a whole number from 2, got 1"):
         bootstrap_auc(per_group, CIRCUIT, n_resamples=1)
-    with pytest.raises(ValueError, match="by must be one of absolute, signed, got 'square'"):
+    with pytest.raises(ValueError, match="by: expected one of 'absolute', 'signed', got 'square'"):
         bootstrap_auc(per_group, CIRCUIT, by="square")
     with pytest.raises(ValueError, match="got 46 candidates and no positives"):
         bootstrap_auc(per_group, Circuit.empty(GRAPH))

@@ -1,0 +1,37 @@
+"""A method's scores of a problem's edges, with what each group of prompts adds to them, as all studies use them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from edge_circuits import eap
+from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.eap.methods.method import Method
+from edge_circuits.graphs import ScoredGraph
+from edge_circuits.graphs.metrics import Metric
+
+
+def group_scores(problem: Problem, method: Method, metric: Metric, folder: Path, n_groups: int) -> ScoredGraph:
+    """Score the problem's prompts with a method; `metadata["seconds"]` says how long it took.
+
+    A method whose scores are no means over prompts (`method.additive`) scores all at once and has no `per_group`; but random
+    scores are the same whatever the prompts, so each group has its share of them.
+
+    Args:
+        folder: For what is scored so far, so that what was stopped goes on.
+        n_groups: Groups of nearly equal size, each a mixture of the prompts; a prompt each if there are fewer.
+
+    Raises:
+        ValueError: The method cannot be asked of this model or with this metric.
+    """
+    asked = dict(quiet=True, checkpoint=None if method.takes_all else folder)
+    if method.additive and min(n_groups, len(problem.pairs)) > 1:
+        return eap.score_groups(problem.model, problem.pairs, metric, method, n_groups=n_groups, **asked)
+    scored = eap.score(problem.model, problem.pairs, metric, method, **asked)
+    if not isinstance(method, eap.Random) or n_groups < 2:
+        return scored
+    shares = torch.tensor([len(group) / len(problem.pairs) for group in problem.pairs.groups(n_groups)])
+    return replace(scored, per_group=shares[:, None, None].to(scored.scores) * scored.scores)

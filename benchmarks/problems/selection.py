@@ -1,0 +1,205 @@
+"""Problems by the name of a model and its tasks.
+
+open_problems("planted", ["ioi"], n_prompts=100)                # a planted model; the circuit is true by construction
+open_problems("gpt2", ["ioi"], n_prompts=100)                   # a task of `edge_circuits.benchmarks.tasks`; a paper's circuit
+open_problems("DIRECTORY", ["text"], n_prompts=16)              # the next token of text, with any tokenizer
+open_problems("DIRECTORY", ["sort"], n_prompts=16)              # a model that sorts digits, without a tokenizer
+open_problems("DIRECTORY", prompts=Path("mine.csv"), circuit=Path("known.json"))       # a user's own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edge_circuits.benchmarks import planted
+from edge_circuits.benchmarks import tasks as known_tasks
+from edge_circuits.benchmarks.problems.opening import open_model, told_elsewhere
+from edge_circuits.benchmarks.problems.problem import PLANTED, Problem
+from edge_circuits.benchmarks.problems.prompt_sets import file_pairs, sort_prompts, text_prompts
+from edge_circuits.benchmarks.reference import TASKS, load_reference
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics
+from edge_circuits.graphs.checks import choice, refusal, whole_number
+
+SORT, TEXT = "sort", "text"
+N_PROMPTS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of a model; see `open_problems`."""
+
+    n_prompts: int | None = None
+    n_held_out: int | None = None
+    seed: int = 0
+    metric: str | None = None
+    prompts: Path | None = None
+    circuit: Path | None = None
+    needs_circuit: bool = False
+    variant: str | None = None
+    edge_set: str | None = None
+    text: Path | None = None
+    weights: Path | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    quiet: bool = False
+
+
+def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: Any) -> list[Problem]:
+    """A model with each of some tasks.
+
+    Args:
+        model_name: "planted", a directory or a hub name.
+        tasks: None: all planted ones; of another model those with a known circuit where one is needed, else `text`, or `sort`
+            without a tokenizer.
+        n_prompts: Prompts of each (100); of a user's file all by default.
+        n_held_out: As many other prompts to measure on; None: none. Planted models then score on training prompts.
+        seed: Of the prompts; 0 gives those of a variant's origin, where it states a seed.
+        metric: Name of a metric; None: each task's own.
+        prompts: A user's CSV or JSON Lines file of pairs, in the tasks' place.
+        circuit: A saved circuit, as the known one.
+        needs_circuit: Whether a problem without a known circuit is refused.
+        variant: Whose prompts, of a model that is not planted; None: each task's first.
+        edge_set: Whose edge set is the circuit; None: each task's first.
+        text: File that `text` takes its prompts from; None: the model writes them.
+        weights: Folder of the planted models' weights; None: those shipped.
+        device: As for `open_model`; planted models stay on the CPU by default.
+        dtype: Of the weights.
+        quiet: No progress bar while the model is read.
+
+    Raises:
+        ValueError: The model cannot be opened, there is no such task or metric, a task does not fit the model, or no circuit is
+            known where one is needed.
+    """
+    wanted = Asked(**asked)
+    for name in ("n_prompts", "n_held_out"):
+        if (number := getattr(wanted, name)) is not None:
+            whole_number(name, number, 1)
+    if wanted.metric not in (None, metrics.KL):
+        metrics.load(wanted.metric)
+    found = _planted(tasks, wanted) if model_name == PLANTED else _opened(model_name, tasks, wanted)
+    if wanted.metric is not None:
+        found = [replace(problem, metric_name=wanted.metric) for problem in found]
+    return found if wanted.circuit is None else [_with_circuit(problem, wanted.circuit) for problem in found]
+
+
+def _planted(tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
+    if asked.prompts is not None and tasks is None:
+        raise refusal("--tasks", "the planted model that the prompts are for", "none", "name it")
+    problems = []
+    for name in planted.NAMES if tasks is None else tasks:
+        model, circuit, task = planted.load(name, asked.weights)
+        if asked.prompts is not None:
+            pairs, prompts, held_out = _own(asked, task.task.word_tokenizer())
+        elif asked.n_held_out is None:
+            pairs, prompts, held_out = task.pairs(_n(asked), seed=asked.seed), "held-out prompts", None
+        else:
+            pairs, prompts = task.pairs(_n(asked), seed=asked.seed, split="train"), "training prompts"
+            held_out = task.pairs(asked.n_held_out, seed=asked.seed, split="test")
+        known = dict(known=circuit, origin="planted, true by construction", roles=_by_node(task.roles))
+        if asked.device is not None or asked.dtype != "float32":
+            with told_elsewhere(asked.quiet):
+                model = model.to(asked.device or "cpu", getattr(torch, asked.dtype))
+        problems.append(Problem(PLANTED, name, model, pairs, prompts, task.task.metric, held_out, **known))
+    return problems
+
+
+def _opened(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
+    """The problems of a model that is not planted."""
+    for task in tasks or ():
+        choice("task", task, (SORT, TEXT, *known_tasks.names()))
+    model, tokenizer = open_model(model_name, asked.device, asked.quiet, asked.dtype)
+    graph, problems = Graph.from_model(model), []
+    if asked.prompts is not None:
+        tasks = [asked.prompts.stem]
+    elif tasks is None and asked.needs_circuit and asked.circuit is None:
+        tasks = [task for task in TASKS if load_reference(task).circuit.graph == graph]
+        if not tasks:
+            raise _other_shape(model_name, graph, TASKS)
+    for task in tasks or ([SORT] if tokenizer is None else [TEXT]):
+        pairs, prompts, metric, held_out = _drawn(task, model_name, model, tokenizer, asked)
+        known = _reference(task, graph, asked)
+        if asked.needs_circuit and not known and asked.circuit is None:
+            raise _other_shape(model_name, graph, (task,))
+        problems.append(Problem(model_name, task, model, pairs, prompts, metric, held_out, **known))
+    return problems
+
+
+def _n(asked: Asked) -> int:
+    return N_PROMPTS if asked.n_prompts is None else asked.n_prompts
+
+
+def _own(asked: Asked, tokenizer: Any) -> tuple[PromptPairs, str, PromptPairs | None]:
+    """A user's prompts, what they are in words, and the half held out where that is asked."""
+    pairs = file_pairs(asked.prompts, tokenizer)
+    pairs, words = pairs if asked.n_prompts is None else pairs[: asked.n_prompts], f"prompts of {asked.prompts.name}"
+    if asked.n_held_out is None:
+        return pairs, words, None
+    whole_number("--prompts: number of pairs", len(pairs), 4, remedy="half of them are held out to measure on")
+    here, held_out = pairs.split(len(pairs) // 2, asked.seed)
+    return here, words, held_out
+
+
+def _drawn(
+    task: str, model_name: str, model: nn.Module, tokenizer: Any, asked: Asked
+) -> tuple[PromptPairs, str, str, PromptPairs | None]:
+    """Pairs, what they are in words, the task's metric, and the pairs held out."""
+    if asked.prompts is not None:
+        pairs, prompts, held_out = _own(asked, tokenizer)
+        return pairs, prompts, "logit_difference", held_out
+    n, metric = _n(asked) + (asked.n_held_out or 0), "logit_difference"
+    if task == SORT:
+        pairs, prompts = sort_prompts(model, n, asked.seed)
+    elif tokenizer is None:
+        got = f"{model_name!r} without one"
+        raise refusal("task", f"a model with a tokenizer for {task!r}", got, f"it can do {SORT!r}")
+    elif task == TEXT:
+        pairs, prompts = text_prompts(model, tokenizer, n, asked.seed, asked.text)
+    else:
+        loaded = known_tasks.load(task)
+        variant = loaded.variant(asked.variant)
+        pairs = loaded.pairs(tokenizer, n, seed=asked.seed, split="all", variant=asked.variant)
+        prompts, metric = f"{variant.name} prompts", variant.metric
+    if asked.n_held_out is None:
+        return pairs, prompts, metric, None
+    here, held_out = pairs.split(_n(asked), asked.seed)
+    return here, prompts, metric, held_out
+
+
+def _reference(task: str, graph: Graph, asked: Asked) -> dict[str, Any]:
+    """The reference circuit of a task, if it is one of this graph, with its roles and where it is known from."""
+    if task not in TASKS or (known := load_reference(task, asked.edge_set)).circuit.graph != graph:
+        return {}
+    return dict(known=known, origin=f"edge set {known.variant}, of {known.model}", roles=_by_node(known.roles))
+
+
+def _with_circuit(problem: Problem, path: Path) -> Problem:
+    """The problem with a saved circuit as the known one."""
+    try:
+        circuit = Circuit.load(path)
+    except OSError as error:
+        raise refusal("--circuit", "a saved circuit", f"{str(path)!r}: {error.strerror}") from error
+    if circuit.graph != problem.graph:
+        raise refusal("--circuit", f"a circuit of {problem.name}, {problem.graph}", str(circuit.graph))
+    roles = problem.roles if circuit == problem.circuit else {}
+    return replace(problem, known=circuit, origin=f"circuit of {path.name}", roles=roles)
+
+
+def _by_node(roles: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """From the nodes of each role to the role of each node, in words."""
+    return {node: role.replace("_", " ") for role, nodes in roles.items() for node in nodes}
+
+
+def _other_shape(model_name: str, graph: Graph, tasks: Sequence[str]) -> ValueError:
+    def shape(of: Graph) -> str:
+        return f"{of.n_layers} layers of {of.n_heads} heads {'with' if of.mlps else 'without'} MLPs"
+
+    known = [load_reference(task) for task in tasks if task in TASKS]
+    circuits = "; ".join(f"{each.task} of {each.model}, {shape(each.circuit.graph)}" for each in known) or "none"
+    expected = f"one with a known circuit ({circuits})"
+    return refusal("model", expected, f"{model_name!r} of {shape(graph)}", "give --circuit FILE with --prompts FILE")

@@ -1,0 +1,95 @@
+"""What a trained model is: an architecture, sequences to learn, and prompts on which it is asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from edge_circuits.benchmarks.tasks.task import Split
+from edge_circuits.benchmarks.tasks.words import WordTokenizer
+from edge_circuits.graphs import PromptPairs
+
+BOS = 1  # id, as of `WordTokenizer`
+
+
+class Example(NamedTuple):
+    """Tokens to learn, and from which of them on the next ones are to be told."""
+
+    tokens: list[int]
+    first_told: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained: next tokens, AdamW, a rate that rises shortly and falls to zero.
+
+    Attributes:
+        steps: Number of steps.
+        batch_size: Sequences in a step.
+        learning_rate: The largest rate.
+        weight_decay: Of matrices.
+        seed: Of weights and sequences.
+    """
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Prompts on which a model is asked.
+
+    Attributes:
+        name: Its name.
+        pairs: `pairs(n, seed, split)`.
+        metric: Name of its metric in `edge_circuits.graphs.metrics`.
+    """
+
+    name: str
+    pairs: Callable[[int, int, Split], PromptPairs]
+    metric: str = "logit_difference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """A model to train.
+
+    Attributes:
+        name: Its name, which is its file's and its weights'.
+        architecture: "gpt2" or "llama".
+        settings: Of the Hugging Face configuration, beside the size of the vocabulary.
+        words: The vocabulary behind padding and BOS.
+        sequence: Draws a sequence to learn.
+        tasks: Prompts on which the model is asked.
+        training: How the weights shipped were trained.
+    """
+
+    name: str
+    architecture: Literal["gpt2", "llama"]
+    settings: Mapping[str, Any]
+    words: Sequence[str]
+    sequence: Callable[[random.Random], Example]
+    tasks: tuple[Task, ...]
+    training: Training = field(default_factory=lambda: Training(steps=2000))
+
+    @property
+    def tokenizer(self) -> WordTokenizer:
+        """Of the small vocabulary."""
+        return WordTokenizer(self.words)
+
+    def new_module(self, seed: int) -> nn.Module:
+        """The Hugging Face model with random weights."""
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+        kinds = {"gpt2": (GPT2Config, GPT2LMHeadModel), "llama": (LlamaConfig, LlamaForCausalLM)}
+        config, model = kinds[self.architecture]
+        torch.manual_seed(seed)
+        return model(config(vocab_size=len(self.tokenizer), bos_token_id=BOS, eos_token_id=BOS, **self.settings))
