@@ -5,11 +5,11 @@ No GPU is needed: `pretend_devices` refuses what CUDA would refuse.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import accelerate
 import pytest
@@ -53,6 +53,19 @@ CASES = [
     ("attention-only", "one device"),
     ("rms-gated-grouped", "one device"),
 ]
+ONE, SPREAD, BACK_AND_FORTH = (
+    [case for case in CASES if case[1] == place] for place in ("one device", "spread", "back and forth")
+)
+
+
+def pairwise(values: Sequence[Any], everywhere: Sequence[Any] = ()) -> list[Any]:
+    """Each value with a model on one device, one spread, and one back and forth, in turn; those of `everywhere` with all."""
+    chosen = [(case, value) for value in everywhere for case in CASES]
+    for turn, value in enumerate(value for value in values if value not in everywhere):
+        chosen += [(cases[turn % len(cases)], value) for cases in (ONE, SPREAD, BACK_AND_FORTH)]
+    return [pytest.param(*case, value, id=f"{'-'.join(case)}-{value}") for case, value in chosen]
+
+
 SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24)
 GROUPED = SIZES | dict(num_key_value_heads=1, head_dim=4)
 SETTINGS = {"gpt2": dict(n_embd=16, n_layer=3, n_head=2), "neox-parallel": SIZES, "llama": GROUPED, "gemma2": GROUPED}
@@ -123,18 +136,14 @@ def test_a_forward_pass_leaves_each_layer_where_it_is() -> None:
     assert {x.device for x in (*layers, kept.final)} == {block.device for block in transformer.blocks} == {DEVICES[1]}
 
 
-@pytest.mark.parametrize("method", known())
-@pytest.mark.parametrize(("kind", "place"), CASES)
+@pytest.mark.parametrize(("kind", "place", "method"), pairwise(known(), everywhere=("eap", "relp")))
 def test_scores(kind: str, place: str, method: str) -> None:
     for intervention in ("patching", "mean-positional"):
         assert_as_on_the_cpu(kind, place, scores(method, intervention))
 
 
-@pytest.mark.parametrize("rules", RULES, ids=str)
-@pytest.mark.parametrize(("kind", "place"), CASES)
+@pytest.mark.parametrize(("kind", "place", "rules"), pairwise(RULES))
 def test_relevance_rules(kind: str, place: str, rules: dict[str, str]) -> None:
-    if kind == "attention-only" and rules == dict(reader="norm"):
-        pytest.skip("it has no norm")
     for intervention in ("patching", "zero"):
         assert_as_on_the_cpu(kind, place, scores("relp", intervention, **rules))
 
@@ -179,10 +188,12 @@ def found_circuits(model: TransformerBridge) -> Tensor:
     return torch.tensor([[value or 0.0, kept] for value, kept in decisions])
 
 
-@pytest.mark.parametrize("call", [runs, weight_gradients, nodes, found_circuits])
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_circuits_and_nodes(kind: str, place: str, call: Call) -> None:
-    assert_as_on_the_cpu(kind, place, call)
+QUESTIONS = {each.__name__: each for each in (runs, weight_gradients, nodes, found_circuits)}
+
+
+@pytest.mark.parametrize(("kind", "place", "question"), pairwise(list(QUESTIONS), everywhere=("runs",)))
+def test_circuits_and_nodes(kind: str, place: str, question: str) -> None:
+    assert_as_on_the_cpu(kind, place, QUESTIONS[question])
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
