@@ -1,8 +1,8 @@
-"""Edge-level circuits of transformer language models: score every edge, prune, refine, run, measure and draw.
+"""Edge-level circuits of transformer language models: score every edge, prune, refine, run, measure, draw.
 
     import edge_circuits as ec
 
-    model = ec.open_model("gpt2")
+    model, tokenizer = ec.open_model("gpt2")
     scores = ec.score(model, pairs, "logit_difference", "relp")
     circuit = ec.prune(scores, k=200)
     ec.render(circuit, "circuit.svg")

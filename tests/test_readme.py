@@ -1,4 +1,4 @@
-"""The README's examples run, and what it names is there."""
+"""The README's examples run, and what README and docs name is there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+import edge_circuits
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 
 
-def test_there_is_an_example() -> None:
-    assert EXAMPLES
+def test_readme_is_short_and_has_an_example() -> None:
+    assert EXAMPLES and len(README) <= 6000
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -26,15 +29,31 @@ def test_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {path.name for path in tmp_path.iterdir()} >= {"circuit.svg", "circuit.json"}
 
 
-def test_files_that_it_names_exist() -> None:
-    named = set(re.findall(r"`((?:graphs|eap|acdc|benchmarks|tests)/[\w/.]*)`", README))
-    assert named and not [name for name in sorted(named) if not (ROOT / name).exists()]
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_is_there(page: str) -> None:
+    text = PAGES[page]
+    files = set(re.findall(r"`((?:graphs|eap|acdc|benchmarks|tests|edge_circuits|docs)/[\w/.]*)`", text))
+    assert not [name for name in sorted(files) if not (ROOT / name).exists()]
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    assert not [link for link in sorted(links) if not (ROOT / page).parent.joinpath(link).exists()]
+    names = set(re.findall(r"\bec\.(\w+)", text))
+    assert not [name for name in sorted(names) if not hasattr(edge_circuits, name)]
+    for example in re.findall(r"^```python.*?\n(.*?)^```", text, flags=re.M | re.S):
+        compile(example, page, "exec")
 
 
-def test_commands_that_it_names_exist() -> None:
-    modules = set(re.findall(r"python -m ([\w.]+)", README))
-    targets = set(re.findall(r"(?:^|`)make (\w+)", README, flags=re.M))
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_a_page_names_exist(page: str) -> None:
+    modules = {name.rstrip(".") for name in re.findall(r"python -m ([\w.]+)", PAGES[page])} - {
+        "edge_circuits.benchmarks.NAME"
+    }
+    targets = set(re.findall(r"(?:^|`)make ([\w-]+)", PAGES[page], flags=re.M))
     makefile = (ROOT / "Makefile").read_text()
-    assert modules and targets
-    assert not [name for name in sorted(modules) if importlib.util.find_spec(name) is None]
-    assert not [name for name in targets if f"\n{name}:" not in makefile]
+    assert not [
+        name for name in sorted(modules) if not name.startswith("pytest") and importlib.util.find_spec(name) is None
+    ]
+    assert not [name for name in sorted(targets) if not re.search(rf"^{name}[ :]", makefile, flags=re.M)]
+
+
+def test_the_readme_names_commands() -> None:
+    assert "python -m edge_circuits." in README and "make test" in README

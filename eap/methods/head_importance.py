@@ -40,7 +40,7 @@ class HeadImportance(Method):
         importance[0] = torch.inf
         of_destination = importance.new_full((graph.n_destinations,), torch.inf)
         for source in range(1, graph.n_sources):
-            own = graph.destinations_of(source)
+            own = list(graph.destinations_of(source))
             known = of_destination[own]
             of_destination[own] = torch.where(
                 known.isinf(), importance[source], torch.maximum(known, importance[source])

@@ -1,0 +1,125 @@
+"""Annotations are true: every public function is called once in a process that checks them, shapes included.
+
+`--typecheck` checks them in all tests, which takes much longer.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jaxtyping
+import pytest
+
+METHODS = {
+    "CleanCorrupted",
+    "EAP",
+    "Exact",
+    "HeadImportance",
+    "InformationFlow",
+    "IntegratedGradients",
+    "LearnedMask",
+    "Method",
+}
+METHODS |= {"Random", "RelP"}
+PACKAGES = [f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")]
+TESTS = Path(__file__).parent
+
+import edge_circuits as ec  # noqa: E402  (light: what it names is imported on first use)
+
+
+@cache
+def question() -> tuple[Any, ...]:
+    """A model with grouped-query attention, prompts of unequal length, and a metric."""
+    from models import bridged, hugging_face, logit_difference, prompt_pairs
+
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+    return bridged(hugging_face("llama", **sizes)), prompt_pairs([4, 3], positions=[-1, -2]), logit_difference
+
+
+@cache
+def scores() -> Any:
+    return ec.score(*question(), "eap", quiet=True)
+
+
+def circuit() -> Any:
+    return ec.prune(scores(), k=40)
+
+
+def every_method() -> list[Any]:
+    methods = [
+        *(
+            ec.CleanCorrupted(),
+            ec.EAP(),
+            ec.Exact(),
+            ec.HeadImportance(),
+            ec.InformationFlow(),
+            ec.LearnedMask(steps=2),
+        ),
+        *(ec.IntegratedGradients(steps=2, at=at) for at in ("inputs", "activations")),
+        *(ec.RelP(), ec.RelP(attention="secant"), ec.RelP(reader="norm"), ec.RelP(reader="softmax"), ec.Random()),
+    ]
+    assert {type(method).__name__ for method in methods} == METHODS - {"Method"}
+    return [ec.score(*question(), method, quiet=True) for method in methods]
+
+
+def every_intervention() -> list[Any]:
+    return [ec.run(question()[0], circuit(), question()[1], how) for how in ("zero", "mean", "mean-positional")]
+
+
+def opened() -> Any:
+    sys.path.append(str(TESTS / "benchmarks"))
+    from real_directory import save_real_directory
+
+    with TemporaryDirectory() as folder:
+        return ec.open_model(str(save_real_directory(Path(folder))), quiet=True)
+
+
+def rendered() -> Any:
+    with TemporaryDirectory() as folder:
+        return ec.render(circuit(), Path(folder) / "circuit.gv")
+
+
+CALLS: dict[str, Callable[[], Any]] = {
+    "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
+    "Graph": lambda: ec.Graph.from_model(question()[0]),
+    "PromptPairs": lambda: ec.PromptPairs([[1, 2]], [[1, 3]], [2], [3])[[0]],
+    "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),
+    "discover": lambda: ec.discover(*question(), 0.5, quiet=True),
+    "error_bars": lambda: ec.error_bars(ec.score_groups(*question(), "eap", n_groups=2, quiet=True)),
+    "measure": lambda: ec.measure(question()[0], circuit(), *question()[1:]),
+    "open_model": opened,
+    "prune": lambda: [ec.prune(scores(), threshold=0.1, strategy="greedy"), circuit()],
+    "refine": lambda: ec.refine(question()[0], circuit(), question()[1], "kl", 0.1, quiet=True),
+    "render": rendered,
+    "run": every_intervention,
+    "score": every_method,
+    "score_groups": lambda: ec.score_groups(*question(), "relp", n_groups=2, quiet=True),
+    "score_nodes": lambda: ec.score_nodes(*question(), quiet=True),
+    "sweep": lambda: ec.sweep(question()[0], question()[1], "kl", [0.2, 0.5], circuit=circuit(), quiet=True),
+    "verify": lambda: ec.verify(question()[0], scores(), *question()[1:], n_edges=2),
+}
+
+
+@pytest.mark.slow
+def test_annotations_are_true() -> None:
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(done.stdout.split()) == set(ec.__all__) - METHODS
+
+
+def main() -> None:
+    """Make all calls with annotations checked; print what was called."""
+    jaxtyping.install_import_hook(PACKAGES, "beartype.beartype")
+    for name, call in CALLS.items():
+        assert call() is not None
+        print(name)
+
+
+if __name__ == "__main__":
+    main()
