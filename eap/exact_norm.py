@@ -111,7 +111,7 @@ class NormAttribution(Attribution):
         seen: Float[Tensor, "visible token d_model"],
         norm: Norm | None,
         resid: Float[Tensor, "token d_model"],
-        gradients: Float[Tensor, "destination token d_model"],
+        gradients: Float[Tensor, "column token d_model"],
         columns: Sequence[int],
     ) -> None:
         """Add the scores of some sources with destinations of one stream."""

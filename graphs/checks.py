@@ -42,10 +42,10 @@ def number(
     name: str,
     value: Any,
     *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: int | float | None = None,
+    least: int | float | None = None,
+    below: int | float | None = None,
+    most: int | float | None = None,
     remedy: str = "",
 ) -> float:
     """A finite number within bounds: `above` and `below` are not part of the range, `least` and `most` are.
