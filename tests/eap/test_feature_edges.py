@@ -170,3 +170,20 @@ def test_what_edges_have_no_place_for_is_refused(without_type_checks: None) -> N
         score_feature_edges(model, stream, every(stream), EVEN, curved)
     with pytest.raises(ValueError, match="nodes: expected nodes of these dictionaries"):
         score_feature_edges(model, stream, nodes, EVEN, curved)
+
+
+def test_a_destination_counts_at_its_positions_alone() -> None:
+    model = tiny("gpt2").model
+    dictionaries = [random_dictionary(Site("mlp_out", 0), 32, n=3), random_dictionary(Site("mlp_out", 1), 32, n=1)]
+    sources = [(0, at, feature) for at in range(6) for feature in range(3)]
+
+    def edges(into: list[int]) -> dict[str, float]:
+        index = torch.tensor([*sources, *((1, at, 0) for at in into)])
+        table = FeatureNodes(tuple(d.site for d in dictionaries), (3, 1), index, torch.zeros(len(index)))
+        found = score_feature_edges(model, dictionaries, table, EVEN, curved, "eap")
+        return {name: value for name, value in zip(found.names, found.scores.tolist()) if name.endswith("->m1/0")}
+
+    whole, single = edges([ANY]), edges([4])
+    assert single and all(name.split("->")[0].endswith("@4") for name in single)  # an MLP reads its own position alone
+    assert all(value == pytest.approx(whole[name], abs=1e-14) for name, value in single.items())
+    assert len(whole) > len(single)
