@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     language: Language
 
 
-def language(name: str) -> Language:
+def language_of(name: str) -> Language:
     """The language of that name, without weights.
 
     Raises:
@@ -51,10 +51,11 @@ def load(name: str, seed: int = 0, folder: Path | None = None) -> Trained:
     """
     from edge_circuits.benchmarks.trained.weights import SHIPPED, load_into
 
-    of = language(name)
+    of = language_of(name)
     module = of.new_module(seed)
+    model = bridged(of, module)  # names the parameters as they were written
     load_into(module, of, seed, SHIPPED if folder is None else folder)
-    return Trained(bridged(of, module), of)
+    return Trained(model, of)
 
 
 def bridged(of: Language, module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import trange
 
 from edge_circuits.benchmarks.study import Study
-from edge_circuits.benchmarks.trained import NAMES, bridged, language
+from edge_circuits.benchmarks.trained import NAMES, bridged, language_of
 from edge_circuits.benchmarks.trained.language import Language, Training
 from edge_circuits.benchmarks.trained.weights import SHIPPED, save
 from edge_circuits.graphs import Circuit, Graph, metrics, run
@@ -88,7 +88,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _work(given: argparse.Namespace) -> None:
-    of = language(given.name)
+    of = language_of(given.name)
     asked = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
     training = replace(of.training, **asked)
     torch.set_num_threads(1)  # the model is small, and sums keep their order
