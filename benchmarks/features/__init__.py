@@ -1,0 +1,1 @@
+"""Circuits of features for subject-verb agreement: which scores find them best."""
