@@ -23,6 +23,7 @@ class Job:
 
     Attributes:
         cuts: gives the values that cut edges read, batch by batch.
+        by_span: scores are asked for span by span, [source destination span].
         checkpoint: the file of this run; a method that keeps more puts it beside.
     """
 
@@ -31,6 +32,7 @@ class Job:
     cuts: CutValues
     intervention: Intervention
     token_chunk: int
+    by_span: bool = False
     checkpoint: Path | None = None
     quiet: bool = True
 

@@ -27,6 +27,7 @@ from edge_circuits.eap.exact_softmax import SoftmaxAttribution
 from edge_circuits.eap.gradients import Gradients
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.patching import cut_only_at
 
 Reader = Literal["linear", "norm", "softmax"]
 
@@ -41,8 +42,8 @@ def attribute(
     points: Sequence[Gradients],
     reader: Reader = "linear",
     constant_scale: bool = False,
-) -> Float[Tensor, "source destination"]:
-    """Edge scores summed over the batch, against gradients averaged over `points`.
+) -> Float[Tensor, "source destination *span"]:
+    """Edge scores summed over the batch, against gradients averaged over `points`; span by span if the job says so.
 
     Where heads write through a post-norm, a linear change passes it with its slope at each point.
 
@@ -50,6 +51,11 @@ def attribute(
         points: with gradients inside of the destinations unless the reader is "linear"; one point then.
         constant_scale: the gradients hold every norm's scale constant (the LN-rule).
     """
+    if job.by_span:
+        there = replace(job, by_span=False)
+        cuts = (cut_only_at(clean, cut, batch, number) for number in range(len(batch.spans)))
+        each = [attribute(there, batch, clean, only, points, reader, constant_scale) for only in cuts]
+        return torch.stack(each, dim=-1)
     if reader != "linear":
         (point,) = points
         return ATTRIBUTIONS[reader](job.transformer, clean, cut, [point], True).scores(batch, job.token_chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +24,8 @@ class OnePass(Method):
     Attributes:
         reader: how an edge's change passes the destination that it enters; see `edge_circuits.eap.destinations`.
     """
+
+    knows_spans: ClassVar = True
 
     reader: Reader = "linear"
 

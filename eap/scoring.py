@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
+from edge_circuits.graphs.by_span import SpanScores
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
@@ -27,6 +29,8 @@ from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import first_logits, model_mark
 from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
+
+By = Literal["span", "token"]
 
 MAX_TOKENS = 2048
 TOKEN_CHUNK = 256
@@ -40,13 +44,14 @@ def score(
     method: Method | str = "relp",
     *,
     intervention: Intervention = "patching",
+    by: By | None = None,
     batch_size: int | None = None,
     token_chunk: int = TOKEN_CHUNK,
     kv_destinations: KVDestinations = "query-head",
     checkpoint: str | os.PathLike[str] | None = None,
     process_group: ProcessGroup | None = None,
     quiet: bool = False,
-) -> ScoredGraph:
+) -> ScoredGraph | SpanScores:
     """Score every edge of a model.
 
     A score says, or estimates, what cutting the edge does to the metric: positive means that cutting raises it. The
@@ -70,6 +75,8 @@ def score(
             "learned-mask", `LearnedMask`: the probability that a gate trained for the edge stays open;
             "random", `Random`: the baseline.
         intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        by: "span": a score for each edge at each of `pairs.spans`, as `SpanScores`; "token": at each position, for prompts of
+            one length. None: over all positions. For methods of gradients, and "exact".
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
@@ -89,6 +96,7 @@ def score(
     """
     method = find(method)
     _check(method, intervention, token_chunk, checkpoint, process_group)
+    pairs = _with_spans(pairs, by, method)
     transformer = adapt(model, kv_destinations=kv_destinations)
     metric = as_metric(metric, transformer, pairs)
     method.check_model(transformer)
@@ -96,7 +104,9 @@ def score(
     processes = Processes(process_group, transformer.device)
     batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention, processes)
-    job = Job(transformer, metric, cuts, intervention, token_chunk, quiet=quiet or not processes.is_first)
+    job = Job(
+        transformer, metric, cuts, intervention, token_chunk, by is not None, quiet=quiet or not processes.is_first
+    )
     metadata = _metadata(job, pairs, method)
     if method.takes_all:
         start = time.monotonic()
@@ -109,8 +119,31 @@ def score(
             job = replace(job, checkpoint=Path(checkpoint) / f"{method.name}-{digest_of(repr(asked))}.npz")
         total, seconds = _summed(job, batches, processes, method)
         scores = total / len(pairs)
-    wide = torch.promote_types(transformer.dtype, torch.float32)
-    return ScoredGraph(transformer.graph, scores.to(wide), metadata | {"seconds": round(seconds, 3)})
+    scores, metadata = (
+        scores.to(torch.promote_types(transformer.dtype, torch.float32)),
+        metadata | {"seconds": round(seconds, 3)},
+    )
+    if by is not None:
+        return SpanScores(transformer.graph, pairs.spans.names, scores, metadata | {"by": by})
+    return ScoredGraph(transformer.graph, scores, metadata)
+
+
+def _with_spans(pairs: PromptPairs, by: By | None, method: Method) -> PromptPairs:
+    """The pairs with the spans that scores are asked by.
+
+    Raises:
+        ValueError: pairs without spans, a method that does not know them, or no such choice.
+    """
+    if by is None:
+        return pairs
+    choice("by", by, get_args(By))
+    if not method.knows_spans:
+        raise refusal("by", f"None for method {method.name!r}", repr(by), "take a method of gradients, or 'exact'")
+    if by == "token":
+        return pairs.by_token()
+    if pairs.spans is None:
+        raise refusal("by", "None or 'token' for pairs without spans", repr(by), "give PromptPairs spans={...}")
+    return pairs
 
 
 def _check(method: Method, intervention: str, token_chunk: int, checkpoint: Any, process_group: Any) -> None:
@@ -128,7 +161,8 @@ def _summed(
     job: Job, batches: list[PromptPairs], processes: Processes, method: Method
 ) -> tuple[Float[Tensor, "source destination"], float]:
     """The scores of all batches added up, in float64 on the CPU, and the seconds they took."""
-    zeros = torch.zeros(job.transformer.graph.edge_mask.shape, dtype=torch.float64)
+    spans = (len(batches[0].spans),) if job.by_span else ()
+    zeros = torch.zeros(*job.transformer.graph.edge_mask.shape, *spans, dtype=torch.float64)
     sums = Checkpoint(
         job.checkpoint if processes.is_first else None, zeros, torch.zeros(len(batches), dtype=torch.bool)
     )
@@ -163,7 +197,7 @@ def _asked(
         "prompts": pairs.digest,
         "model": model_mark(job.transformer, logits),
         "metric": measured,
-        "settings": f"{method.name}, {metadata['settings']}, token_chunk {job.token_chunk}",
+        "settings": f"{method.name}, {metadata['settings']}, by span {job.by_span}, token_chunk {job.token_chunk}",
         "batches": repr([list(batch.clean.shape) for batch in batches]),
     }
 

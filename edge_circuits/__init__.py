@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edge_circuits.eap.node_scores import score_nodes
     from edge_circuits.eap.scoring import score
     from edge_circuits.eap.verification import verify
+    from edge_circuits.graphs.by_span import SpanCircuit, SpanScores, prune_spans
     from edge_circuits.graphs.circuit import Circuit
     from edge_circuits.graphs.drawing.rendering import render
     from edge_circuits.graphs.graph import Graph
@@ -59,11 +60,14 @@ __all__ = [
     "Random",
     "RelP",
     "ScoredGraph",
+    "SpanCircuit",
+    "SpanScores",
     "discover",
     "error_bars",
     "measure",
     "open_model",
     "prune",
+    "prune_spans",
     "refine",
     "render",
     "run",
@@ -77,24 +81,27 @@ __all__ = [
 
 _MODULES = {
     "Circuit": "graphs.circuit",
-    "Graph": "graphs.graph",
-    "PromptPairs": "graphs.prompts.pairs",
     "CleanCorrupted": "eap.methods.clean_corrupted",
     "EAP": "eap.methods.edge_attribution_patching",
     "Exact": "eap.methods.exact",
+    "Graph": "graphs.graph",
     "HeadImportance": "eap.methods.head_importance",
     "InformationFlow": "eap.methods.information_flow",
     "IntegratedGradients": "eap.methods.integrated_gradients",
     "LearnedMask": "eap.methods.learned_mask",
     "Method": "eap.methods.method",
+    "PromptPairs": "graphs.prompts.pairs",
     "Random": "eap.methods.random_scores",
     "RelP": "eap.methods.relp",
     "ScoredGraph": "graphs.scores",
+    "SpanCircuit": "graphs.by_span",
+    "SpanScores": "graphs.by_span",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
     "measure": "graphs.measures.quality",
     "open_model": "benchmarks.problems.opening",
     "prune": "graphs.pruning",
+    "prune_spans": "graphs.by_span",
     "refine": "acdc.discovery",
     "render": "graphs.drawing.rendering",
     "run": "graphs.running.execution",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from edge_circuits.graphs.by_span import SpanCircuit, SpanScores, prune_spans
     from edge_circuits.graphs.circuit import Circuit
     from edge_circuits.graphs.drawing.rendering import render
     from edge_circuits.graphs.graph import Graph
@@ -22,15 +23,30 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.running.execution import run
     from edge_circuits.graphs.scores import ScoredGraph
 
-__all__ = ["Circuit", "Graph", "PromptPairs", "ScoredGraph", "measure", "prune", "render", "run"]
+__all__ = [
+    "Circuit",
+    "Graph",
+    "PromptPairs",
+    "ScoredGraph",
+    "SpanCircuit",
+    "SpanScores",
+    "measure",
+    "prune",
+    "prune_spans",
+    "render",
+    "run",
+]
 
 _MODULES = {
     "Circuit": "circuit",
     "Graph": "graph",
     "PromptPairs": "prompts.pairs",
     "ScoredGraph": "scores",
+    "SpanCircuit": "by_span",
+    "SpanScores": "by_span",
     "measure": "measures.quality",
     "prune": "pruning",
+    "prune_spans": "by_span",
     "render": "drawing.rendering",
     "run": "running.execution",
 }

@@ -26,6 +26,7 @@ class CleanCorrupted(Method):
 
     short_names: ClassVar = {"clean-corrupted": {}}
     only_at_clean: ClassVar = False
+    knows_spans: ClassVar = True
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""

@@ -26,6 +26,7 @@ from edge_circuits.graphs.metrics import Metric, check_values
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.incremental import run_candidates
+from edge_circuits.graphs.running.patching import Cut, answer_rows, cut_only_at
 
 STACKED_TOKENS = 1024
 
@@ -41,6 +42,7 @@ class Exact(Method):
     short_names: ClassVar = {"exact": {}}
     needs_gradient: ClassVar = False
     slow: ClassVar = True
+    knows_spans: ClassVar = True
 
     edges: Bool[Tensor, "source destination"] | None = None
 
@@ -52,14 +54,28 @@ class Exact(Method):
             raise ValueError(f"edges must be a mask {expected}, got {tuple(self.edges.shape)}.")
 
     @torch.no_grad()
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
+        cut = job.cut(batch)
+        if not job.by_span:
+            return self._patched(job, batch, cut, _path(job, batch))
+        clean = job.transformer.forward(job.clean_embed(batch), answer_rows(batch))
+        each = [
+            self._patched(job, batch, cut_only_at(clean, cut, batch, number), _path(job, batch, f"-span-{number}"))
+            for number in range(len(batch.spans))
+        ]
+        return torch.stack(each, dim=-1)
+
+    def _patched(
+        self, job: Job, batch: PromptPairs, cut: Cut, path: Path | None
+    ) -> Float[Tensor, "source destination"]:
+        """The scores with these values in the place of each cut edge's."""
         full = job.transformer.graph.edge_mask
         wanted = full if self.edges is None else self.edges.cpu() & full
-        progress = Checkpoint(_path(job, batch), torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
+        progress = Checkpoint(path, torch.zeros(wanted.shape, dtype=torch.float64), ~wanted.any(0))
         if progress.done.all():
             return progress.scores
-        cached = CachedRun(job.transformer, full, batch, job.cut(batch))
+        cached = CachedRun(job.transformer, full, batch, cut)
         uncut = _values(cached.logits[None], batch, job.metric)
         n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
         destinations = wanted.any(0).nonzero()[:, 0].tolist()
@@ -79,11 +95,13 @@ class Exact(Method):
         return progress.scores
 
 
-def _path(job: Job, batch: PromptPairs) -> Path | None:
+def _path(job: Job, batch: PromptPairs, ending: str = "") -> Path | None:
     """Where what is measured of a batch is kept: beside the file of the run."""
     if job.checkpoint is None:
         return None
-    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}.npz")
+    return job.checkpoint.with_name(
+        f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}{ending}.npz"
+    )
 
 
 def _values(

@@ -49,6 +49,7 @@ class IntegratedGradients(Method):
 
     short_names: ClassVar = {"eap-ig": {}, "eap-ig-activations": {"at": "activations"}}
     only_at_clean: ClassVar = False
+    knows_spans: ClassVar = True
 
     steps: int = 5
     rule: Literal["left", "midpoint"] = "left"

@@ -42,6 +42,7 @@ class Method:
         only_at_clean: it takes it on the clean prompt alone, where it so must not be zero.
         needs_metric: the metric enters the scores.
         takes_all: it needs all batches at once (`scores_of_all`), instead of one after the other (`scores`).
+        knows_spans: it can score span by span.
         slow: it takes many passes, so that it is not asked for without being named on large graphs.
 
     Raises:
@@ -56,6 +57,7 @@ class Method:
     needs_metric: ClassVar[bool] = True
     takes_all: ClassVar[bool] = False
     slow: ClassVar[bool] = False
+    knows_spans: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

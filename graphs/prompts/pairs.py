@@ -30,6 +30,7 @@ from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of_tensors
 from edge_circuits.graphs.prompts.batching import equal_bounds, token_bounds
 from edge_circuits.graphs.prompts.csv_jsonl import PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
+from edge_circuits.graphs.prompts.spans import Spans, SpansGiven
 from edge_circuits.graphs.prompts.validation import Choices, Masks, Positions, Prompts, RowError, pad_rows, pair_rows
 
 PAD_ID = 0  # an id that every embedding has; what stands at padding is never read
@@ -47,6 +48,7 @@ class PromptPairs:
         positions: Where the answer is read, counted from 0 in the prompt.
         answers: Token ids of the right answers, padded with -1; None when none were given.
         wrong_answers: Token ids of the wrong answers, padded with -1; None when none were given.
+        spans: The named stretches of tokens, or None.
         indices: Position of each pair in the set that this one was taken from (0, 1, ... for a set of its own).
     """
 
@@ -56,6 +58,7 @@ class PromptPairs:
     positions: Int[Tensor, "pair"]
     answers: Int[Tensor, "pair choice"] | None
     wrong_answers: Int[Tensor, "pair wrong_choice"] | None
+    spans: Spans | None
     indices: Int[Tensor, "pair"]
 
     def __init__(
@@ -69,6 +72,7 @@ class PromptPairs:
         positions: Positions = None,
         prepend_bos: bool | None = None,
         attention_mask: Masks = None,
+        spans: SpansGiven | None = None,
     ) -> None:
         """Pairs from strings and a tokenizer, or from token ids.
 
@@ -85,6 +89,8 @@ class PromptPairs:
             prepend_bos: For strings. None: what the tokenizer does by itself; True: exactly one BOS; False: none.
             attention_mask: For padded ids: 1 at real tokens, 0 at padding, left or right, which is stripped. One
                 for both prompts, or a tuple (clean, corrupted).
+            spans: For each name a stretch of tokens in each prompt, (start, stop) as in a slice or a single position,
+                counted like `positions`; the same stretch in clean and corrupted prompt.
 
         Raises:
             ValueError: Empty or unequal sets, or a row that cannot be used; the message shows the row.
@@ -99,6 +105,7 @@ class PromptPairs:
             positions=torch.tensor(rows.positions, device=device),
             answers=None if rows.answers is None else pad_rows(rows.answers, NO_ANSWER).to(device),
             wrong_answers=None if rows.wrong_answers is None else pad_rows(rows.wrong_answers, NO_ANSWER).to(device),
+            spans=None if spans is None else Spans.given(spans, [len(ids) for ids in rows.clean]).to(device),
             indices=torch.arange(len(rows.clean), device=device),
         )
 
@@ -121,7 +128,7 @@ class PromptPairs:
         """The pairs of several sets one after the other, on the device of the first; `indices` count anew."""
         if not sets:
             raise ValueError("sets: expected at least one, got none")
-        for name in ("answers", "wrong_answers"):
+        for name in ("answers", "wrong_answers", "spans"):
             if len({getattr(pairs, name) is None for pairs in sets}) > 1:
                 missing = next(i for i, pairs in enumerate(sets) if getattr(pairs, name) is None)
                 raise ValueError(
@@ -160,11 +167,15 @@ class PromptPairs:
         """The same pairs in the same order, whatever the device and `indices`."""
         if not isinstance(other, PromptPairs):
             return NotImplemented
-        return all(map(_same, self._content().values(), other._content().values()))
+        mine, theirs = self._content(), other._content()
+        return mine.keys() == theirs.keys() and all(_same(mine[name], theirs[name]) for name in mine)
 
     def _content(self) -> dict[str, Tensor | None]:
-        """What makes two sets the same: every column but `indices`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "indices"}
+        """What makes two sets the same: every column but `indices`, spans under their names."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("indices", "spans")}
+        if self.spans is not None:
+            columns[f"spans {self.spans.names}"] = self.spans.of_token
+        return columns
 
     def __getitem__(self, index: int | slice | Sequence | Tensor) -> PromptPairs:
         """The pairs at an index, slice, list or tensor of indices, or boolean mask, padded to their own longest.
@@ -214,6 +225,21 @@ class PromptPairs:
         n_groups = min(whole_number("n_groups", n_groups, 1), len(self))
         return [self[start::n_groups] for start in range(n_groups)]
 
+    def by_token(self) -> PromptPairs:
+        """The same pairs with a span for each position.
+
+        Raises:
+            ValueError: Prompts of several lengths.
+        """
+        if len(set(self.lengths.tolist())) > 1:
+            raise refusal(
+                "pairs",
+                "prompts of one length",
+                f"{int(self.lengths.min())} to {int(self.lengths.max())} tokens",
+                "name the stretches that play one role in all of them: PromptPairs(spans={...})",
+            )
+        return self._replaced(spans=Spans.by_token(len(self), self.clean.shape[1]).to(self.device))
+
     def swapped(self) -> PromptPairs:
         """Clean and corrupted exchanged; answers and positions stay as they are."""
         return self._replaced(clean=self.corrupted, corrupted=self.clean)
@@ -258,9 +284,10 @@ class PromptPairs:
         return chosen.long() % len(self)
 
     def _select(self, chosen: Int[Tensor, "chosen"]) -> PromptPairs:
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "indices"}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("indices", "spans")}
         taken = {name: None if value is None else value[chosen] for name, value in columns.items()}
         longest = int(taken["lengths"].max())
+        taken["spans"] = None if self.spans is None else self.spans.select(chosen, longest)
         for name in ("clean", "corrupted"):
             taken[name] = taken[name][:, :longest]
         for name in ("answers", "wrong_answers"):
@@ -317,6 +344,8 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _joined(name: str, parts: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     if parts[0] is None:
         return None
+    if name == "spans":
+        return Spans.concat(parts).to(device)
     if parts[0].ndim == 2:
         fill = PAD_ID if name in ("clean", "corrupted") else NO_ANSWER
         width = max(part.shape[1] for part in parts)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edge_circuits.graphs.by_span import SpanCircuit
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import project, write
@@ -34,7 +36,7 @@ MAX_TOKENS = 4096
 
 def run(
     model: nn.Module,
-    circuit: Circuit,
+    circuit: Circuit | SpanCircuit,
     pairs: PromptPairs,
     intervention: Intervention = "patching",
     *,
@@ -48,7 +50,7 @@ def run(
 
     Args:
         model: A TransformerLens model; handed back as it came.
-        circuit: The kept edges; its graph must be the model's.
+        circuit: The kept edges, everywhere or span by span; its graph must be the model's.
         pairs: Clean prompts to run and corrupted ones to cut to.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
         batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
@@ -63,10 +65,21 @@ def run(
     )
     if circuit.graph != transformer.graph:
         raise ValueError(f"the circuit is of {circuit.graph}, the model's graph is {transformer.graph}.")
-    plan = make_plan(circuit.graph, circuit.mask, intervention)
+    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention)
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention)
     return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+
+
+def _mask_for(circuit: Circuit | SpanCircuit, pairs: PromptPairs, transformer: Transformer) -> Tensor:
+    """A circuit's mask; of one with spans, in floating point."""
+    if isinstance(circuit, Circuit):
+        return circuit.mask
+    names = None if pairs.spans is None else pairs.spans.names
+    if names != circuit.spans:
+        remedy = "give PromptPairs the spans that the circuit was found with, or use pairs.by_token()"
+        raise refusal("pairs.spans", f"those of the circuit, {circuit.spans}", names, remedy)
+    return circuit.mask.to(transformer.dtype)
 
 
 def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch d_vocab"]:
@@ -83,7 +96,9 @@ def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, 
         together: The changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
     """
     rows = answer_rows(batch).to(transformer.device)
-    execution = Execution(transformer, plan, cut, Residual(None), Residual(rows))
+    spans = None if batch.spans is None else trimmed(batch.spans.of_token, batch).to(transformer.device)
+    at_answer = None if spans is None else spans.gather(1, rows)
+    execution = Execution(transformer, plan, cut, Residual(None, spans), Residual(rows, at_answer))
     change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
     if together:
         n_batch, n_positions, d_model = change.shape

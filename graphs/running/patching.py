@@ -15,9 +15,9 @@ the residual streams they sum to, as a `Cut`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -37,16 +37,39 @@ class Cut(Activations):
     """The cut value of every source on one batch, and the streams they sum to: what a destination with every in-edge cut reads.
 
     Attributes:
-        intervention: What the values are.
+        intervention: What the values are; "mixed" where they are cut at some tokens alone.
     """
 
-    intervention: Intervention = field(kw_only=True)
+    intervention: Intervention | Literal["mixed"] = field(kw_only=True)
 
 
 CutValues = Callable[[PromptPairs], Cut]
 
 
-def equals_a_run(intervention: Intervention) -> bool:
+def cut_only_at(clean: Activations, cut: Activations, batch: PromptPairs, span: int) -> Cut:
+    """The cut values at the tokens of a span, and the clean ones elsewhere; the streams are those that they sum to.
+
+    Cutting an edge to these values cuts it at the span alone.
+    """
+    where = trimmed(batch.spans.where(span), batch)
+    rows = answer_rows(batch)
+
+    def mixed(inside: Tensor, outside: Tensor) -> Tensor:
+        here = where if inside.shape[1] == where.shape[1] else take_rows(where, rows.to(where.device))
+        here = here.to(inside.device).reshape(*here.shape, *[1] * (inside.dim() - 2))
+        return torch.where(here, inside, outside.to(inside.device))
+
+    values: dict[str, Any] = {}
+    for field_ in fields(Activations):
+        inside, outside = getattr(cut, field_.name), getattr(clean, field_.name)
+        if isinstance(inside, list):
+            values[field_.name] = [mixed(*both) for both in zip(inside, outside)]
+        else:
+            values[field_.name] = None if inside is None else mixed(inside, outside)
+    return Cut(**values, intervention="mixed")
+
+
+def equals_a_run(intervention: Intervention | Literal["mixed"]) -> bool:
     """Whether cut values are a run of the model, so that a node whose every input has its cut value has its own."""
     return intervention == "patching"
 

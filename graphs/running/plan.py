@@ -32,12 +32,12 @@ class Mixture:
     Attributes:
         from_cut: Start from the cut stream and add `sources`; otherwise from the current one and subtract them.
         sources: Indices, ascending.
-        weights: For soft masks, how much of each source is kept, else None.
+        weights: For soft masks, how much of each source is kept, else None; for masks by span, at each span.
     """
 
     from_cut: bool
     sources: tuple[int, ...]
-    weights: Float[Tensor, " n_sources"] | None = None
+    weights: Float[Tensor, " n_sources *span"] | None = None
 
     @cached_property
     def places(self) -> dict[int, int]:
@@ -93,18 +93,20 @@ class Plan:
 
 def make_plan(
     graph: Graph,
-    mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination"],
+    mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination *span"],
     intervention: Intervention | None = None,
 ) -> Plan:
     """The plan of a circuit.
 
     Args:
         graph: The topology.
-        mask: Kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably.
+        mask: Kept edges; or, in floating point, how much of each edge is kept (1 kept, 0 cut), differentiably, everywhere
+            or at each span of the prompts.
         intervention: What cut edges read. Under patching a node without a live input needs no run. None: whatever it may
             be, every node that leads to `logits` runs.
     """
-    kept = (mask != 0).cpu() & graph.edge_mask
+    kept = (mask != 0).flatten(2).any(2).cpu() if mask.dim() > 2 else (mask != 0).cpu()
+    kept &= graph.edge_mask
     computed, everywhere = _computed(graph, kept, intervention)
     mixer = _Mixer(graph, mask, kept, computed)
     layers = tuple(_layer_plan(graph, layer, computed, everywhere, mixer) for layer in range(graph.n_layers))

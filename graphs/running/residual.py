@@ -37,6 +37,7 @@ class Residual:
 
     Attributes:
         rows: Positions [batch row]; None for every position.
+        spans: The span of each row, where mixtures weigh sources span by span. [batch row]
         written: Changes of single sources, for the mixtures that name them.
         change: Current minus cut stream; kept only where some mixture starts from the current stream.
         room: Where changes of single sources are put one after the other, if they are to stand together.
@@ -44,6 +45,7 @@ class Residual:
     """
 
     rows: Int[Tensor, "batch row"] | None
+    spans: Int[Tensor, "batch row"] | None = None
     written: list[Written] = field(default_factory=list)
     change: Tensor | float = 0.0
     room: Tensor | None = None
@@ -67,19 +69,23 @@ class Residual:
         for written in self.written:
             places = [place for place, source in enumerate(written.sources) if source in mixture.places]
             if places:
-                x = x + _share(written, mixture, places)
+                x = x + _share(written, mixture, places, self.spans)
         return x
 
 
-def _share(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
+def _share(
+    written: Written, mixture: Mixture, places: list[int], spans: Tensor | None
+) -> Float[Tensor, "batch row d_model"]:
     """What a mixture takes of the changes at `places`."""
     if written.post_norm is not None:
-        return _share_of_post_norm(written, mixture, places)
-    total = _total(written, mixture, places)
+        return _share_of_post_norm(written, mixture, places, spans)
+    total = _total(written, mixture, places, spans)
     return total if mixture.from_cut else -total
 
 
-def _share_of_post_norm(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
+def _share_of_post_norm(
+    written: Written, mixture: Mixture, places: list[int], spans: Tensor | None
+) -> Float[Tensor, "batch row d_model"]:
     """The same for heads that write through a post-norm: the difference it makes to the norm's output.
 
     What is kept is summed from the cut side, also where the mixture names what is cut: were that subtracted from the
@@ -87,13 +93,19 @@ def _share_of_post_norm(written: Written, mixture: Mixture, places: list[int]) -
     """
     kept = places if mixture.from_cut else [place for place in range(len(written.sources)) if place not in places]
     start = written.cut_sum if mixture.from_cut else written.current_sum
-    end = written.cut_sum + _total(written, mixture, kept)
+    end = written.cut_sum + _total(written, mixture, kept, spans)
     return apply_norm(written.post_norm, end) - apply_norm(written.post_norm, start)
 
 
-def _total(written: Written, mixture: Mixture, places: list[int]) -> Float[Tensor, "batch row d_model"]:
+def _total(
+    written: Written, mixture: Mixture, places: list[int], spans: Tensor | None
+) -> Float[Tensor, "batch row d_model"]:
     changes = written.changes if len(places) == len(written.sources) else written.changes[places]
     if mixture.weights is None:
         return changes.sum(0)
     weights = mixture.weights[[mixture.places[written.sources[place]] for place in places]]
-    return torch.einsum("s,sbrm->brm", weights.to(changes.device, changes.dtype), changes)
+    weights = weights.to(changes.device, changes.dtype)
+    if weights.dim() == 1:
+        return torch.einsum("s,sbrm->brm", weights, changes)
+    by_row = weights[:, spans.to(changes.device).clamp(min=0)]  # padding is read by nothing
+    return torch.einsum("sbr,sbrm->brm", by_row, changes)

@@ -1,0 +1,123 @@
+"""Spans: named stretches of tokens, a stretch a prompt, so that one name means one role in prompts of any lengths.
+
+    pairs = PromptPairs(clean, corrupted, answers, spans={"S1": [(2, 3), (4, 6)], "end": [(-1, None), (-1, None)]})
+    pairs.spans.names                    # ("S1", "end", "rest")
+    pairs.by_token()                     # a span for each position, for prompts of one length
+
+Every token belongs to one span; tokens in none of those given are in "rest". A span may be empty in a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from edge_circuits.graphs.checks import refusal
+
+SpansGiven: TypeAlias = Mapping[str, Sequence[tuple[int, int | None] | int]]
+"""For each name and prompt (start, stop) as in a slice, None for the end; or the position of a single token."""
+
+REST = "rest"
+PADDING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """The span of every token of a prompt set.
+
+    Attributes:
+        names: The spans.
+        of_token: The span of each token, as an index into `names`; -1 at padding. [pair pos]
+    """
+
+    names: tuple[str, ...]
+    of_token: Int[Tensor, "pair pos"]
+
+    @classmethod
+    def given(cls, spans: SpansGiven, lengths: Sequence[int]) -> Spans:
+        """Spans from what a caller says, for prompts of these lengths.
+
+        Raises:
+            ValueError: Not one stretch a prompt, one outside of its prompt, two that share a token, or a name that is
+                empty or "rest".
+        """
+        of_token = torch.full((len(lengths), max(lengths)), PADDING)
+        names = (*spans, REST)
+        for row, length in enumerate(lengths):
+            of_token[row, :length] = len(spans)
+        for number, (name, stretches) in enumerate(spans.items()):
+            if not isinstance(name, str) or not name or name == REST:
+                raise refusal("spans", f"names other than {REST!r}", repr(name), "give the span another name")
+            if len(stretches) != len(lengths):
+                raise refusal(f"spans[{name!r}]", f"a stretch for each of {len(lengths)} prompts", len(stretches))
+            for row, stretch in enumerate(stretches):
+                start, stop = _within(f"spans[{name!r}][{row}]", stretch, lengths[row])
+                taken = of_token[row, start:stop]
+                if (shared := (taken != len(spans)).nonzero()).numel():
+                    other = names[int(taken[shared[0, 0]])]
+                    raise refusal(
+                        f"spans[{name!r}][{row}]",
+                        "tokens of no other span",
+                        f"token {start + int(shared[0, 0])} of {other!r}",
+                    )
+                taken.fill_(number)
+        return cls(names, of_token)._without_empty_rest()
+
+    @classmethod
+    def by_token(cls, n_pairs: int, n_tokens: int) -> Spans:
+        """A span for each position, named by its number."""
+        return cls(tuple(map(str, range(n_tokens))), torch.arange(n_tokens).repeat(n_pairs, 1))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Spans]) -> Spans:
+        """Those of several sets one after the other; all have the same names.
+
+        Raises:
+            ValueError: Other names.
+        """
+        for number, part in enumerate(parts):
+            if part.names != parts[0].names:
+                raise refusal(f"sets[{number}].spans", f"those of the first set, {parts[0].names}", part.names)
+        width = max(part.of_token.shape[1] for part in parts)
+        device = parts[0].of_token.device
+        rows = [pad(part.of_token, (0, width - part.of_token.shape[1]), value=PADDING) for part in parts]
+        return cls(parts[0].names, torch.cat([each.to(device) for each in rows]))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, chosen: Int[Tensor, "chosen"], width: int) -> Spans:
+        """Those of some pairs, padded to a width."""
+        return Spans(self.names, self.of_token[chosen][:, :width])
+
+    def to(self, device: torch.device | str) -> Spans:
+        """The same on a device."""
+        return Spans(self.names, self.of_token.to(device))
+
+    def where(self, number: int) -> Bool[Tensor, "pair pos"]:
+        """True at the tokens of a span."""
+        return self.of_token == number
+
+    def stretches(self, row: int) -> dict[str, list[int]]:
+        """The positions of each span in a prompt."""
+        return {name: self.where(number)[row].nonzero()[:, 0].tolist() for number, name in enumerate(self.names)}
+
+    def _without_empty_rest(self) -> Spans:
+        is_there = bool(self.where(len(self.names) - 1).any())
+        return self if is_there else Spans(self.names[:-1], self.of_token)
+
+
+def _within(name: str, stretch: tuple[int, int | None] | int, length: int) -> tuple[int, int]:
+    """Start and stop, counted from the start of a prompt of `length` tokens."""
+    start, stop = (stretch, stretch + 1 or None) if isinstance(stretch, int) else stretch
+    ends = [start, length if stop is None else stop]
+    start, stop = (end + length if end < 0 else end for end in ends)
+    if not 0 <= start <= stop <= length:
+        raise refusal(name, f"a stretch within {length} tokens, start before stop", repr(stretch))
+    return start, stop
