@@ -3,7 +3,7 @@
 Rows go from `input` at the bottom to `logits` at the top; a layer's heads are one row and its MLP the next, or the same
 row where blocks are parallel. Only live edges and their nodes are shown: dead ends are left out and counted.
 
-An edge's colour tells how it is read (q, k, v, into an MLP, into logits), its width and opacity tell |score| relative to
+An edge's colour is that of the part it enters (q, k, v, an MLP, logits), its width and opacity are |score| relative to
 the largest one shown, its line style the sign. The more edges, the fainter the weak ones, so that a drawing of a
 thousand still shows its strongest paths.
 """
@@ -21,16 +21,16 @@ from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import Node, parse_destination, parse_source
 
-Reading = Literal["q", "k", "v", "mlp", "logits"]
+EdgePart = Literal["q", "k", "v", "mlp", "logits"]
 
-EDGE_COLOURS: dict[Reading, str] = {  # after Okabe and Ito: told apart with any kind of colour vision
+EDGE_COLOURS: dict[EdgePart, str] = {  # after Okabe and Ito: told apart with any kind of colour vision
     "q": "#d55e00",
     "k": "#0072b2",
     "v": "#009e73",
     "mlp": "#8a5a9e",
     "logits": "#333333",
 }
-EDGE_LABELS: dict[Reading, str] = {"q": "q", "k": "k", "v": "v", "mlp": "into an MLP", "logits": "into logits"}
+EDGE_LABELS: dict[EdgePart, str] = {"q": "q", "k": "k", "v": "v", "mlp": "into an MLP", "logits": "into logits"}
 NODE_COLOURS = {"input": "#dddddd", "head": "#e9f1fb", "mlp": "#f3e6f7", "logits": "#dddddd"}
 INK = "#222222"
 FAINT_INK = "#777777"
@@ -46,7 +46,7 @@ class DrawnNode:
         head: Number of a head in its layer; None for all else.
         row: Its row from 0, the bottom.
         colour: Colour of its face, `#rrggbb`.
-        readings: How the drawn edges into it are read.
+        parts: How the drawn edges into it are read.
         role: Its role, if it has one.
     """
 
@@ -55,7 +55,7 @@ class DrawnNode:
     head: int | None
     row: int
     colour: str
-    readings: frozenset[Reading]
+    parts: frozenset[EdgePart]
     role: str | None
 
 
@@ -67,7 +67,7 @@ class DrawnEdge:
         name: Its name, `source->destination`.
         start: Name of the node it leaves.
         end: Name of the node it enters: with key-value heads as destinations, one of several query heads.
-        reading: How it is read there.
+        part: How it is read there.
         score: Its score; None if the circuit has none.
         strength: |score| relative to the largest one drawn, from 0 to 1; 0.3 without scores.
         opacity: From 0 to 1.
@@ -76,7 +76,7 @@ class DrawnEdge:
     name: str
     start: str
     end: str
-    reading: Reading
+    part: EdgePart
     score: float | None
     strength: float
     opacity: float
@@ -118,10 +118,10 @@ class Picture:
     notes: tuple[str, ...]
 
     @property
-    def readings(self) -> tuple[Reading, ...]:
+    def parts(self) -> tuple[EdgePart, ...]:
         """How the drawn edges are read, in the order of the legend."""
-        present = {edge.reading for edge in self.edges}
-        return tuple(reading for reading in EDGE_COLOURS if reading in present)
+        present = {edge.part for edge in self.edges}
+        return tuple(part for part in EDGE_COLOURS if part in present)
 
     @property
     def has_scores(self) -> bool:
@@ -171,7 +171,6 @@ def _checked_roles(graph: Graph, roles: Mapping[str, str]) -> dict[str, str]:
 
 def _edges(live: Circuit) -> tuple[DrawnEdge, ...]:
     """The edges to draw, the weakest first, ties in edge order."""
-    readers = _live_readers(live)
     places = live.mask.T.nonzero().tolist()
     scores = [None if live.scores is None else live.scores[s, d].item() for d, s in places]
     sizes = [abs(score) for score in scores if score is not None]
@@ -185,18 +184,17 @@ def _edges(live: Circuit) -> tuple[DrawnEdge, ...]:
         node = parse_destination(end)
         strength = 0.3 if score is None else abs(score) / largest if largest else 0.0
         opacity = faintest + (1 - faintest) * strength**0.6
-        for reader in readers[destination]:
-            edges.append(DrawnEdge(f"{start}->{end}", start, reader, node.part or node.kind, score, strength, opacity))
+        for name in _leading_nodes(live, destination):
+            edges.append(DrawnEdge(f"{start}->{end}", start, name, node.part or node.kind, score, strength, opacity))
     return tuple(sorted(edges, key=lambda edge: edge.strength))
 
 
-def _live_readers(live: Circuit) -> dict[int, list[str]]:
-    """The nodes that read with each destination and lead to `logits`: one, or query heads of a key-value head's group."""
-    readers = {live.graph.n_destinations - 1: ["logits"]}
-    for source, leads_on in enumerate(live.nodes_to_logits.tolist()):
-        for destination in live.graph.destinations_of(source) if leads_on else ():
-            readers.setdefault(destination, []).append(live.graph.sources[source])
-    return readers
+def _leading_nodes(live: Circuit, destination: int) -> list[str]:
+    """The nodes that a destination belongs to and that lead to `logits`: one, or query heads of a key-value head's group."""
+    if destination == live.graph.n_destinations - 1:
+        return ["logits"]
+    leads = live.nodes_to_logits
+    return [live.graph.sources[node] for node in live.graph.nodes_of(destination) if leads[node]]
 
 
 # Nodes
@@ -212,9 +210,9 @@ def _node(
     graph: Graph, name: str, edges: tuple[DrawnEdge, ...], role: str | None, colours: dict[str, str]
 ) -> DrawnNode:
     node = _parsed(name)
-    readings = frozenset(edge.reading for edge in edges if edge.end == name)
+    parts = frozenset(edge.part for edge in edges if edge.end == name)
     colour = NODE_COLOURS[node.kind] if role is None else colours[role]
-    return DrawnNode(name, node.kind, node.head, _row(graph, name), colour, readings, role)
+    return DrawnNode(name, node.kind, node.head, _row(graph, name), colour, parts, role)
 
 
 def _parsed(name: str) -> Node:

@@ -67,7 +67,7 @@ def _placed_by_dot(picture: Picture) -> Iterator[str]:
     yield from (_node(node) for node in picture.nodes)
     is_head = {node.name: node.kind == "head" for node in picture.nodes}
     for edge in picture.edges:
-        yield _edge(edge, f':"{edge.reading}":s' if is_head[edge.end] else "")
+        yield _edge(edge, f':"{edge.part}":s' if is_head[edge.end] else "")
 
 
 def _placed_in_rows(picture: Picture) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _node(node: DrawnNode, place: str = "") -> str:
         return f'"{node.name}" [{look}, {size}{tip}{place}]'
     ports = "".join(
         f'<td port="{part}" width="{(width - 2) // 3}" height="13"><font point-size="10" color="{EDGE_COLOURS[part]}">'
-        f"{part if part in node.readings else ' '}</font></td>"
+        f"{part if part in node.parts else ' '}</font></td>"
         for part in ("q", "k", "v")
     )
     table = (
@@ -114,7 +114,7 @@ def _node(node: DrawnNode, place: str = "") -> str:
 
 
 def _edge(edge: DrawnEdge, port: str, place: str = "") -> str:
-    colour = f"{EDGE_COLOURS[edge.reading]}{round(255 * edge.opacity):02x}"
+    colour = f"{EDGE_COLOURS[edge.part]}{round(255 * edge.opacity):02x}"
     weight = 1 + round(4 * edge.strength)  # a stronger edge is drawn shorter and straighter
     style = "dashed" if edge.is_negative else "solid"
     look = f'color="{colour}", penwidth={edge.width:.2f}, style={style}, weight={weight}, tooltip="{_quoted(edge.tooltip)}"'
@@ -130,7 +130,7 @@ def _quoted(text: str) -> str:
 
 def _legend(picture: Picture) -> str:
     """Title and legend as one table, below the drawing."""
-    entries = [(_line(EDGE_COLOURS[reading]), EDGE_LABELS[reading]) for reading in picture.readings]
+    entries = [(_line(EDGE_COLOURS[part]), EDGE_LABELS[part]) for part in picture.parts]
     if picture.has_scores:
         entries += [(_line(INK), "positive score"), (_line(INK, n_dashes=3), "negative score")]
     kinds = {node.kind for node in picture.nodes}

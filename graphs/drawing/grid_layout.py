@@ -18,7 +18,7 @@ from typing import NamedTuple
 from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
 
 NODE_SIZE = {"input": (100, 26), "head": (52, 34), "mlp": (44, 26), "logits": (100, 26)}  # width and height in points
-READING_OFFSET = {"q": -15, "k": 0, "v": 15, "mlp": 0, "logits": 0}  # from the middle of a node, in points
+PART_OFFSET = {"q": -15, "k": 0, "v": 15, "mlp": 0, "logits": 0}  # from the middle of a node, in points
 
 ARROW_LENGTH = 7
 
@@ -104,7 +104,7 @@ def _curve(edge: DrawnEdge, start: DrawnNode, end: DrawnNode, centres: dict[str,
     """From a node to the bottom of another, by the rules at the head of this file."""
     here, there = centres[start.name], centres[end.name]
     half_width, half_height = (side / 2 for side in NODE_SIZE[start.kind])
-    tip = Point(there.x + READING_OFFSET[edge.reading], there.y - NODE_SIZE[end.kind][1] / 2)
+    tip = Point(there.x + PART_OFFSET[edge.part], there.y - NODE_SIZE[end.kind][1] / 2)
     if end.kind == "logits":  # spread along the bottom
         tip = Point(there.x + max(-40.0, min(40.0, (here.x - there.x) / 8)), tip.y)
     rise = tip.y - here.y

@@ -43,12 +43,12 @@ def render(
 ) -> Path:
     """Draw the live edges of a circuit.
 
-    Rows go from `input` at the bottom to `logits` at the top. Heads and MLPs are told apart by colour and shape, edges
+    Rows go from `input` at the bottom to `logits` at the top. Heads and MLPs differ in colour and shape, edges
     read as q, k, v, by an MLP or by logits by colour; their width and opacity is |score|, a dashed line a negative
     score. Without scores all edges look alike. svg files show names and scores under the pointer.
 
     Without Graphviz's programs, an svg is drawn by the project itself, with a warning; for png and pdf that svg is
-    written beside, and an error tells so. In both cases the DOT text is written beside as well.
+    written beside, and an error says so. In both cases the DOT text is written beside as well.
 
     Args:
         circuit: The circuit; `circuit.scores` are shown if it has any.

@@ -18,7 +18,7 @@ from edge_circuits.graphs.drawing.diagram import (
     DrawnNode,
     Picture,
 )
-from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, READING_OFFSET, Curve, Point, row_layout
+from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
 
 _MARGIN = 20
 _TITLE_HEIGHT = 30
@@ -67,7 +67,7 @@ def _edge(edge: DrawnEdge, curve: Curve) -> str:
     half = 1.8 + 0.8 * edge.width
     dashes = f' stroke-dasharray="{4 + edge.width:.1f} {3 + edge.width:.1f}"' if edge.is_negative else ""
     return (
-        f'<g stroke="{EDGE_COLOURS[edge.reading]}" fill="{EDGE_COLOURS[edge.reading]}" opacity="{edge.opacity:.2f}">'
+        f'<g stroke="{EDGE_COLOURS[edge.part]}" fill="{EDGE_COLOURS[edge.part]}" opacity="{edge.opacity:.2f}">'
         f"<title>{escape(edge.tooltip)}</title>"
         f'<path d="M{start} C{first} {second} {end}" fill="none" stroke-width="{edge.width:.2f}"{dashes}/>'
         f'<path d="M{curve.end.x - half:.1f},{curve.end.y:.1f} h{2 * half:.1f} L{tip} z" stroke="none"/></g>'
@@ -78,11 +78,11 @@ def _node(node: DrawnNode, centre: Point) -> str:
     """A box with its name; a head also has the letters with which the drawn edges are read, above their arrows."""
     role = "" if node.role is None else f"<title>{escape(f'{node.name}  {node.role}')}</title>"
     lines = [_box(node.kind, node.colour, centre)]
-    has_letters = node.kind == "head" and node.readings
+    has_letters = node.kind == "head" and node.parts
     lines.append(_text(Point(centre.x, centre.y + (-2 if has_letters else 4)), node.name, anchor="middle"))
-    for reading in sorted(node.readings) if has_letters else ():
-        place = Point(centre.x + READING_OFFSET[reading], centre.y + 13)
-        lines.append(_text(place, reading, EDGE_COLOURS[reading], size=10, anchor="middle"))
+    for part in sorted(node.parts) if has_letters else ():
+        place = Point(centre.x + PART_OFFSET[part], centre.y + 13)
+        lines.append(_text(place, part, EDGE_COLOURS[part], size=10, anchor="middle"))
     return f"<g>{role}{''.join(lines)}</g>"
 
 
@@ -110,8 +110,8 @@ def _legend(picture: Picture, width: float) -> tuple[str, int]:
 
 def _entries(picture: Picture) -> Iterator[tuple[str, str]]:
     """Symbol and text of the legend's entries."""
-    for reading in picture.readings:
-        yield _sample(EDGE_COLOURS[reading]), EDGE_LABELS[reading]
+    for part in picture.parts:
+        yield _sample(EDGE_COLOURS[part]), EDGE_LABELS[part]
     if picture.has_scores:
         yield _sample(INK), "positive score"
         yield _sample(INK, ' stroke-dasharray="6 4"'), "negative score"

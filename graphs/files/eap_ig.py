@@ -41,7 +41,7 @@ def import_scores(
     Args:
         path: The file.
         negate: Turn the sign, for scores made with a loss. Positive here: cutting the edge raises the metric.
-        metadata: Added to what the file itself tells: `imported`, and `d_model` if it is there.
+        metadata: Added to what the file itself says: `imported`, and `d_model` if it is there.
 
     Returns:
         The scores, in float32 where that holds them exactly and in float64 otherwise.
@@ -64,7 +64,7 @@ def import_circuit(
     Args:
         path: The file.
         negate: Turn the sign of the scores, for scores made with a loss.
-        metadata: Added to what the file itself tells: `imported`, and `d_model` if it is there.
+        metadata: Added to what the file itself says: `imported`, and `d_model` if it is there.
 
     Returns:
         The circuit as marked, dead ends included; with scores if every edge has one and they are not all 0.

@@ -58,7 +58,7 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Independence:
-    """Whether the complement's metric tells something of the model's, prompt by prompt.
+    """Whether the complement's metric says something of the model's, prompt by prompt.
 
     Attributes:
         hsic: Hilbert-Schmidt independence criterion of the two, Gaussian kernels; 0: independent.

@@ -65,9 +65,9 @@ def test_parallel_blocks_have_heads_and_mlp_in_one_row() -> None:
 def test_three_edges_between_two_nodes_are_told_apart() -> None:
     edges = edges_by_name(picture_of(by_hand()))
     three = [edges[f"m0->a1.h0<{part}>"] for part in "qkv"]
-    assert [edge.reading for edge in three] == ["q", "k", "v"]
+    assert [edge.part for edge in three] == ["q", "k", "v"]
     assert {(edge.start, edge.end) for edge in three} == {("m0", "a1.h0")}
-    assert len({EDGE_COLOURS[edge.reading] for edge in three}) == 3
+    assert len({EDGE_COLOURS[edge.part] for edge in three}) == 3
 
 
 def test_width_and_opacity_grow_with_the_absolute_score() -> None:

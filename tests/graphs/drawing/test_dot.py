@@ -33,11 +33,11 @@ def test_every_edge_is_there_once_with_its_look(graph: Graph, layout: Layout) ->
     for edge, (start, end, port, look) in zip(picture.edges, statements):
         assert (start, end) == (edge.start, edge.end)
         assert f'tooltip="{edge.tooltip}"' in look
-        assert f'color="{EDGE_COLOURS[edge.reading]}' in look
+        assert f'color="{EDGE_COLOURS[edge.part]}' in look
         assert f"penwidth={edge.width:.2f}" in look
         assert f"style={'dashed' if edge.is_negative else 'solid'}" in look
         if layout == "dot":
-            assert port == (edge.reading if edge.reading in "qkv" else "")
+            assert port == (edge.part if edge.part in "qkv" else "")
 
 
 def test_heads_have_a_port_for_each_part() -> None:

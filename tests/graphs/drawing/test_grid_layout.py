@@ -59,10 +59,10 @@ def test_arrows_leave_and_enter_their_nodes(drawn: tuple[Picture, RowLayout]) ->
 
 def test_edges_between_the_same_nodes_end_apart(drawn: tuple[Picture, RowLayout]) -> None:
     picture, layout = drawn
-    ends = {(edge.start, edge.end, edge.reading): curve.tip for edge, curve in zip(picture.edges, layout.curves)}
+    ends = {(edge.start, edge.end, edge.part): curve.tip for edge, curve in zip(picture.edges, layout.curves)}
     assert len(ends) == len(picture.edges)
-    for (start, end, reading), tip in ends.items():
-        if reading == "q" and (start, end, "v") in ends:
+    for (start, end, part), tip in ends.items():
+        if part == "q" and (start, end, "v") in ends:
             assert ends[start, end, "v"].x - tip.x > 20
 
 

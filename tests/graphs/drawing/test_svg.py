@@ -38,7 +38,7 @@ def test_every_edge_is_drawn_as_it_should_look(graph: Graph) -> None:
     for edge in picture.edges:
         for group in groups[edge.tooltip]:
             line = group.find(f"{SVG}path")
-            assert group.get("stroke") == EDGE_COLOURS[edge.reading]
+            assert group.get("stroke") == EDGE_COLOURS[edge.part]
             assert float(line.get("stroke-width")) == pytest.approx(edge.width, abs=0.01)
             assert ("stroke-dasharray" in line.attrib) == edge.is_negative
 
