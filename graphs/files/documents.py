@@ -28,7 +28,11 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise refusal(str(path), "UTF-8 text", f"other bytes ({error})", "save the file as UTF-8") from error
     except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # readers of foreign bytes raise almost anything
         if isinstance(error, OSError) and error.filename is not None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from edge_circuits.graphs.checks import described, refusal
 from edge_circuits.graphs.files.documents import parsed
+from edge_circuits.graphs.files.json_format import check_size
 from edge_circuits.graphs.graph import Graph
 
 Layout = Literal[".json", ".pt"]
@@ -97,11 +99,26 @@ def _json_file(content: bytes) -> Any:
 
 def _pt_file(content: bytes) -> Any:
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            _check_entries(file, len(content))
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file makes torch.load raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         given = f"one that is torn, or holds more than tensors and plain values ({reason})"
         raise ValueError(f"expected a file of torch.save, got {given}") from error
+
+
+def _check_entries(file: zipfile.ZipFile, n_bytes: int) -> None:
+    """Compare the checksums of a zip file's entries, which torch does not; none holds more than the file has bytes.
+
+    Raises:
+        ValueError: An entry differs, is compressed, or is larger than the file.
+    """
+    for entry in file.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > n_bytes:
+            raise ValueError(f"the entry {entry.filename} is compressed")
+    if (bad := file.testzip()) is not None:
+        raise ValueError(f"the checksum of the entry {bad} differs")
 
 
 def _from_json(file: dict[str, Any]) -> Table:
@@ -183,7 +200,7 @@ def _tensor(file: dict[str, Any], key: str, graph: Graph) -> Tensor:
         ValueError: It is missing or its shape is another.
     """
     value, expected = file.get(key), tuple(graph.edge_mask.shape)
-    if not isinstance(value, Tensor) or tuple(value.shape) != expected:
+    if not isinstance(value, Tensor) or tuple(value.shape) != expected or value.layout != torch.strided:
         raise refusal(f'"{key}"', f"a tensor of shape {expected} [source destination]", described(value))
     return value
 
@@ -192,7 +209,9 @@ def _graph(cfg: dict[str, Any], mlps: bool) -> Graph:
     missing = [name for name in ("n_layers", "n_heads", "parallel_attn_mlp") if name not in cfg]
     if missing:
         raise refusal('"cfg"', "n_layers, n_heads and parallel_attn_mlp", f"none of {', '.join(missing)}")
-    return Graph(cfg["n_layers"], cfg["n_heads"], mlps=mlps, parallel=cfg["parallel_attn_mlp"])
+    graph = Graph(cfg["n_layers"], cfg["n_heads"], mlps=mlps, parallel=cfg["parallel_attn_mlp"])
+    check_size(graph)
+    return graph
 
 
 def _checked(graph: Graph, scores: Float[Tensor, "source destination"]) -> Float[Tensor, "source destination"]:

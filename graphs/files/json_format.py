@@ -90,7 +90,7 @@ def to_text(saved: Saved) -> bytes:
         ValueError: A score that is written is NaN, the graph is too large to be read again, or the metadata does not fit
             JSON.
     """
-    _check_size(saved.graph)
+    check_size(saved.graph)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -255,11 +255,16 @@ def _graph(settings: dict[str, Any]) -> Graph:
     if set(settings) != set(_GRAPH_FIELDS):
         raise refusal('"graph"', ", ".join(_GRAPH_FIELDS), ", ".join(settings) or "nothing")
     graph = Graph(**settings)
-    _check_size(graph)
+    check_size(graph)
     return graph
 
 
-def _check_size(graph: Graph) -> None:
+def check_size(graph: Graph) -> None:
+    """Refuse a graph whose tensors would be larger than any known model's, before one is made.
+
+    Raises:
+        ValueError: It is larger than `LARGEST`.
+    """
     if (size := graph.n_sources * graph.n_destinations) > LARGEST:
         raise refusal("graph", f"at most {LARGEST} pairs of source and destination", f"{size} of {graph}")
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import reading
 
 REQUIRED = ("clean", "corrupted")
 COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position")
@@ -53,12 +54,10 @@ def read_csv(path: str | os.PathLike[str], texts: bool) -> PairColumns:
     # The reader's own limit of 131,072 characters a cell is too few for a long prompt of ids.
     limit = csv.field_size_limit(1 << 30)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with reading(path), open(path, encoding="utf-8-sig", newline="") as file:
             for line, record in _csv_records(path, file):
                 lines.append(line)
                 rows.append({name: _cell(f"{path}, line {line}", name, record[name], texts) for name in record})
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error}); save the file as UTF-8") from None
     finally:
         csv.field_size_limit(limit)
     if texts and rows and all(_is_id_list(row["clean"]) for row in rows):
@@ -77,14 +76,12 @@ def read_jsonl(path: str | os.PathLike[str]) -> PairColumns:
     """
     path = Path(path)
     lines, rows = [], []
-    try:
+    with reading(path):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error}); save the file as UTF-8") from None
-    for line, content in enumerate(text.split("\n"), start=1):  # a JSON string may hold other line separators
-        if content.strip():
-            lines.append(line)
-            rows.append(_json_object(f"{path}, line {line}", content))
+        for line, content in enumerate(text.split("\n"), start=1):  # a JSON string may hold other line separators
+            if content.strip():
+                lines.append(line)
+                rows.append(_json_object(f"{path}, line {line}", content))
     return _columns(path, lines, rows)
 
 
@@ -144,7 +141,7 @@ def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
         return None
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if name == "position" and isinstance(value, int):
         return value
@@ -160,7 +157,7 @@ def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
 def _is_id_list(cell: str) -> bool:
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, list) and all(isinstance(token, int) for token in value)
 
@@ -168,7 +165,7 @@ def _is_id_list(cell: str) -> bool:
 def _json_object(where: str, content: str) -> dict[str, Any]:
     try:
         pairs = json.loads(content, object_pairs_hook=_JsonObject)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: expected a JSON object, got {content[:80]!r} ({error})") from None
     if not isinstance(pairs, _JsonObject):
         raise ValueError(f"{where}: expected a JSON object with clean and corrupted, got {content[:80]!r}")

@@ -22,6 +22,9 @@ Positions: TypeAlias = Sequence | Tensor | int | None
 Masks: TypeAlias = Sequence | Tensor | tuple | None  # one for both sides, or a tuple (clean, corrupted)
 
 
+MOST_ID = 2**31 - 1  # no vocabulary is near it
+
+
 class RowError(ValueError):
     """A row that was refused; `row` counts from 0 and `reason` is the message without it."""
 
@@ -193,6 +196,8 @@ def _token_id(name: str, row: int, token: Any, shown: Any) -> int:
         number = None
     if number is None or isinstance(token, bool):
         raise RowError(row, f"{name}: expected token ids (integers from 0), got {token!r} in {shown!r}; correct it")
+    if number > MOST_ID:
+        raise RowError(row, f"{name}: expected token ids up to {MOST_ID}, got {number}; correct it")
     if number < 0:
         prompt = name in ("clean", "corrupted")
         remedy = "take padding off or pass attention_mask" if prompt else "give a list of lists where counts differ"
