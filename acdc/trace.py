@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from edge_circuits.graphs import Circuit, Graph
+from edge_circuits.graphs.checks import choice, flag, number, refusal, whole_number
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import check_seal, parsed, reading, sealed, warn_without_digest
+from edge_circuits.graphs.files.json_format import check_size
 
 FORMAT = "edge-circuits-trace"
-VERSION = 1
+VERSION = 2  # version 1 had no digest
 SAFETY = 16.0  # near ties lie within this many times the noise of the threshold
 
 Change = Literal["signed", "absolute"]
@@ -131,9 +134,7 @@ class Trace:
         gone = Circuit.from_edges(self.graph, [edge for edge, stays in zip(self.edges, self.kept) if not stays])
         metadata = {"method": "acdc", **self.settings, "threshold": _number(self.threshold), "change": self.change}
         metadata |= {"n_tried": self.n_tried, "n_near_ties": len(self.near_ties), "objective": self.value}
-        circuit = TracedCircuit(self.graph, self.start.mask & ~gone.mask, self.start.scores, metadata)
-        circuit.__dict__["trace"] = self
-        return circuit
+        return TracedCircuit(self.graph, self.start.mask & ~gone.mask, self.start.scores, metadata, trace=self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a file, whole or not at all.
@@ -146,7 +147,8 @@ class Trace:
         header |= {"threshold": _number(self.threshold), "change": self.change, "start_value": self.start_value}
         header |= {"noise": self.noise, "settings": dict(self.settings), "n_decisions": len(self.edges)}
         header |= {"start": None if is_full else list(self.start.edges)}
-        rows = zip(self.edges, self.values_before, self.values, self.kept)
+        rows = [list(row) for row in zip(self.edges, self.values_before, self.values, self.kept)]
+        header["digest"] = sealed({**header, "rows": rows})["digest"]
         lines = [json.dumps(line, allow_nan=False) for line in (header, *rows)]
         write_whole(path, ("\n".join(lines) + "\n").encode())
 
@@ -155,16 +157,15 @@ class Trace:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The file is torn, foreign or newer; the message says what to do.
+            ValueError: The file is torn, foreign, changed or newer; the message names it and says what to do.
             FileNotFoundError: There is no such file.
         """
         content = Path(path).read_bytes()
-        try:
+        with reading(path, "delete it to begin anew"):
             return _parsed(cls, content)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"cannot read {path} as a trace: {error}; delete it to begin anew.") from error
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class TracedCircuit(Circuit):
     """A circuit that carries the decisions by which it was found. Its set algebra and `live()` give plain circuits.
 
@@ -172,7 +173,7 @@ class TracedCircuit(Circuit):
         trace: The decisions.
     """
 
-    trace: Trace
+    trace: Trace | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the circuit to a JSON file, without the trace, which is saved by `trace.save`."""
@@ -193,39 +194,63 @@ def _number(threshold: float) -> float | str:
 
 
 def _parsed(cls: type[Trace], content: bytes) -> Trace:
-    lines = content.decode("utf-8").splitlines()
-    try:
-        header, *rows = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is torn or no JSON ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError("it is of another format")
-    if header["version"] > VERSION:
-        raise ValueError(f"it has version {header['version']}, known here is up to {VERSION}")
-    if len(rows) != header["n_decisions"] or not content.endswith(b"\n"):
-        raise ValueError(f"it is torn: {len(rows)} decisions of {header['n_decisions']}")
+    header, rows = _header_and_rows(content)
     graph = Graph(**header["graph"])
+    check_size(graph)
     start = Circuit.full(graph) if header["start"] is None else Circuit.from_edges(graph, header["start"])
     edges, before, values, kept = zip(*rows) if rows else ((),) * 4
-    _check_edges(start, edges, header["complete"])
-    names = ("change", "start_value", "noise", "complete", "settings")
+    _check_edges(start, edges, flag('"complete"', header["complete"]))
+    for value in (*before, *(value for value in values if value is not None)):
+        number("value", value)
+    for stays in kept:
+        flag("kept", stays)
     trace = cls(
         start,
-        float(header["threshold"]),
+        float(header["threshold"])
+        if header["threshold"] == "inf"
+        else number('"threshold"', header["threshold"], least=0),
+        choice('"change"', header["change"], get_args(Change)),
+        start_value=number('"start_value"', header["start_value"]),
         edges=edges,
         values=values,
         kept=kept,
-        **{name: header[name] for name in names},
+        noise=number('"noise"', header["noise"], least=0),
+        complete=header["complete"],
+        settings=dict(header["settings"]),
     )
     if trace.values_before != before:
-        raise ValueError("its values do not follow from one another")
+        raise ValueError("expected values that follow from one another, got others")
     return trace
+
+
+def _header_and_rows(content: bytes) -> tuple[dict[str, Any], list[Any]]:
+    """The lines of a file, known to be a whole trace, as it was written and of a version that is read here."""
+    header, *rows = [parsed(line) for line in content.decode("utf-8").splitlines()] or [None]
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError("expected a trace, got another file")
+    if whole_number('"version"', header["version"], 1) > VERSION:
+        raise refusal('"version"', f"at most {VERSION}", header["version"], "the file is newer: update edge-circuits")
+    if len(rows) != header["n_decisions"] or not content.endswith(b"\n"):
+        raise ValueError(f"expected {header['n_decisions']} decisions, got a torn file of {len(rows)}")
+    if header["version"] == 1:
+        warn_without_digest()
+    else:
+        check_seal(
+            {
+                **{name: header[name] for name in header if name != "digest"},
+                "rows": rows,
+                "digest": header.get("digest"),
+            }
+        )
+    return header, rows
 
 
 def _check_edges(start: Circuit, edges: Sequence[str], complete: bool) -> None:
     """Every decision is about another edge of the start circuit; a complete trace decides them all."""
     decided = Circuit.from_edges(start.graph, edges)
     if decided.n_edges < len(edges) or (decided - start).n_edges:
-        raise ValueError("it decides an edge twice, or one that was not there")
+        raise ValueError(
+            "expected one decision for each edge at the start, got an edge twice, or one that was not there"
+        )
     if complete and decided != start:
-        raise ValueError("it calls itself complete and is not")
+        raise ValueError("expected a decision for every edge, as the file calls itself complete, got fewer")

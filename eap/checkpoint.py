@@ -6,17 +6,16 @@ never reads it, and the same question finds it again. Exact patching has one mor
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_circuits.graphs.files.arrays import from_npz, to_npz
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.documents import reading
 
 SECONDS_BETWEEN = 20.0  # from one writing to the next
 
@@ -41,13 +40,13 @@ class Checkpoint:
             done: the same.
 
         Raises:
-            ValueError: the file is torn; the message names it.
+            ValueError: the file is torn or was changed; the message names it.
         """
         self.scores, self.done, self._path = scores, done, path
         self._seconds_before = 0.0
+        self._begun = self._written = time.monotonic()
         if path is not None and path.exists():
             self._load(path)
-        self._begun = self._written = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -62,16 +61,14 @@ class Checkpoint:
         """Write what there is, if there is a file for it."""
         if self._path is None:
             return
-        content = io.BytesIO()
-        np.savez_compressed(content, scores=self.scores.numpy(), done=self.done.numpy(), seconds=self.seconds)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path, content.getvalue())
+        write_whole(self._path, to_npz(self._content()))
         self._written = time.monotonic()
 
     def _load(self, path: Path) -> None:
-        try:
-            with np.load(path) as held:
-                self.scores, self.done = torch.from_numpy(held["scores"]), torch.from_numpy(held["done"])
-                self._seconds_before = float(held["seconds"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ValueError(f"checkpoint: cannot read {path}: {error}; delete it to measure anew.") from error
+        with reading(path, "delete it to measure anew"):
+            held = from_npz(path.read_bytes(), self._content())
+        self.scores, self.done, self._seconds_before = held["scores"], held["done"], held["seconds"].item()
+
+    def _content(self) -> dict[str, Tensor]:
+        return {"scores": self.scores, "done": self.done, "seconds": torch.tensor(self.seconds, dtype=torch.float64)}

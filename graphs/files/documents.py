@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +18,16 @@ from edge_circuits.graphs.files.digest import digest_of
 
 MOST_LEVELS = 64  # of lists and dicts within one another
 
-REMEDY = "copy or save it again"
-
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: str | os.PathLike[str], remedy: str = "copy or save it again") -> Iterator[None]:
     """Within it, whatever a damaged or foreign file raises becomes a `ValueError` that names the file.
 
     A file that is missing or forbidden keeps its own error, which names it.
+
+    Args:
+        path: The file.
+        remedy: What to do with it.
     """
     try:
         yield
@@ -33,12 +36,12 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}" + ("" if "; " in str(error) else f"; {remedy}")) from error
     except Exception as error:  # readers of foreign bytes raise almost anything
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise refusal(str(path), "a whole file", f"one that cannot be read ({reason})", REMEDY) from error
+        raise refusal(str(path), "a whole file", f"one that cannot be read ({reason})", remedy) from error
 
 
 def parsed(content: bytes | str) -> Any:
@@ -51,7 +54,7 @@ def parsed(content: bytes | str) -> Any:
         text = content if isinstance(content, str) else content.decode("utf-8")
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected JSON, got a torn or other file ({error}); {REMEDY}") from error
+        raise ValueError(f"expected JSON, got a torn or other file ({error})") from error
     _check_depth(value)
     return value
 
@@ -69,10 +72,19 @@ def check_seal(content: dict[str, Any]) -> None:
     """
     rest = {name: value for name, value in content.items() if name != "digest"}
     if content.get("digest") != (found := _digest(rest)):
+        expected = f"{found} by what else the file holds"
         raise ValueError(
-            f'"digest": expected {found} by what else the file holds, got {content.get("digest")!r}; '
-            f"the file was changed after it was written, {REMEDY}"
+            f'"digest": expected {expected}, got {content.get("digest")!r}, so it was changed after it was written'
         )
+
+
+def warn_without_digest() -> None:
+    """Say that a file is of a version that had no digest."""
+    warnings.warn(
+        "a file of version 1 has no digest, so nothing shows whether it was changed after it was written; "
+        "save what it holds again",
+        stacklevel=6,
+    )
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -85,7 +97,7 @@ def _check_depth(value: Any) -> None:
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return
-    raise ValueError(f"expected at most {MOST_LEVELS} lists and dicts within one another, got more; {REMEDY}")
+    raise ValueError(f"expected at most {MOST_LEVELS} lists and dicts within one another, got more")
 
 
 def _inside(value: Any) -> Any:

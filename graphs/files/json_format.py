@@ -31,7 +31,6 @@ import binascii
 import importlib.metadata
 import json
 import platform
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -41,7 +40,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, refusal, whole_number
-from edge_circuits.graphs.files.documents import check_seal, parsed, sealed
+from edge_circuits.graphs.files.documents import check_seal, parsed, sealed, warn_without_digest
 from edge_circuits.graphs.graph import Graph
 
 FORMAT = "edge-circuits"
@@ -217,17 +216,14 @@ def _header(content: bytes) -> dict[str, Any]:
     """
     header = parsed(content)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        hint = "; files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig" if _is_eap_ig(header) else ""
-        raise ValueError(f'expected a file of edge-circuits, got JSON without "format": "{FORMAT}"{hint}')
+        own = "give one that save wrote"
+        hint = "files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig" if _is_eap_ig(header) else own
+        raise ValueError(f'expected a file of edge-circuits, got JSON without "format": "{FORMAT}"; {hint}')
     version = whole_number('"version"', header.get("version"), 1)
     if version > VERSION:
         raise refusal('"version"', f"at most {VERSION}", version, "the file is newer: update edge-circuits")
     if version == 1:
-        warnings.warn(
-            "a file of version 1 has no digest, so nothing shows whether it was changed after it was written; "
-            "save what it holds again",
-            stacklevel=5,
-        )
+        warn_without_digest()
     else:
         check_seal(header)
     choice('"kind"', header.get("kind"), get_args(Kind))

@@ -9,6 +9,7 @@ import pytest
 from edge_circuits import acdc
 from edge_circuits.acdc.trace import Trace, agreed, is_kept
 from edge_circuits.graphs import Circuit, Graph
+from edge_circuits.graphs.files.documents import sealed
 
 GRAPH = Graph(1, 1, mlps=False)
 EDGES = ("a0.h0->logits", "input->logits", "input->a0.h0<v>", "input->a0.h0<k>", "input->a0.h0<q>")
@@ -79,21 +80,23 @@ def test_torn_files_are_refused(tmp_path, n_bytes):
     path = tmp_path / "trace.jsonl"
     trace().save(path)
     path.write_bytes(path.read_bytes()[:-n_bytes])
-    with pytest.raises(
-        ValueError, match=r"cannot read .*trace.jsonl as a trace: it is torn.*; delete it to begin anew"
-    ):
+    with pytest.raises(ValueError, match=r"trace.jsonl: expected .*, got a torn .*; delete it to begin anew"):
         Trace.load(path)
 
 
 @pytest.mark.parametrize(
     "line, column, value, message",
     [
-        (0, "format", "other", "it is of another format"),
-        (0, "version", 99, "it has version 99, known here is up to 1"),
-        (0, "n_decisions", 6, "it is torn: 5 decisions of 6"),
-        (2, 0, "a0.h0->logits", "it decides an edge twice"),
+        (0, "format", "other", "trace.jsonl: expected a trace, got another file; delete it"),
+        (0, "version", 99, '"version": expected at most 2, got 99'),
+        (0, "n_decisions", 6, "expected 6 decisions, got a torn file of 5"),
+        (2, 0, "a0.h0->logits", "expected one decision for each edge at the start, got an edge twice"),
         (2, 0, "m0->logits", "unknown source 'm0'"),
-        (3, 1, 7.0, "its values do not follow from one another"),
+        (0, "noise", None, '"noise": expected a finite number from 0, got None'),
+        (0, "threshold", "many", '"threshold": expected a finite number from 0, got'),
+        (2, 3, 1, "kept: expected True or False, got 1"),
+        (2, 2, "x", "value: expected a finite number, got 'x'"),
+        (3, 1, 7.0, "expected values that follow from one another, got others"),
     ],
 )
 def test_other_files_are_refused(tmp_path, line, column, value, message):
@@ -102,14 +105,33 @@ def test_other_files_are_refused(tmp_path, line, column, value, message):
     lines = [json.loads(each) for each in path.read_text().splitlines()]
     lines[line][column] = value
     path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    with pytest.raises(ValueError):
+        Trace.load(path)
+    del lines[0]["digest"]
+    lines[0]["digest"] = sealed({**lines[0], "rows": lines[1:]})["digest"]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
     with pytest.raises(ValueError, match=message):
         Trace.load(path)
+
+
+def test_a_changed_file_is_refused_and_one_of_version_1_read_with_a_warning(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    trace().save(path)
+    text = path.read_text()
+    path.write_text(text.replace("toy", "top"))
+    with pytest.raises(ValueError, match='"digest": expected .*, got .*changed after it was written; delete it'):
+        Trace.load(path)
+    header, *rows = text.splitlines()
+    old = {name: value for name, value in json.loads(header).items() if name != "digest"} | {"version": 1}
+    path.write_text("\n".join([json.dumps(old), *rows]) + "\n")
+    with pytest.warns(UserWarning, match="a file of version 1 has no digest"):
+        assert Trace.load(path) == trace()
 
 
 def test_a_trace_that_calls_itself_complete_and_is_not(tmp_path):
     half = trace(edges=EDGES[:2], values=(2.0, 1.25), kept=(True, False))
     half.save(tmp_path / "trace.jsonl")
-    with pytest.raises(ValueError, match="it calls itself complete and is not"):
+    with pytest.raises(ValueError, match="as the file calls itself complete, got fewer"):
         Trace.load(tmp_path / "trace.jsonl")
 
 

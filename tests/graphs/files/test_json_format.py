@@ -211,7 +211,10 @@ def test_a_torn_file_is_refused(tmp_path: Path, content: dict[str, Any], part: f
     [
         ("a,b\n1,2\n", "expected JSON, got a torn or other file"),
         ("[" * 100_000, "expected JSON, got a torn or other file"),
-        ({"edges": []}, 'expected a file of edge-circuits, got JSON without "format": "edge-circuits"$'),
+        (
+            {"edges": []},
+            'expected a file of edge-circuits, got JSON without "format": "edge-circuits"; give one that save wrote$',
+        ),
         ([1, 2], "expected a file of edge-circuits, got JSON without"),
         (
             {"cfg": {}, "nodes": {}, "edges": {}},
@@ -303,7 +306,8 @@ def test_a_changed_file_is_refused_however_well_it_reads(tmp_path: Path) -> None
     text = (tmp_path / "scores.json").read_text()
     (tmp_path / "changed.json").write_text(text.replace('"model": "gpt2"', '"model": "gpt3"'))
     with pytest.raises(
-        ValueError, match='changed.json: "digest": expected .* by what else the file holds, got .* changed'
+        ValueError,
+        match='changed.json: "digest": expected .* by what else the file holds, got .* changed after it was written; copy or save',
     ):
         ScoredGraph.load(tmp_path / "changed.json")
     (tmp_path / "blanks.json").write_text(json.dumps(json.loads(text)))
