@@ -12,6 +12,7 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--damaged", type=int, default=150, help="how many damaged files each loader is given")
     parser.addoption("--typecheck", action="store_true", help="check annotations at run time, shapes too (slow)")
 
 

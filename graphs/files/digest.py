@@ -13,7 +13,12 @@ N_BYTES = 8
 
 def digest_of(*texts: str) -> str:
     """Of texts in their order."""
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=N_BYTES).hexdigest()
+    return digest_of_bytes("\n".join(texts).encode())
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """Of bytes."""
+    return hashlib.blake2b(content, digest_size=N_BYTES).hexdigest()
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

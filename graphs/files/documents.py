@@ -38,9 +38,9 @@ def reading(path: str | os.PathLike[str], remedy: str = "copy or save it again")
             raise
         raise ValueError(f"{path}: {error}" + ("" if "; " in str(error) else f"; {remedy}")) from error
     except Exception as error:  # readers of foreign bytes raise almost anything
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.filename is not None):
             raise
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise refusal(str(path), "a whole file", f"one that cannot be read ({reason})", remedy) from error
 
 
@@ -81,7 +81,7 @@ def check_seal(content: dict[str, Any]) -> None:
 def warn_without_digest() -> None:
     """Say that a file is of a version that had no digest."""
     warnings.warn(
-        "a file of version 1 has no digest, so nothing shows whether it was changed after it was written; "
+        "a file of an older version has no digest, so nothing shows whether it was changed after it was written; "
         "save what it holds again",
         stacklevel=6,
     )

@@ -151,7 +151,7 @@ def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
         return value
     expected = {"position": "an integer"}.get(name, "token ids such as [464, 3797]")
     remedy = "correct the cell" if name == "position" else "pass a tokenizer if it is text"
-    raise ValueError(f"{where}: {name}: expected {expected}, got {cell!r}; {remedy}")
+    raise ValueError(f"{where}: {name}: expected {expected}, got {cell[:80]!r}; {remedy}")
 
 
 def _is_id_list(cell: str) -> bool:

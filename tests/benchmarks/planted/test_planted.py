@@ -330,7 +330,7 @@ def test_weights_of_another_circuit_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((SHIPPED / name).read_bytes())
     about = json.loads((tmp_path / "ioi.json").read_text(encoding="utf-8"))
     (tmp_path / "ioi.json").write_text(json.dumps(about | {"edges": about["edges"][1:]}), encoding="utf-8")
-    with pytest.raises(ValueError, match="came some with other edges; train them again"):
+    with pytest.raises(ValueError, match="got some with other edges; train them again"):
         load("ioi", tmp_path)
 
 

@@ -323,9 +323,9 @@ def test_a_file_of_version_1_is_read_with_a_warning(tmp_path: Path) -> None:
     packed = {"dtype": "float32", "order": "destination, then source"}
     packed["base64"] = base64.b64encode(scores.numpy().astype("<f4").tobytes()).decode()
     old = {"version": 1, "scores": packed}
-    with pytest.warns(UserWarning, match="a file of version 1 has no digest"):
+    with pytest.warns(UserWarning, match="a file of an older version has no digest"):
         scored = ScoredGraph.load(write(scores_content() | old, tmp_path / "scores.json"))
-    with pytest.warns(UserWarning, match="a file of version 1 has no digest"):
+    with pytest.warns(UserWarning, match="a file of an older version has no digest"):
         circuit = Circuit.load(write(circuit_content() | old, tmp_path / "circuit.json"))
     assert torch.equal(scored.values, scores) and torch.equal(circuit.scores, scored.scores)
     assert circuit.edges == ("input->m0", "m0->logits")
