@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,6 +42,7 @@ class Attribution:
         clean, cut: source values without and with the cut.
         points: gradients, of one pass (EAP, RelP) or of several (integrated gradients).
         constant_scale: the gradients hold every norm's scale constant (the LN-rule).
+        constant_shared_scale: they hold that of norms constant which are over the queries or keys of all heads.
     """
 
     transformer: Transformer
@@ -48,6 +50,7 @@ class Attribution:
     cut: Activations
     points: Sequence[Gradients]
     constant_scale: bool = False
+    constant_shared_scale: bool = False
 
     @torch.no_grad()
     def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
@@ -150,9 +153,16 @@ class Attribution:
                 if gradient.shape[1] > n_parts[part]:  # a key-value destination reads for its whole group
                     gradient = gradient.unflatten(1, (n_parts[part], -1)).sum(2)
                     projected = projected.unflatten(1, (n_parts[part], -1))[:, :, 0]
+                shared = block.attention.shared_norm(part)
+                if shared is not None:
+                    x = resid if norm is None else norm.normalised(resid)
+                    gradient, projected, drag = _before_shared_norm(shared, x, gradient, *folded[part])
                 here = out[start : start + n_parts[part]]
                 here.baddbmm_(gradient.transpose(0, 1), weight.transpose(1, 2), beta=min(index, 1))
                 overlaps.append((gradient * (projected - constant)).sum(-1).T)
+                if shared is not None and not self.constant_shared_scale:
+                    here.addcmul_(drag.direction[None], drag.share.T[:, :, None], value=-1)
+                    overlaps[-1] -= drag.share.T * drag.overlap
                 start += n_parts[part]
             if norm is not None and not self.constant_scale:
                 overlap = torch.cat(overlaps) / resid.shape[-1]
@@ -174,6 +184,42 @@ def _fold(block: Block, part: Part, like: Tensor) -> tuple[Tensor, Tensor]:
         mean = (gain / len(gain)) @ weight
         return torch.addcmul(-mean[:, None], gain[:, None], weight), constant
     return (weight if norm.weight is None else gain[:, None] * weight), constant
+
+
+class Drag(NamedTuple):
+    """What a head's gradient loses in a norm that it shares with others: `share * direction` of each destination.
+
+    Attributes:
+        direction: [token d_model], and its product with the normalised input, `overlap` [token].
+        share: [token destination].
+    """
+
+    direction: Tensor
+    overlap: Tensor
+    share: Tensor
+
+
+def _before_shared_norm(
+    norm: Norm,
+    x: Float[Tensor, "token d_model"],
+    gradient: Float[Tensor, "token destination d_head"],
+    weight: Float[Tensor, "projection d_model d_head"],
+    constant: Float[Tensor, "projection d_head"],
+) -> tuple[Tensor, Tensor, Drag]:
+    """The gradient at projections before an RMSNorm over all of them, and the projections, for each destination.
+
+    With r all projections of a destination's input, s their scale and n = r / s, the gradient at r is that behind the norm times
+    its weight over s in the head's own place, less `n (n . gradient) / d` in every place.
+    """
+    raw = torch.einsum("td,pdh->tph", x, weight) + constant
+    inverse_scale = norm.inverse_scale(raw.flatten(1))[:, :, None]
+    normalised, group = raw * inverse_scale, gradient.shape[1] // len(weight)
+    gain = 1.0 if norm.weight is None else norm.weight.to(raw).view(raw.shape[1:]).repeat_interleave(group, 0)
+    gradient = gradient * gain * inverse_scale
+    share = (gradient * normalised.repeat_interleave(group, 1)).sum(-1) / raw[0].numel()
+    direction = torch.einsum("tph,pdh->td", normalised, weight)
+    overlap = (normalised * (raw - constant)).sum((1, 2))
+    return gradient, raw.repeat_interleave(group, 1), Drag(direction, overlap, share)
 
 
 def _through_post_norm(norm: Norm, written: Tensor, change: Tensor, constant_scale: bool) -> Tensor:

@@ -58,13 +58,15 @@ def attribute(
         return torch.stack(each, dim=-1)
     if reader != "linear":
         (point,) = points
-        return ATTRIBUTIONS[reader](job.transformer, clean, cut, [point], True).scores(batch, job.token_chunk)
+        attribution = ATTRIBUTIONS[reader](job.transformer, clean, cut, [point], True, constant_scale)
+        return attribution.scores(batch, job.token_chunk)
     if all(block.attention_post_norm is None for block in job.transformer.blocks):
-        return Attribution(job.transformer, clean, cut, points, constant_scale).scores(batch, job.token_chunk)
+        attribution = Attribution(job.transformer, clean, cut, points, constant_scale, constant_scale)
+        return attribution.scores(batch, job.token_chunk)
     scores = []
     for point in points:
         here = replace(clean, attention_sum=point.activations.attention_sum)
-        attribution = Attribution(job.transformer, here, cut, [point], constant_scale)
+        attribution = Attribution(job.transformer, here, cut, [point], constant_scale, constant_scale)
         scores.append(attribution.scores(batch, job.token_chunk))
     return torch.stack(scores).mean(0)
 

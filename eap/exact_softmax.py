@@ -24,7 +24,6 @@ from torch import Tensor
 
 from edge_circuits.eap.exact_norm import NormAttribution
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.model.attention import project
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import take_rows
 from edge_circuits.graphs.nodes import Part
@@ -80,7 +79,7 @@ class SoftmaxAttribution(NormAttribution):
         for source in range(graph.head_sources(layer).start):
             changed = (resid + changes[source].to(block.device).view_as(resid)).to(resid.dtype)
             x = apply_norm(block.attention_norm, changed)
-            new_q = project(x if rows is None else take_rows(x, rows), attention.W_Q, attention.b_Q)
-            new_k = attention.per_query_head(project(x, attention.W_K, attention.b_K))
+            new_q = attention.project("q", x if rows is None else take_rows(x, rows))
+            new_k = attention.per_query_head(attention.project("k", x))
             scores[source, graph.part_destinations(layer, "q")] += score(new_q, k, "q")
             scores[source, graph.part_destinations(layer, "k")] += score(q, new_k, "k")

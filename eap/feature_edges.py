@@ -38,7 +38,7 @@ from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection
 from edge_circuits.graphs.features.sites import Site, gradient_at, read_at
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
-from edge_circuits.graphs.model.attention import project, write
+from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.patching import Intervention
@@ -188,9 +188,9 @@ def read_through(
         return operations.norm(block.mlp_post_norm, block.mlp(normed, operations))
     attention = block.attention
     q, k, v = (operations.norm(block.attention_norm, streams[part]) for part in (1, 2, 3))
-    q = project(q, attention.W_Q, attention.b_Q)
-    k = attention.per_query_head(project(k, attention.W_K, attention.b_K))
-    v = attention.per_query_head(project(v, attention.W_V, attention.b_V))
+    q = attention.project("q", q, operations=operations)
+    k = attention.per_query_head(attention.project("k", k, operations=operations))
+    v = attention.per_query_head(attention.project("v", v, operations=operations))
     z = attention.mix(q, k, v, None, operations)
     if site.kind == "z":
         return z.flatten(-2)

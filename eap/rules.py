@@ -9,6 +9,7 @@ Every rule keeps the value of a step and replaces its local derivative by an LRP
 | 0-rule | linear maps, rotary embedding, residual sums | the plain gradient (biases receive nothing) |
 | Half-rule | product of a gated MLP | half the gradient to each factor |
 | LRP-all | the same | the whole gradient to the signal, nothing to the gate |
+| LRP-all | weights of routed experts, under both of these rules | the weights are constants |
 | AH-rule | attention | the pattern is a constant |
 | AttnLRP | attention | each product shares equally between its factors: q and k x 1/4, v x 1/2 |
 | secant | attention | the softmax's Jacobian, averaged on the line from clean to cut queries (for q) or keys (for k) |
@@ -32,7 +33,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edge_circuits.graphs.model.attention import project
 from edge_circuits.graphs.model.operations import AttentionScores, Operations, exact_activation, exact_attention
 from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
 
@@ -47,6 +47,8 @@ COEFFICIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: (x > 0).to(x.dtype),
     "silu": torch.sigmoid,
     "solu": lambda x: F.softmax(x, dim=-1),
+    "gpt_oss_gate": lambda x: torch.sigmoid(1.702 * x.clamp(max=7)) * (7 / x.clamp(min=7)),
+    "gpt_oss_signal": lambda x: 7 / x.abs().clamp(min=7),
 }
 """f(x) / x of each activation function, in a form without the division; at 0 this is f'(0), 0 for ReLU."""
 
@@ -192,7 +194,7 @@ def cut_heads(transformer: Transformer, cut: Activations, rows: Int[Tensor, "bat
             q, k = cut.q[layer], cut.k[layer]
         else:
             x = Operations().norm(block.attention_norm, cut.attention_in[layer])
-            q = project(x if here is None else take_rows(x, here), attention.W_Q, attention.b_Q)
-            k = attention.per_query_head(project(x, attention.W_K, attention.b_K))
+            q = attention.project("q", x if here is None else take_rows(x, here))
+            k = attention.per_query_head(attention.project("k", x))
         attention.mix(q, k, k, here, Operations(attention=look))
     return found

@@ -32,7 +32,7 @@ from edge_circuits.eap.rules import (
     shared_attention,
 )
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.model.operations import Operations, exact_activation, exact_attention
+from edge_circuits.graphs.model.operations import Operations, as_it_is, constant, exact_activation, exact_attention
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.patching import answer_rows
 
@@ -49,7 +49,8 @@ class RelP(OnePass):
         norm: "ln", or "exact", the gradient.
         activation: "identity", or "exact".
         attention: "live" (the gradient), "ah", "attnlrp" or "secant".
-        gate: "half"; "all", where the gate act(W_gate x) is a constant; or "exact".
+        gate: "half"; "all", where the gate act(W_gate x) is a constant; or "exact". The weights of routed experts are
+            constants but for "exact".
 
     Raises:
         ValueError: an unknown choice.
@@ -73,6 +74,7 @@ class RelP(OnePass):
             constant_scale=self.norm == "ln",
             activation=identity_activation if self.activation == "identity" else exact_activation,
             gate=GATES[self.gate],
+            routing=as_it_is if self.gate == "exact" else constant,
             attention=attention,
         )
 

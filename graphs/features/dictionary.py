@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs.features.sites import Reads, Site
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.transformer import Mlp
+from edge_circuits.graphs.model.mlp import Mlp
 
 Activation = Literal["relu", "linear", "jumprelu", "topk", "topk-any", "gated"]
 Normalise = Literal["none", "layer_norm", "unit_norm"]

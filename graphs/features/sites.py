@@ -24,9 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.model.mlp import Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations
-from edge_circuits.graphs.model.transformer import Activations, Block, Mlp, Transformer
+from edge_circuits.graphs.model.transformer import Activations, Block, Transformer
 
 SiteKind = Literal["embed", "resid_pre", "resid_post", "z", "attention_out", "neurons", "mlp_out"]
 Reads = Literal["site", "normed", "normalised", "stream"]

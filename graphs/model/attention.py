@@ -1,9 +1,14 @@
-"""One attention layer: projections, rotary positions, grouped keys and values, and what heads write."""
+"""One attention layer: projections, positions, grouped keys and values, and what heads write.
+
+Where a norm of queries (or keys) is over all heads together (OLMo 2), heads share a scale. What a destination <q> of head h
+reads then gives this head's query: all heads are projected from h's own input, the scale is theirs, and h keeps its slice. So with
+every edge kept this is the model, and an edge into one head's <q> moves that head alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +16,7 @@ from torch import Tensor
 
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, AttentionScores, Operations, linear
+from edge_circuits.graphs.nodes import Part
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,16 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Attention:
-    """Weights of one attention layer. `W_K`, `W_V` have key-value heads, the others query heads."""
+    """Weights of one attention layer. `W_K`, `W_V` have key-value heads, the others query heads.
+
+    Attributes:
+        q_norm, k_norm: norms of queries and keys before their rotation, each head by itself or, with `shared_norms`, all heads
+            together. A weight of [head d_head] has a row for each query head.
+        clip: projections are cut off beyond it, on both sides (OLMo).
+        slopes: what a position further back takes from a head's score (ALiBi, Press et al. 2022); [head].
+        sinks: a logit of each head beside its scores, whose share of the pattern goes nowhere (gpt-oss); [head].
+        write_scale: factor of what heads mix, and so of what they write (Granite).
+    """
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
@@ -56,6 +71,11 @@ class Attention:
     rotary: Rotary | None = None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
+    shared_norms: bool = False
+    clip: float | None = None
+    slopes: Float[Tensor, " head"] | None = None
+    sinks: Float[Tensor, " head"] | None = None
+    write_scale: float = 1.0
 
     @property
     def group_size(self) -> int:
@@ -66,16 +86,47 @@ class Attention:
         """Keys or values written out for each query head."""
         return kv if self.group_size == 1 else kv.repeat_interleave(self.group_size, dim=2)
 
-    def scores(self, rows: Int[Tensor, "batch row"] | None, keys: Int[Tensor, "1 pos"]) -> AttentionScores:
-        """Scale and mask for queries at `rows` (None: all positions) over keys at positions 0, 1, ..."""
+    def projection(self, part: Part) -> tuple[Tensor, Tensor | None]:
+        """Weight [projection d_model d_head] and bias of the queries, keys or values."""
+        return {"q": (self.W_Q, self.b_Q), "k": (self.W_K, self.b_K), "v": (self.W_V, self.b_V)}[part]
+
+    def shared_norm(self, part: Part) -> Norm | None:
+        """The norm over all heads of a part, where there is one; it belongs to the projection."""
+        return {"q": self.q_norm, "k": self.k_norm, "v": None}[part] if self.shared_norms else None
+
+    def project(
+        self,
+        part: Part,
+        x: Float[Tensor, "*n d_model"],
+        which: Sequence[int] | None = None,
+        operations: Operations = EXACT,
+    ) -> Float[Tensor, "*n projection d_head"]:
+        """Queries, keys or values from one normalised input, before rotation and norms of single heads.
+
+        Args:
+            which: the projections that are asked for, `W_K` and `W_V` having one for each key-value head; None for all.
+        """
+        weight, bias = self.projection(part)
+        norm = self.shared_norm(part)
+        if norm is not None:
+            out = operations.norm(norm, _project(x, weight, bias).flatten(-2)).unflatten(-1, weight.shape[::2])
+            return out if which is None else out[..., list(which), :]
+        return _project(x, _rows(weight, which), _rows(bias, which))
+
+    def scores(
+        self, rows: Int[Tensor, "batch row"] | None, keys: Int[Tensor, "1 pos"], heads: Sequence[int] | None = None
+    ) -> AttentionScores:
+        """Scale, mask and logits of position for queries at `rows` (None: all positions) over keys at 0, 1, ..."""
+        slopes, sinks = (_rows(each, heads) for each in (self.slopes, self.sinks))
+        bias = None if slopes is None else (slopes.to(keys.device)[:, None] * keys)[None, :, None]
         if rows is None and (self.window is None or self.window >= keys.shape[1]):
-            return AttentionScores(self.scale, self.softcap, None)
+            return AttentionScores(self.scale, self.softcap, None, bias, sinks)
         queries = keys if rows is None else rows.to(keys.device)
         distance = queries[:, :, None] - keys
         visible = distance >= 0
         if self.window is not None:
             visible = visible & (distance < self.window)
-        return AttentionScores(self.scale, self.softcap, visible[:, None])
+        return AttentionScores(self.scale, self.softcap, visible[:, None], bias, sinks)
 
     def mix(
         self,
@@ -84,19 +135,43 @@ class Attention:
         v: Float[Tensor, "batch pos head d_head"],
         rows: Int[Tensor, "batch row"] | None,
         operations: Operations = EXACT,
+        heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch row head d_head"]:
-        """Attend: from projected q, k, v of any equal set of heads to each head's mixed values z."""
+        """Attend: from projected q, k, v of some query heads to each head's mixed values z.
+
+        Args:
+            heads: which heads; None for all.
+        """
         keys = torch.arange(k.shape[1], device=k.device)[None]
-        q, k = operations.norm(self.q_norm, q), operations.norm(self.k_norm, k)
+        if self.clip is not None:
+            q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
+        if not self.shared_norms:
+            q = operations.norm(_of_heads(self.q_norm, heads), q)
+            k = operations.norm(_of_heads(self.k_norm, heads), k)
         if self.rotary is not None:
             q, k = self.rotary.rotate(q, keys if rows is None else rows), self.rotary.rotate(k, keys)
-        scores = self.scores(rows, keys)
+        scores = self.scores(rows, keys, heads)
         z = operations.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scores)
-        return z.transpose(1, 2)
+        return (z if self.write_scale == 1 else z * self.write_scale).transpose(1, 2)
 
 
-def project(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor | None) -> Tensor:
-    """One linear map for each head from a shared input: [batch row d_model] to [batch row head d_head]."""
+def _rows(x: Tensor | None, heads: Sequence[int] | None) -> Tensor | None:
+    """The rows of some heads; a view where they are neighbours."""
+    if x is None or heads is None:
+        return x
+    first, last = heads[0], heads[-1]
+    return x[first : last + 1] if list(heads) == list(range(first, last + 1)) else x[list(heads)]
+
+
+def _of_heads(norm: Norm | None, heads: Sequence[int] | None) -> Norm | None:
+    """A norm of single heads for some of them."""
+    if norm is None or norm.weight is None or norm.weight.dim() == 1:
+        return norm
+    return replace(norm, weight=_rows(norm.weight, heads), bias=_rows(norm.bias, heads))
+
+
+def _project(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor | None) -> Tensor:
+    """One linear map for each head from a shared input: [*n d_model] to [*n head d_head]."""
     flat = linear(x, weight.transpose(0, 1).flatten(1), None if bias is None else bias.flatten())
     return flat.unflatten(-1, weight.shape[::2])
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.attention import Attention, Rotary
+from edge_circuits.graphs.model.mlp import Mlp
 from edge_circuits.graphs.model.norm import Norm
-from edge_circuits.graphs.model.transformer import Block, Mlp, Transformer
+from edge_circuits.graphs.model.transformer import Block, Transformer
 from edge_circuits.graphs.model.weights import Read, activation_of, check_tokens, positive
 
 NORMS = {"LayerNorm": True, "LayerNormPre": True, "RMSNorm": False, "RMSNormPre": False}  # class to whether it centres

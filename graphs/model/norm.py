@@ -12,12 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm (`centred`) or RMSNorm: `(x - mean) / sqrt(var + eps) * weight + bias`, over the last axis."""
+    """LayerNorm (`centred`) or RMSNorm: `(x - mean) / sqrt(var + eps) * weight + bias`, over the last axis.
+
+    Weight and bias are [d], or [head d] where each head of `x` has its own.
+    """
 
     centred: bool
     eps: float
-    weight: Float[Tensor, " d"] | None = None
-    bias: Float[Tensor, " d"] | None = None
+    weight: Float[Tensor, "*head d"] | None = None
+    bias: Float[Tensor, "*head d"] | None = None
 
     def inverse_scale(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
         """1 / sigma, where sigma**2 is the variance (or mean square) plus eps."""
@@ -38,7 +41,7 @@ def apply_norm(norm: Norm | None, x: Float[Tensor, "*n d"], constant_scale: bool
     if norm is None:
         return x
     weight, bias = (None if each is None else each.to(x.device) for each in (norm.weight, norm.bias))
-    if norm.centred and not constant_scale:
+    if norm.centred and not constant_scale and (weight is None or weight.dim() == 1):
         return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse_scale = norm.inverse_scale(wide.detach() if constant_scale else wide)

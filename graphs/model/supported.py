@@ -9,17 +9,9 @@ import importlib.metadata
 
 from torch import nn
 
-ARCHITECTURES = (
-    "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "TransformerLensNative",
-)
+from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.model.families import FAMILIES
+
 OLDEST = 2
 """The first version of TransformerLens whose models are read; 2.16 and 3.9 are tested."""
 
@@ -51,10 +43,14 @@ def check_model(model: nn.Module) -> None:
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
             "A HookedTransformer of TransformerLens 2 or 3 is read too."
         )
-    if model.cfg.architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}."
-        )
+    family = FAMILIES.get(model.cfg.architecture)
+    if family is None:
+        raise ValueError(f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(FAMILIES)}.")
+    config = getattr(model.original_model, "config", model.cfg)
+    for setting, read in family.only.items():
+        value = getattr(config, setting, read[0])
+        if value not in read:
+            raise refusal(f"{setting} of {model.cfg.architecture}", " or ".join(map(repr, read)), repr(value))
     if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
 

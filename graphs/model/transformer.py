@@ -18,42 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Graph
-from edge_circuits.graphs.model.attention import Attention, project, write
+from edge_circuits.graphs.model.attention import Attention, write
+from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations, linear
 
 FEW_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """Weights of one MLP; gated when `W_gate` is there; `mid_norm` is the norm of SoLU models."""
-
-    W_in: Float[Tensor, "d_model d_mlp"]
-    W_out: Float[Tensor, "d_mlp d_model"]
-    b_in: Float[Tensor, " d_mlp"] | None
-    b_out: Float[Tensor, " d_model"] | None
-    activation: str
-    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
-    b_gate: Float[Tensor, " d_mlp"] | None = None
-    mid_norm: Norm | None = None
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*n d_model"],
-        operations: Operations = EXACT,
-        change: Callable[[Tensor], Tensor] = lambda hidden: hidden,
-    ) -> Tensor:
-        """The MLP's output for a normalised input, on whose device it is; `change` is made to its neurons' values."""
-        return linear(change(self.hidden(x, operations)), self.W_out, self.b_out).to(x.device)
-
-    def hidden(self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Float[Tensor, "*n d_mlp"]:
-        """The neurons' values: what `W_out` reads, on the weights' device."""
-        here = x.to(self.W_in.device)
-        hidden = linear(here, self.W_in, self.b_in)
-        if self.W_gate is None:
-            return operations.norm(self.mid_norm, operations.activation(self.activation, hidden))
-        return operations.gate(operations.activation(self.activation, linear(here, self.W_gate, self.b_gate)), hidden)
 
 
 @dataclass(frozen=True)
@@ -63,7 +33,7 @@ class Block:
     attention_norm: Norm | None
     attention: Attention
     mlp_norm: Norm | None = None
-    mlp: Mlp | None = None
+    mlp: Mlp | Experts | None = None
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
     parallel: bool = False
@@ -79,8 +49,8 @@ class Activations:
     """What one forward pass leaves behind; lists have an entry a layer, each on its layer's device.
 
     The last layer's q, z, MLP input and outputs hold the answer row only when the pass was asked for it, since
-    nothing but `logits` reads them. q, k, v are projections before their norms and rotation, k and v written out
-    for each query head. `attention_sum` is what the heads write, before a post-norm.
+    nothing but `logits` reads them. q, k, v are projections before rotation and norms of single heads (after a norm that
+    heads share), k and v written out for each query head. `attention_sum` is what the heads write, before a post-norm.
     """
 
     embed: Float[Tensor, "batch pos d_model"]
@@ -132,6 +102,7 @@ class Transformer:
     final_norm: Norm | None
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, " d_vocab"] | None
+    logit_scale: float = 1.0
     logit_softcap: float | None = None
     n_ctx: int | None = None
     name: str = "model"
@@ -145,12 +116,13 @@ class Transformer:
     def unembed(
         self, resid: Float[Tensor, "*n d_model"], operations: Operations = EXACT
     ) -> Float[Tensor, "*n d_vocab"]:
-        """Logits of a residual stream: final norm, unembedding, soft cap."""
+        """Logits of a residual stream: final norm, unembedding, scale, soft cap."""
         return self.unembed_normed(operations.norm(self.final_norm, resid.to(self.W_U.device)))
 
     def unembed_normed(self, normed: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
-        """Logits of a residual stream behind the final norm: unembedding, soft cap."""
+        """Logits of a residual stream behind the final norm: unembedding, scale, soft cap."""
         logits = _to_vocabulary(normed, self.W_U, self.b_U).to(self.device)
+        logits = logits if self.logit_scale == 1 else logits * self.logit_scale
         if self.logit_softcap is None:
             return logits
         return torch.tanh(logits / self.logit_softcap) * self.logit_softcap
@@ -187,9 +159,8 @@ class Transformer:
         kept.attention_in.append(resid)
         x = operations.norm(block.attention_norm, resid)
         query_x = x if rows is None else take_rows(x, rows)
-        q = project(query_x, attention.W_Q, attention.b_Q)
-        k = attention.per_query_head(project(x, attention.W_K, attention.b_K))
-        v = attention.per_query_head(project(x, attention.W_V, attention.b_V))
+        q = attention.project("q", query_x, operations=operations)
+        k, v = (attention.per_query_head(attention.project(part, x, operations=operations)) for part in ("k", "v"))
         z = operations.source(layer, "heads", attention.mix(q, k, v, rows, operations))
         attention_sum = write(z, attention.W_O, attention.b_O)
         attention_out = operations.norm(block.attention_post_norm, attention_sum)

@@ -36,7 +36,7 @@ def activation_of(function: Callable[[Tensor], Tensor], setting: str | None) -> 
 @lru_cache(maxsize=256)
 def _name_by_values(function: Callable[[Tensor], Tensor]) -> str | None:
     """An activation function known by its values: settings name it in several places and spellings."""
-    x = torch.linspace(-4, 4, 33)
+    x = torch.linspace(-9, 9, 73)
     return next(
         (name for name, known in ACTIVATIONS.items() if torch.allclose(function(x), known(x), rtol=0, atol=1e-6)), None
     )

@@ -16,9 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Part
-from edge_circuits.graphs.model.attention import project
 from edge_circuits.graphs.model.norm import Norm, apply_norm
-from edge_circuits.graphs.model.operations import linear
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.dependents import Dependents, bit_columns, bits, dependents_of
@@ -272,14 +270,11 @@ class CachedRun:
     ) -> dict[int, Float[Tensor, "batch row d_head"]]:
         """The queries, keys or values of destinations from their normalised inputs; equal inputs are one object."""
         attention = self.transformer.blocks[layer].attention
-        weight, bias = (getattr(attention, f"{name}_{part.upper()}") for name in "Wb")
-        first, share = self.graph.part_destinations(layer, part).start, self.graph.n_parts[part] // len(weight)
+        n_projections = len(attention.projection(part)[0])
+        first, share = self.graph.part_destinations(layer, part).start, self.graph.n_parts[part] // n_projections
         heads = {each: (each - first) // share for each in inputs}
         x = next(iter(inputs.values()))
-        if len(set(heads.values())) == len(weight) > 1 and all(other is x for other in inputs.values()):
-            shared = project(x, weight, bias)
+        if len(set(heads.values())) == n_projections > 1 and all(other is x for other in inputs.values()):
+            shared = attention.project(part, x)
             return {each: shared[..., head, :] for each, head in heads.items()}
-        return {
-            each: linear(inputs[each], weight[head], None if bias is None else bias[head])
-            for each, head in heads.items()
-        }
+        return {each: attention.project(part, inputs[each], [head])[..., 0, :] for each, head in heads.items()}

@@ -15,7 +15,7 @@ from edge_circuits.graphs.by_span import SpanCircuit
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.attention import project, write
+from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.nodes import Part
@@ -146,7 +146,7 @@ class Execution:
             return cut_z
         q = self.project(layer, "q", heads, residual)
         k, v = (self.project(layer, part, heads, self.everywhere) for part in ("k", "v"))
-        return self.transformer.blocks[layer].attention.mix(q, k, v, residual.rows) - cut_z
+        return self.transformer.blocks[layer].attention.mix(q, k, v, residual.rows, heads=heads.heads) - cut_z
 
     def project(
         self, layer: int, part: Part, heads: Heads, residual: Residual
@@ -182,12 +182,9 @@ class Execution:
     ) -> Float[Tensor, "batch row head d_head"]:
         """Queries, keys or values of some heads from one normalised input."""
         attention = self.transformer.blocks[layer].attention
-        weight, bias = (getattr(attention, f"{name}_{part.upper()}") for name in "Wb")
-        group = len(attention.W_Q) // len(weight)
+        group = 1 if part == "q" else attention.group_size
         projections = sorted({head // group for head in heads})
-        if len(projections) < len(weight):
-            weight, bias = weight[projections], None if bias is None else bias[projections]
-        out = project(x, weight, bias)
+        out = attention.project(part, x, projections)
         places = [projections.index(head // group) for head in heads]
         return out if places == list(range(len(projections))) else out[:, :, places]
 

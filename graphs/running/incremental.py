@@ -149,7 +149,8 @@ class IncrementalRun:
                     self._parts(layer, part, [own[head][i] for head in heads], inputs, is_everywhere or part != "q")
                     for i, part in enumerate(PARTS)
                 ]
-                mixed = cached.transformer.blocks[layer].attention.mix(*parts, None if is_everywhere else self.rows)
+                rows = None if is_everywhere else self.rows
+                mixed = cached.transformer.blocks[layer].attention.mix(*parts, rows, heads=heads)
                 cut_z = cached.at_rows(cached.cut.z[layer], is_everywhere)[:, :, heads]
                 z[is_everywhere] = heads, self._minus(mixed, cut_z)
         if everywhere:

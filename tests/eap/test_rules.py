@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,10 @@ def test_identity_rule_keeps_the_value_and_has_the_coefficient_f_of_x_over_x(nam
     function = {"gelu": literal.gelu, "gelu_new": literal.gelu_tanh, "solu": literal.solu} | {
         "relu": literal.relu,
         "silu": literal.silu,
+        "gpt_oss_gate": lambda x: (
+            literal.clamped(x, -math.inf, 7) / (1 + torch.exp(-1.702 * literal.clamped(x, -math.inf, 7)))
+        ),
+        "gpt_oss_signal": lambda x: literal.clamped(x, -7, 7),
     }
     x = torch.cat((torch.linspace(-12, 12, 400), torch.tensor([1e-3, -1e-3]))).double()[None].requires_grad_()
     value = identity_activation(name, x)
@@ -63,13 +68,14 @@ def test_identity_rule_at_zero_and_far_out(name: str, dtype: torch.dtype) -> Non
     """f(x) / x tends to f'(0); ReLU has none and gets torch's 0. At +-1e4 it is 1 and 0."""
     x = torch.tensor([[0.0, -0.0, 1e-30, -1e-30, 1e4, -1e4]], dtype=dtype, requires_grad=True)
     coefficient = torch.autograd.grad(identity_activation(name, x).sum(), x)[0][0]
-    at_zero = {"gelu": 0.5, "gelu_new": 0.5, "silu": 0.5, "relu": 0.0, "solu": 0.0}[name]
+    at_zero = {"relu": 0.0, "solu": 0.0, "gpt_oss_signal": 1.0}.get(name, 0.5)
     assert coefficient[:2].tolist() == [at_zero, at_zero]
     if name not in ("relu", "solu"):
         slope = torch.autograd.functional.jacobian(ACTIVATIONS[name], torch.zeros(1, dtype=dtype))
         assert coefficient[0] == slope
-        assert coefficient[2:4].tolist() == [0.5, 0.5]
-    assert coefficient[4:].tolist() == [1.0, 0.0]
+        assert coefficient[2:4].tolist() == [at_zero, at_zero]
+    far_out = {"gpt_oss_gate": [7e-4, 0.0], "gpt_oss_signal": [7e-4, 7e-4]}.get(name, [1.0, 0.0])
+    assert coefficient[4:].tolist() == pytest.approx(far_out, rel=1e-5)
 
 
 def test_solu_at_zero_is_the_softmax() -> None:

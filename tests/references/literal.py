@@ -120,3 +120,8 @@ def relu(x: Tensor) -> Tensor:
 def solu(x: Tensor) -> Tensor:
     """Elhage et al. 2022."""
     return x * torch.softmax(x, dim=1)
+
+
+def clamped(x: Tensor, low: float, high: float) -> Tensor:
+    """x, or the bound that it passes."""
+    return torch.where(x < low, low, torch.where(x > high, high, x))

@@ -26,13 +26,11 @@ def with_dropout() -> torch.nn.Module:
     return model.train()
 
 
-GPTJ_SIZES = dict(n_embd=32, n_layer=1, n_head=4, n_positions=N_CTX, vocab_size=D_VOCAB, rotary_dim=4)
+def codegen() -> torch.nn.Module:
+    from transformers import CodeGenConfig, CodeGenForCausalLM
 
-
-def gptj() -> torch.nn.Module:
-    from transformers import GPTJConfig, GPTJForCausalLM
-
-    return bridged(GPTJForCausalLM(GPTJConfig(**GPTJ_SIZES)))
+    sizes = dict(n_embd=32, n_layer=1, n_head=4, n_positions=N_CTX, vocab_size=D_VOCAB, rotary_dim=4)
+    return bridged(CodeGenForCausalLM(CodeGenConfig(**sizes)))
 
 
 DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
@@ -46,7 +44,10 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
             r"expected a TransformerBridge of TransformerLens 4, got GPT2LMHeadModel\. .*boot_transformers",
         ),
         (lambda: torch.nn.Linear(2, 2), "expected a TransformerBridge of TransformerLens 4, got Linear"),
-        (gptj, "architecture GPTJForCausalLM is not supported; supported: GPT2LMHeadModel, .*, TransformerLensNative"),
+        (
+            codegen,
+            "architecture CodeGenForCausalLM is not supported; supported: GPT2LMHeadModel, .*, TransformerLensNative",
+        ),
         (with_dropout, r"training mode with dropout; call model\.eval\(\) first"),
         (
             lambda: bridged(hugging_face("llama", rope_parameters=DYNAMIC)),

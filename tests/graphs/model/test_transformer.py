@@ -13,9 +13,10 @@ from torch import Tensor
 
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import Attention, Rotary
+from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.model.operations import ACTIVATIONS, AttentionScores, Operations, exact_attention
-from edge_circuits.graphs.model.transformer import Mlp, take_rows
+from edge_circuits.graphs.model.transformer import take_rows
 
 TOKENS = torch.arange(21).reshape(3, 7) * 11 % D_VOCAB
 ROWS = torch.tensor([[6], [0], [3]])
@@ -133,15 +134,17 @@ def test_norms_do_not_overflow_in_half_types(dtype: torch.dtype) -> None:
         ("relu", literal.relu),
         ("silu", literal.silu),
         ("solu", literal.solu),
+        ("gpt_oss_gate", lambda x: literal.clamped(x, -99, 7) / (1 + torch.exp(-1.702 * literal.clamped(x, -99, 7)))),
+        ("gpt_oss_signal", lambda x: literal.clamped(x, -7, 7)),
     ],
 )
 def test_activations_are_their_formulas(name: str, slow: object) -> None:
-    x = 3 * random(4, 6)
+    x = 9 * random(4, 6)
     torch.testing.assert_close(ACTIVATIONS[name](x), slow(x))
 
 
 def test_every_activation_is_tested() -> None:
-    assert ACTIVATIONS.keys() == {"gelu", "gelu_new", "relu", "silu", "solu"}
+    assert ACTIVATIONS.keys() == {"gelu", "gelu_new", "relu", "silu", "solu", "gpt_oss_gate", "gpt_oss_signal"}
 
 
 def test_gated_mlp_by_hand() -> None:
@@ -150,6 +153,28 @@ def test_gated_mlp_by_hand() -> None:
         3 * one, 2 * one, torch.tensor([1.0]), torch.tensor([0.5]), "relu", W_gate=one, b_gate=torch.tensor([-1.0])
     )
     assert mlp(torch.tensor([[4.0], [0.5]])).tolist() == [[78.5], [0.5]]  # 2 * relu(x - 1) * (3 x + 1) + 0.5
+
+
+def experts_by_hand(normalised: bool) -> Experts:
+    """Three experts of one neuron on two numbers; expert n writes (n + 1) * relu(x0) * x1 to the first number."""
+    first, second = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]])
+    W_out = torch.stack([torch.tensor([[n + 1.0, 0.0]]) for n in range(3)])
+    router = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # logits 0, x0, x1
+    return Experts(
+        router, None, 2, normalised, second.expand(3, 2, 1), first.expand(3, 2, 1), W_out, None, None, None, "relu"
+    )
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_routed_layer_by_hand(normalised: bool) -> None:
+    x = torch.tensor(
+        [[[2.0, 3.0], [2.0, -1.0]]]
+    )  # the first token goes to the last two experts, the second to the first two
+    one, two, three = 1.0, math.e**2, math.e**3
+    total = [two + three, one + two] if normalised else [one + two + three, one + two + math.e**-1]
+    expected = [6 * (2 * two + 3 * three) / total[0], -2 * (one + 2 * two) / total[1]]
+    assert experts_by_hand(normalised)(x)[..., 0].tolist()[0] == pytest.approx(expected)
+    assert experts_by_hand(normalised)(x)[..., 1].abs().max() == 0
 
 
 def test_operations_are_called_where_a_rule_may_differ() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import Attention
-from edge_circuits.graphs.model.transformer import Block, Mlp, Transformer
+from edge_circuits.graphs.model.mlp import Mlp
+from edge_circuits.graphs.model.transformer import Block, Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.patching import answer_rows, check_intervention, cut_values, trimmed
 
