@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
@@ -68,6 +69,8 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
     """
     check_shape(values, pairs, metric)
     name = metric_name(metric)
+    if values.dtype == torch.bool:
+        raise refusal(f"metric {name}", "numbers", "True and False", "return .float(), or take accuracy by its name")
     if not torch.isfinite(values).all():
         row = int((~torch.isfinite(values)).nonzero()[0])
         raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")

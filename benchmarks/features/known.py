@@ -30,7 +30,9 @@ TELLS = 0.9
 
 
 @torch.no_grad()
-def telling(model: nn.Module, dictionaries: Sequence[AnyDictionary], drawn: Agreement) -> list[Float[Tensor, "pos feature"]]:
+def telling(
+    model: nn.Module, dictionaries: Sequence[AnyDictionary], drawn: Agreement
+) -> list[Float[Tensor, "pos feature"]]:
     """How well each feature tells the number: from 0.5, not at all, to 1."""
     dissection = Dissection(model, dictionaries, drawn.pairs, "patching")
     kept = [dissection.forward(batch.clean, batch) for batch in dissection.batches]

@@ -73,8 +73,28 @@ ENGLISH = Lexicon(
     relative="that",
     nouns=tuple(
         (noun, noun + "s")
-        for noun in "doctor lawyer teacher student author manager driver farmer guard officer singer writer friend player "
-        "customer pilot girl boy king queen".split()
+        for noun in [
+            "doctor",
+            "lawyer",
+            "teacher",
+            "student",
+            "author",
+            "manager",
+            "driver",
+            "farmer",
+            "guard",
+            "officer",
+            "singer",
+            "writer",
+            "friend",
+            "player",
+            "customer",
+            "pilot",
+            "girl",
+            "boy",
+            "king",
+            "queen",
+        ]
     ),
     prepositions=("near", "behind", "above", "under", "beside", "below"),
     verbs=(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.graph import Graph, KVDestinations
 from edge_circuits.graphs.model import hooked_transformer, transformer_bridge
 from edge_circuits.graphs.model.mlp import Experts
@@ -41,6 +42,7 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
     graph, hooked = Graph.from_model(model, kv_destinations), is_hooked_transformer(model)
     if not (seen := _checked.get(model) == _hooks(model)):
         _check_in_memory(model)
+        _check_finite(model)
     if hooked:
         transformer = hooked_transformer.transformer_of(model, graph, reader(trainable))
     else:
@@ -60,6 +62,15 @@ def _check_in_memory(model: nn.Module) -> None:
             "it is offloaded, to disk or to the CPU. Load the model with a device_map of GPUs alone (or of 'cpu' alone): "
             "spread it over more of them, or load it in bfloat16."
         )
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights that would make some logits NaN, whichever tokens reach them."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            n_bad = int((~weight.isfinite()).sum())
+            given = f"{n_bad} NaN or infinite in {name.replace('_original_component.', '')}"
+            raise refusal("model", "finite weights", given, "load it again, or in a wider dtype")
 
 
 def _hooks(model: nn.Module) -> tuple[int, ...]:

@@ -244,6 +244,24 @@ class PromptPairs:
         """Clean and corrupted exchanged; answers and positions stay as they are."""
         return self._replaced(clean=self.corrupted, corrupted=self.clean)
 
+    def check_answers(self, d_vocab: int) -> None:
+        """Refuse answers that a model has no logit for.
+
+        Raises:
+            ValueError: An answer's id is not below d_vocab; the message names the row.
+        """
+        for name in ("answers", "wrong_answers"):
+            choices = getattr(self, name)
+            if choices is not None and (bad := choices >= d_vocab).any():
+                row, column = bad.nonzero()[0].tolist()
+                given = f"{choices[row, column].item()} in row {self.indices[row].item()}"
+                raise refusal(name, f"ids below the model's {d_vocab} logits", given, "take this model's tokenizer")
+
+    @property
+    def n_identical(self) -> int:
+        """How many pairs have the clean prompt as the corrupted one, so that patching changes nothing."""
+        return int((self.clean == self.corrupted).all(1).sum())
+
     def identical(self) -> PromptPairs:
         """The clean prompt in the corrupted one's place, so that cutting changes nothing."""
         return self._replaced(corrupted=self.clean)

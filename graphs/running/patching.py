@@ -14,6 +14,7 @@ the residual streams they sum to, as a `Cut`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -104,15 +105,32 @@ def cut_values(
     batch at a time.
     In the result the last layer holds answer rows only. Gradients flow to the weights when they are enabled at
     the call.
+
+    Raises:
+        ValueError: An unknown intervention, or an answer that the model has no logit for.
     """
     check_intervention(intervention)
+    for batch in batches:
+        batch.check_answers(transformer.W_U.shape[1])
     if intervention == "patching":
+        _warn_of_identical(batches)
         return lambda batch: _corrupted(transformer, batch)
     if intervention == "zero":
         constant = _zeros(transformer)
     else:
         constant = _means(transformer, batches, intervention == "mean-positional", processes)
     return lambda batch: _constant(transformer, batch, constant, intervention)
+
+
+def _warn_of_identical(batches: Sequence[PromptPairs]) -> None:
+    """Say that patching has nothing to change where both prompts are the same."""
+    if n_identical := sum(batch.n_identical for batch in batches):
+        n_pairs = sum(map(len, batches))
+        warnings.warn(
+            f"pairs: {n_identical} of {n_pairs} have the same clean and corrupted prompt, where cutting an edge changes nothing; "
+            "give other corrupted prompts, or another intervention",
+            stacklevel=4,
+        )
 
 
 def _corrupted(transformer: Transformer, batch: PromptPairs) -> Cut:

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from edge_circuits import eap
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, run
-from edge_circuits.graphs.metrics import METRICS, KLDivergence, as_metric, load, logit_difference, normalised
+from edge_circuits.graphs.metrics import (
+    METRICS,
+    KLDivergence,
+    as_metric,
+    check_values,
+    load,
+    logit_difference,
+    normalised,
+)
 from edge_circuits.graphs.model.adapter import adapt
 
 # Probabilities 1/2, 1/4, 1/8, 1/16, 1/16 and the uniform fifths, as logits in units of log 2.
@@ -295,3 +303,12 @@ def test_scores_with_a_name_are_those_with_the_function() -> None:
         for metric in ("logit_difference", logit_difference)
     ]
     torch.testing.assert_close(*nodes)
+
+
+def test_a_metric_of_booleans_is_refused_by_name() -> None:
+    def is_right(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        return logits.argmax(-1) == pairs.answers[:, 0]
+
+    pairs = PromptPairs([[1]], [[2]], answers=[[0]])
+    with pytest.raises(ValueError, match=r"metric is_right: expected numbers, got True and False; return .float\(\)"):
+        check_values(is_right(torch.zeros(1, 3), pairs), pairs, is_right)

@@ -116,3 +116,12 @@ def test_refuses_an_unknown_token(token: int) -> None:
 def test_reads_the_first_and_the_last_token() -> None:
     tokens = torch.tensor([[0, D_VOCAB - 1]])
     assert adapt(tiny("gpt2").model).embed(tokens).shape == (1, 2, 32)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_refuses_weights_that_are_not_finite_whichever_tokens_they_are_of(bad: float) -> None:
+    model = build("gpt2", torch.float32).model
+    with torch.no_grad():
+        model.embed.original_component.weight[D_VOCAB - 1, 3] = bad
+    with pytest.raises(ValueError, match=r"model: expected finite weights, got 1 NaN or infinite in .*; load it again"):
+        adapt(model)

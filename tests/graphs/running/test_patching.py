@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import pytest
 import torch
-from models import KINDS, RAGGED, prompts_of, tiny
+from models import D_VOCAB, KINDS, RAGGED, prompts_of, tiny
 from references import edges
 from torch import Tensor
 
+from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import Attention
 from edge_circuits.graphs.model.mlp import Mlp
 from edge_circuits.graphs.model.transformer import Block, Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.running.execution import run
 from edge_circuits.graphs.running.patching import answer_rows, check_intervention, cut_values, trimmed
 
 INTERVENTIONS = ("patching", "zero", "mean", "mean-positional")
@@ -165,3 +170,26 @@ def test_tokens_after_the_last_answer_are_dropped() -> None:
 def test_refuses_an_unknown_intervention() -> None:
     with pytest.raises(ValueError, match="one of patching, zero, mean, mean-positional; got 'resample'"):
         check_intervention("resample")
+
+
+@pytest.mark.parametrize("name", ["answers", "wrong_answers"])
+def test_an_answer_beyond_the_vocabulary_is_refused_with_its_row(name: str) -> None:
+    """Rows are those of the pairs that were given, whatever batches they are in."""
+    answers = {"answers": [[1], [2], [3]], "wrong_answers": [[4], [5], [6]]}
+    answers[name][2] = [7, D_VOCAB]
+    pairs = PromptPairs([[1, 2, 3], [4, 5], [6]], [[1, 2, 4], [4, 6], [7]], **answers)
+    model = tiny("gpt2").model
+    message = (
+        f"{name}: expected ids below the model's {D_VOCAB} logits, got {D_VOCAB} in row 2; take this model's tokenizer"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(model, Circuit.full(Graph.from_model(model)), pairs, batch_size=1)
+
+
+def test_patching_between_identical_prompts_warns_and_other_interventions_do_not() -> None:
+    model = tiny("gpt2").model
+    pairs = PromptPairs([[1, 2], [3, 4], [5]], [[1, 2], [3, 5], [5]])
+    with pytest.warns(UserWarning, match="pairs: 2 of 3 have the same clean and corrupted prompt, where cutting"):
+        run(model, Circuit.empty(Graph.from_model(model)), pairs)
+    with warnings.catch_warnings(action="error"):
+        run(model, Circuit.empty(Graph.from_model(model)), pairs, "zero")
