@@ -208,6 +208,7 @@ def _metadata(job: Job, pairs: PromptPairs, method: Method) -> dict[str, Any]:
         "model": job.transformer.name,
         "d_model": job.transformer.W_U.shape[0],
         "method": method.name,
+        "signed": method.signed,
         "metric": metric_name(job.metric),
         "settings": {"intervention": job.intervention, "n_prompts": len(pairs), **method.settings},
         "versions": {name: version(name) for name in ("edge-circuits", "torch", "transformer-lens")},
