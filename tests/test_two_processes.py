@@ -79,6 +79,5 @@ def test_what_cannot_be_shared_is_refused_in_every_process(two: list[dict[str, A
         assert "expected the same prompts in every process" in each["refused: prompts"]
         assert "expected the same settings in every process" in each["refused: rules"]
         assert (
-            "1 batches of 9 prompts cannot be spread over 2 processes; give a smaller batch_size"
-            in each["refused: too few batches"]
+            "got 1 batches of 9 prompts for 2 processes; give a smaller batch_size" in each["refused: too few batches"]
         )

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 Item = TypeVar("Item")
@@ -47,9 +48,8 @@ class Processes:
         if group is not None:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
             if self.rank < 0:
-                raise ValueError(
-                    "process_group: this process is not one of the group's; call from the group's processes alone."
-                )
+                remedy = "call from the group's processes alone"
+                raise refusal("process_group", "a group that this process is in", "another", remedy)
             if "cpu:" not in dist.get_backend_config(group):
                 self._device = torch.device(device)
 
@@ -77,10 +77,9 @@ class Processes:
         else:
             batches = pairs.batches(batch_size)
         if len(batches) < self.size:
-            raise ValueError(
-                f"process_group: {len(batches)} batches of {len(pairs)} prompts cannot be spread over {self.size} processes; "
-                + (f"start at most {len(pairs)}." if len(pairs) < self.size else "give a smaller batch_size.")
-            )
+            came = f"{len(batches)} batches of {len(pairs)} prompts for {self.size} processes"
+            remedy = f"start at most {len(pairs)}" if len(pairs) < self.size else "give a smaller batch_size"
+            raise refusal("process_group", "a batch for each process", came, remedy)
         return batches
 
     def mine(self, items: Sequence[Item]) -> list[Item]:
@@ -141,10 +140,9 @@ class Processes:
         for name, first in all_given[0].items():
             for rank, other in enumerate(all_given):
                 if other.get(name) != first:
-                    raise ValueError(
-                        f"process_group: expected the same {name} in every process, came {first} in process 0 and "
-                        f"{other.get(name)} in process {rank}; load the same model and prompts, in the same order, in all of them."
-                    )
+                    came = f"{first} in process 0 and {other.get(name)} in process {rank}"
+                    remedy = "load the same model and prompts, in the same order, in all of them"
+                    raise refusal("process_group", f"the same {name} in every process", came, remedy)
 
     def _sent(self, value: Tensor) -> list[Tensor]:
         """A value of this process and those of the others, by rank."""

@@ -64,7 +64,9 @@ def run(
         model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
     )
     if circuit.graph != transformer.graph:
-        raise ValueError(f"the circuit is of {circuit.graph}, the model's graph is {transformer.graph}.")
+        raise refusal(
+            "circuit", f"one of {transformer.graph}", f"one of {circuit.graph}", "take a circuit of this model"
+        )
     plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention)
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention)

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from edge_circuits.graphs.checks import choice
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.operations import EXACT
 from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
@@ -91,8 +92,7 @@ def check_intervention(intervention: str) -> None:
     Raises:
         ValueError: Naming the four there are.
     """
-    if intervention not in get_args(Intervention):
-        raise ValueError(f"intervention is one of {', '.join(get_args(Intervention))}; got {intervention!r}.")
+    choice("intervention", intervention, get_args(Intervention))
 
 
 @torch.no_grad()

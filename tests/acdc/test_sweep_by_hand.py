@@ -144,7 +144,7 @@ def test_a_metric_of_the_wrong_shape_is_refused():
 def test_other_settings_are_refused(without_type_checks):
     for settings, message in [
         (dict(change="squared"), "change: expected one of 'signed', 'absolute', got 'squared'"),
-        (dict(intervention="noise"), "intervention is one of patching"),
+        (dict(intervention="noise"), "intervention: expected one of 'patching'"),
         (dict(stacked_tokens=0), "stacked_tokens: expected a whole number from 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):

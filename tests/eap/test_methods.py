@@ -366,7 +366,7 @@ def test_results_name_their_settings() -> None:
         ("eap-ig:steps=1001", {}, "steps is 1001; more than 1000 points add cost and no accuracy"),
         ("eap-ig-activations:steps=5000", {}, "steps is 5000; more than 1000 points"),
         ("eap-ig:rule=right", {}, "rule is one of left, midpoint; got 'right'"),
-        ("eap", {"intervention": "noise"}, "intervention is one of patching, zero, .*got 'noise'"),
+        ("eap", {"intervention": "noise"}, "intervention: expected one of 'patching', 'zero', .*got 'noise'"),
         ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
         (eap.Exact(torch.ones(2, 2, dtype=torch.bool)), {}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
     ],

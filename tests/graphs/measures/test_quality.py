@@ -182,7 +182,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(model, [Circuit.full(graph), Circuit.full(other)], PAIRS, logit_difference)
     with pytest.raises(ValueError, match="the circuit is of .*, the model's graph is .*: take circuits of this model"):
         measure(model, Circuit.full(other), PAIRS, logit_difference)
-    with pytest.raises(ValueError, match="intervention is one of patching"):
+    with pytest.raises(ValueError, match="intervention: expected one of 'patching'"):
         measure(model, Circuit.full(graph), PAIRS, logit_difference, "ablate")
     with pytest.raises(ValueError, match="must return one value a prompt"):
         measure(model, Circuit.full(graph), PAIRS, lambda logits, pairs: logits)

@@ -53,12 +53,10 @@ def test_alone_is_as_without_processes() -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_more_processes_than_prompts_are_refused(batch_size: int | None) -> None:
-    with pytest.raises(ValueError, match="3 batches of 3 prompts cannot be spread over 4 processes; start at most 3"):
+    with pytest.raises(ValueError, match="got 3 batches of 3 prompts for 4 processes; start at most 3"):
         process(0, 4).batches(prompt_pairs([3, 3, 3]), batch_size, 2048)
 
 
 def test_batches_too_large_for_the_processes_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="2 batches of 8 prompts cannot be spread over 4 processes; give a smaller batch_size"
-    ):
+    with pytest.raises(ValueError, match="got 2 batches of 8 prompts for 4 processes; give a smaller batch_size"):
         process(0, 4).batches(prompt_pairs([3] * 8), 4, 2048)

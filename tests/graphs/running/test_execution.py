@@ -253,15 +253,13 @@ def test_price_is_that_of_the_live_nodes() -> None:
 
 
 def test_refuses_a_circuit_of_another_graph() -> None:
-    with pytest.raises(
-        ValueError, match=r"the circuit is of Graph\(n_layers=1.*, the model's graph is Graph\(n_layers=3"
-    ):
+    with pytest.raises(ValueError, match=r"circuit: expected one of Graph\(n_layers=3.*, got one of Graph\(n_layers=1"):
         run(tiny("gpt2").model, Circuit.full(Graph(1, 2)), PAIRS)
 
 
 def test_refuses_an_unknown_intervention(without_type_checks: None) -> None:
     model = tiny("gpt2").model
-    with pytest.raises(ValueError, match="one of patching, zero, mean, mean-positional; got 'ablate'"):
+    with pytest.raises(ValueError, match="intervention: expected one of 'patching', .*, got 'ablate'"):
         run(model, Circuit.full(Graph.from_model(model)), PAIRS, "ablate")
 
 

@@ -168,7 +168,7 @@ def test_tokens_after_the_last_answer_are_dropped() -> None:
 
 
 def test_refuses_an_unknown_intervention() -> None:
-    with pytest.raises(ValueError, match="one of patching, zero, mean, mean-positional; got 'resample'"):
+    with pytest.raises(ValueError, match="intervention: expected one of 'patching', .*, got 'resample'"):
         check_intervention("resample")
 
 
