@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.reference import candidate_labels, candidates, node_candidates
 from edge_circuits.benchmarks.statistics.auc_interval import bootstrap_auc
 from edge_circuits.benchmarks.statistics.roc_curves import RocCurve, area_under_roc, roc_curve
-from edge_circuits.graphs import ScoredGraph
+from edge_circuits.graphs import Circuit, ScoredGraph
 from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
 
@@ -95,6 +95,13 @@ class Rates(NamedTuple):
     false_positive_rate: float
 
 
+class Areas(NamedTuple):
+    """Area under the ROC curve and average precision; None where there is nothing to tell apart."""
+
+    auc: float | None
+    average_precision: float | None
+
+
 class Curve(NamedTuple):
     """A ROC curve to draw, from (0, 0) to (1, 1)."""
 
@@ -126,6 +133,7 @@ class Figures:
         youden_k: Number of candidates chosen there; None for a mean over draws.
         rates_at_k: Number of candidates chosen -> rates.
         node_auc: Area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit.
+        hard: The two areas among hard negatives, see `hard_areas`.
         stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
     """
 
@@ -136,6 +144,7 @@ class Figures:
     youden_k: int | None
     rates_at_k: Mapping[int, Rates]
     node_auc: float | None
+    hard: Areas
     stairs_auc: float | None = None
 
     def row(self) -> dict[str, Any]:
@@ -146,7 +155,8 @@ class Figures:
         row |= {"youden": self.youden, "youden_k": self.youden_k}
         for k, rates in self.rates_at_k.items():
             row |= {f"tpr_at_k_{k}": rates.true_positive_rate, f"fpr_at_k_{k}": rates.false_positive_rate}
-        return row | {"node_auc": self.node_auc}
+        hard_auc, hard_precision = self.hard
+        return row | {"node_auc": self.node_auc, "hard_auc": hard_auc, "hard_average_precision": hard_precision}
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +255,26 @@ def figures_of(search: Search, curve: RocCurve, scored: ScoredGraph) -> Figures:
         youden_k=best.n_selected,
         rates_at_k={k: rates_at_k(curve, k) for k in search.k},
         node_auc=node_auc(search, scored),
+        hard=hard_areas(search.problem.circuit, scored),
     )
+
+
+def hard_areas(circuit: Circuit, scored: ScoredGraph) -> Areas:
+    """How well |score| tells a circuit's edges from others between its own sources and destinations.
+
+    Over all edges a baseline that knows only the nodes is nearly perfect (`ends_of`); among these it knows nothing.
+    """
+    among = ends_of(circuit)
+    labels, scores = circuit.mask[among], scored.scores[among].abs()
+    if labels.all() or not labels.any():
+        return Areas(None, None)
+    curve = roc_curve(labels, scores)
+    return Areas(curve.auc, curve.average_precision)
+
+
+def ends_of(circuit: Circuit) -> Bool[Tensor, "source destination"]:
+    """All edges from a source of the circuit's edges to a destination of them. [source destination]"""
+    return circuit.graph.edge_mask & circuit.mask.any(1)[:, None] & circuit.mask.any(0)
 
 
 def rates_at_k(curve: RocCurve, k: int) -> Rates:

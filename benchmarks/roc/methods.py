@@ -5,7 +5,8 @@
 - Every method of `eap.score` is here under its own name, with settings behind a colon ("eap-ig:steps=10"), scored group of
   prompts by group.
 - ACDC gives circuits instead of scores (`edge_circuits.benchmarks.roc.acdc_method`).
-- "random" is the baseline: normal scores, drawn many times. Its figures are means over the draws, its interval holds 95 %
+- "ends" is the baseline that knows which nodes the circuit has, and nothing of its edges.
+- "random" is the other baseline: normal scores, drawn many times. Its figures are means over the draws, its interval holds 95 %
   of them: what a method without any knowledge reaches by luck.
 
 Another kind of method is another class with the members of `Method`, and a name in `names` and `method`.
@@ -13,7 +14,8 @@ Another kind of method is another class with the members of `Method`, and a name
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
@@ -29,12 +31,14 @@ from edge_circuits.benchmarks.roc.acdc_method import Sweep
 from edge_circuits.benchmarks.roc.finding import (
     FALSE_POSITIVE_RATES,
     NO_METRIC,
+    Areas,
     Curve,
     Figures,
     Finding,
     Interval,
     Rates,
     Search,
+    ends_of,
     figures_of,
     measured_scores,
 )
@@ -44,7 +48,7 @@ from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.bootstrap import percentiles
 from edge_circuits.graphs.checks import refusal
 
-RANDOM = "random"
+RANDOM, ENDS = "random", "ends"
 LARGE = 5000  # edges
 _EXPECTED = torch.cat((torch.zeros(1), torch.logspace(-6, 0, 61)))  # rates of random scores: equal, at any threshold
 
@@ -120,16 +124,30 @@ class Random:
         return figures_of(search, roc_curve(among.labels, among.scores), scored)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The baseline that knows the circuit's nodes: 1 for each edge from one of its sources to one of its destinations, else 0."""
+
+    name: str = ENDS
+    uses_metric: bool = False
+
+    def find(self, search: Search, folder: Path) -> Finding:
+        circuit = search.problem.circuit
+        about = {"settings": {}, "seconds": None}
+        scored = ScoredGraph(circuit.graph, ends_of(circuit).float(), about)
+        return replace(measured_scores(search, self.name, scored, NO_METRIC), scored=None)
+
+
 def names() -> tuple[str, ...]:
-    """All methods, the baseline last."""
-    return (*(name for name in known() if name != RANDOM), *ACDC, RANDOM)
+    """All methods, the baselines last."""
+    return (*(name for name in known() if name != RANDOM), *ACDC, RANDOM, ENDS)
 
 
 def default_names(problem: Problem) -> tuple[str, ...]:
     """The methods that are asked when none are named: all, without slow ones if the graph is large."""
     if problem.graph.n_edges <= LARGE:
         return names()
-    return tuple(name for name in names() if name not in ACDC and not find(name).slow)
+    return tuple(name for name in names() if name in (RANDOM, ENDS) or not (name in ACDC or find(name).slow))
 
 
 def method(name: str) -> Method:
@@ -142,12 +160,13 @@ def method(name: str) -> Method:
         return Sweep(name)
     if name.split(":")[0] not in names():
         raise refusal("method", f"one of {', '.join(names())}", repr(name))
-    return Random() if name == RANDOM else Scoring(name, find(name))
+    baselines = {RANDOM: Random(), ENDS: Ends()}
+    return baselines[name] if name in baselines else Scoring(name, find(name))
 
 
 def _mean(drawn: list[Figures]) -> Figures:
     """The means of each figure over draws."""
-    first, node_aucs = drawn[0], [each.node_auc for each in drawn]
+    first = drawn[0]
     by_k = {k: zip(*(each.rates_at_k[k] for each in drawn)) for k in first.rates_at_k}
     return Figures(
         auc=torch.tensor([each.auc for each in drawn], dtype=torch.double).mean().item(),
@@ -156,5 +175,12 @@ def _mean(drawn: list[Figures]) -> Figures:
         youden=fmean(each.youden for each in drawn),
         youden_k=None,
         rates_at_k={k: Rates(*map(fmean, rates)) for k, rates in by_k.items()},
-        node_auc=None if None in node_aucs else fmean(node_aucs),
+        node_auc=_mean_of(each.node_auc for each in drawn),
+        hard=Areas(*(_mean_of(values) for values in zip(*(each.hard for each in drawn)))),
     )
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean; None if there is a None among them."""
+    values = list(values)
+    return None if None in values else fmean(values)

@@ -68,7 +68,7 @@ def _columns(finding: Finding, with_stairs: bool) -> list[str]:
     rates = [f"TPR@{rate:.0%}" for rate in FALSE_POSITIVE_RATES]
     at_k = [name for k in finding.figures.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
     areas = ["AUC", "95 % interval", *(["stairs"] if with_stairs else []), "AP"]
-    return ["method", "metric", *areas, *rates, "best J", "at k", *at_k, "node AUC", "seconds"]
+    return ["method", "metric", *areas, *rates, "best J", "at k", *at_k, "node AUC", "hard AUC", "hard AP", "seconds"]
 
 
 def _cells(finding: Finding, with_stairs: bool) -> list[str]:
@@ -85,6 +85,7 @@ def _cells(finding: Finding, with_stairs: bool) -> list[str]:
         _cell(figures.youden_k, "d"),
         *(cell for rates in figures.rates_at_k.values() for cell in (f"{rates[0]:.3f}", f"{rates[1]:.4f}")),
         _cell(figures.node_auc),
+        *map(_cell, figures.hard),
         _cell(finding.seconds, ".1f"),
     ]
 
@@ -99,6 +100,7 @@ def _legend(findings: Sequence[Finding]) -> str:
         "circuit's edges found while at most x of the others are chosen. best J: largest TPR - FPR, reached with k edges.",
         "Interval: bootstrap over groups of prompts. Scores are means over prompts, so the groups add up to all exactly;",
         "where a method's scores are not, there is no interval.",
+        "hard: AUC and AP among edges from the circuit's own sources to its own destinations. ends: knows these nodes, and no edge.",
     ]
     if any(finding.figures.stairs_auc is not None for finding in findings):
         lines.append(

@@ -8,8 +8,8 @@ import pytest
 from torch import Tensor
 from toy import EDGES, toy_problem, toy_search
 
-from edge_circuits.benchmarks.roc.finding import Figures, Finding, Rates, Search, measured_scores
-from edge_circuits.graphs import ScoredGraph
+from edge_circuits.benchmarks.roc.finding import Figures, Finding, Rates, Search, ends_of, hard_areas, measured_scores
+from edge_circuits.graphs import Circuit, ScoredGraph
 
 N_POSITIVES = len(EDGES)
 
@@ -65,6 +65,19 @@ def test_scores_in_between() -> None:
 def test_nodes_are_measured_by_their_largest_out_edge() -> None:
     assert measured().node_auc == 1.0  # of heads and MLPs, those of the circuit are a0.h1, a1.h0 and m1
     assert measured(sign=-1.0).node_auc == pytest.approx(1 / 6)  # a0.h1 ties with the three other nodes
+
+
+def test_hard_negatives_lie_between_the_circuits_own_nodes() -> None:
+    """Sources input, a0.h1, a1.h0, m1; destinations a0.h1<v>, a1.h0<q>, a1.h0<k>, m1, logits: 15 edges, 6 of them the circuit."""
+    circuit = toy_problem().circuit
+    assert int(ends_of(circuit).sum()) == 1 + 2 + 2 + 3 + 4 and not (circuit.mask & ~ends_of(circuit)).any()
+    assert measured().hard == (1, 1) and measured(sign=-1.0).hard.auc == 0
+    scores = ends_of(circuit).float()
+    scores[circuit.graph.edge_index("a1.h0->logits")] = 2.0
+    hard = found(toy_search(), scores).figures.hard
+    assert hard.auc == pytest.approx((1 + 5 * 0.5) / 6)
+    only = Circuit.from_edges(circuit.graph, ["input->logits"])
+    assert hard_areas(only, ScoredGraph(circuit.graph, scores)) == (None, None)
 
 
 def test_rates_at_several_k() -> None:

@@ -43,6 +43,10 @@ def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Fin
             "k=6",
             "node",
             "AUC",
+            "hard",
+            "AUC",
+            "hard",
+            "AP",
             "seconds",
         ]
     )

@@ -24,13 +24,14 @@ def find(name: str, tmp_path: Path, **settings: object) -> methods.Finding:
 
 
 def test_every_scoring_method_is_there_and_the_baseline_is_last() -> None:
-    assert set(methods.names()) == {*known(), *sweeps.NAMES, "random"}
-    assert methods.names()[-1] == "random"
-    assert {type(methods.method(name)) for name in methods.names()} == {methods.Scoring, methods.Random, sweeps.Sweep}
+    assert set(methods.names()) == {*known(), *sweeps.NAMES, "random", "ends"}
+    assert methods.names()[-2:] == ("random", "ends")
+    kinds = {type(methods.method(name)) for name in methods.names()}
+    assert kinds == {methods.Scoring, methods.Random, methods.Ends, sweeps.Sweep}
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="method: expected one of eap, .*, random, got 'magic'"):
+    with pytest.raises(ValueError, match="method: expected one of eap, .*, random, ends, got 'magic'"):
         methods.method("magic")
 
 
@@ -78,6 +79,13 @@ def test_fewer_prompts_than_groups_are_groups_of_one(tmp_path: Path) -> None:
 def test_one_group_has_no_interval(tmp_path: Path) -> None:
     found = find("eap", tmp_path, n_groups=1)
     assert (found.interval.low, found.interval.high) == (None, None)
+
+
+def test_knowing_the_nodes_is_nearly_all_and_nothing_of_the_edges_between_them(tmp_path: Path) -> None:
+    found = find("ends", tmp_path)
+    n = toy_problem().graph.n_edges
+    assert found.figures.auc == pytest.approx(1 - 0.5 * 6 / (n - 6)) and found.figures.hard.auc == 0.5
+    assert found.scored is None and found.interval.low is None and found.metric == "none"
 
 
 def test_random_is_near_one_half_and_depends_on_the_seed_alone(tmp_path: Path) -> None:
