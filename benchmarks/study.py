@@ -102,11 +102,14 @@ class Study:
         """
         given = self.parser(prog).parse_args(argv)
         out = getattr(given, "out", None)
+        is_new = out is not None and not out.exists()
         try:
             if out is not None:
                 _make_folder(out)  # before any work, so that the work is not lost for it
             return self.work(given) or DONE
         except ValueError as error:
+            if is_new and out.is_dir() and not any(out.iterdir()):
+                out.rmdir()
             print(f"{prog or f'edge_circuits.benchmarks.{self.name}'}: {error}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edge_circuits.eap.intervals import ErrorBars
+from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.verification import Verification
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.measures.curves import Curve
@@ -26,8 +27,6 @@ from edge_circuits.graphs.scores import ScoredGraph
 
 MOST_EDGES = 5000
 DIGITS = 6
-WITHOUT_SIGN = ("hisp", "information-flow-routes", "learned-mask", "random")
-"""Methods whose scores do not tell whether an edge helps or hurts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +88,6 @@ class Prompts:
 def side_payload(side: Side, most: int) -> dict[str, Any]:
     """The edges of a side, the best first, as columns; a column without values is left out."""
     graph, scores = side.found.graph, side.found.scores
-    if scores is not None and not scores.isfinite().all():
-        raise ValueError("scores: expected finite numbers, got NaN or infinite ones; score again in a wider dtype")
     places = _ranked(side, most)
     source, destination = places.T
     columns: dict[str, Any] = {"source": source.tolist(), "destination": destination.tolist()}
@@ -104,7 +101,15 @@ def side_payload(side: Side, most: int) -> dict[str, Any]:
         columns["exact"] = _numbers([known.get((s, d)) for s, d in places.tolist()])
     if side.circuit is not None:
         columns["kept"] = side.circuit.mask[source, destination].int().tolist()
-    return {"name": side.title, "signed": side.found.metadata.get("method") not in WITHOUT_SIGN, **columns}
+    return {"name": side.title, "signed": _is_signed(side), **columns}
+
+
+def _is_signed(side: Side) -> bool:
+    """Whether scores tell if an edge helps or hurts; those of a method that is not known here are taken to."""
+    try:
+        return find(str(side.found.metadata.get("method"))).signed
+    except ValueError:
+        return True
 
 
 def _ranked(side: Side, most: int) -> Int[Tensor, "edge 2"]:
@@ -114,6 +119,8 @@ def _ranked(side: Side, most: int) -> Int[Tensor, "edge 2"]:
     if side.found.scores is None:
         return places
     sizes = side.found.scores[places[:, 0], places[:, 1]].abs()
+    if not sizes.isfinite().all():
+        raise ValueError("scores: expected finite numbers, got NaN or infinite ones; score again in a wider dtype")
     places = places[sizes.sort(descending=True, stable=True).indices]
     if side.own is None:
         return places[:most]

@@ -4,6 +4,8 @@ Columns: `clean` and `corrupted` (always), `answers`, `wrong_answers` and `posit
 single `position` may be left empty: the last token). Anything else is refused.
 
 - JSON Lines: one object a line. A prompt is a string or a list of token ids; answers are a string, an id or a list.
+- EAP-IG's CSV is read as it is: `correct_idx` and `incorrect_idx` are ids of the answers and of the wrong ones, and columns
+  beside those and the prompts are left aside.
 - CSV: a header line, then one row a pair. Read with a tokenizer, prompts are text as it stands, and answers are one
   text as it stands (leading space kept) or a JSON list: `[" Mary", " Anna"]`. Without a tokenizer, prompts are JSON
   lists of token ids, `[464, 3797]`, and answers an id or a JSON list of ids.
@@ -28,6 +30,7 @@ from edge_circuits.graphs.files.documents import reading
 
 REQUIRED = ("clean", "corrupted")
 COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position")
+EAP_IG = {"correct_idx": "answers", "incorrect_idx": "wrong_answers"}
 
 
 @dataclass(frozen=True)
@@ -107,17 +110,27 @@ def _csv_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[st
     try:
         for cells in reader:
             if cells and header is None:
-                header = _checked_names(f"{path}, line {line}", cells, "column")
+                theirs = EAP_IG.keys() <= set(cells)
+                names = [EAP_IG.get(name, name) for name in cells] if theirs else cells
+                kept = [at for at, name in enumerate(names) if not theirs or name in COLUMNS]
+                _checked_names(f"{path}, line {line}", [names[at] for at in kept], "column")
+                header = names
             elif cells and len(cells) != len(header):
                 raise ValueError(
                     f"{path}, line {line}: expected {len(header)} cells as in the header {header}, got {len(cells)}: "
                     f"{cells}; put a cell with a comma in double quotes"
                 )
             elif cells:
-                yield line, dict(zip(header, cells))
+                record = {header[at]: cells[at] for at in kept}
+                yield line, {name: _as_id(name, cell) if theirs else cell for name, cell in record.items()}
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}, line {line}: expected a CSV row, got one that cannot be read: {error}") from None
+
+
+def _as_id(name: str, cell: str) -> str:
+    """A cell of EAP-IG's answers, which are ids also where prompts are text: as a list of them."""
+    return f"[{cell}]" if name in EAP_IG.values() and not cell.strip().startswith("[") else cell
 
 
 def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:

@@ -59,6 +59,8 @@ def encode_answer(tokenizer: Any, text: str) -> int:
         ValueError: The answer is not exactly one known token; the message shows its tokens and a likely remedy.
     """
     ids = _encode(tokenizer, text, special=False)
+    if len(ids) == 2 and text[:1].strip() and show_tokens(tokenizer, ids[:1]) == "[' ']":
+        ids = ids[1:]  # SentencePiece puts a space before every text, which an answer within a word has not
     if len(ids) == 1:
         _refuse_unknown(tokenizer, text, ids)
         return ids[0]

@@ -89,6 +89,12 @@ def test_a_single_id_is_an_answer_in_csv(tmp_path: Path) -> None:
     assert PromptPairs.from_csv(path) == PromptPairs([[1, 2]], [[1, 3]], [4])
 
 
+def test_the_csv_of_eap_ig_is_read_as_it_is(tmp_path: Path) -> None:
+    content = ',clean,corrupted_hard,corrupted,correct_idx,incorrect_idx\n0,ab,x,cd,1,2\n1,abc,y,cde,7,"[1, 2]"\n'
+    expected = PromptPairs(["ab", "abc"], ["cd", "cde"], [1, 7], [2, [1, 2]], tokenizer=LetterTokenizer())
+    assert PromptPairs.from_csv(written(tmp_path, "csv", content), LetterTokenizer()) == expected
+
+
 def test_prepend_bos_reaches_the_tokenizer(tmp_path: Path) -> None:
     tokenizer = LetterTokenizer()
     tokenizer.bos_token_id = 0

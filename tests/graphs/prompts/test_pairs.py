@@ -243,6 +243,19 @@ def test_gpt2_tokenizer() -> None:
         PromptPairs([clean], [corrupted], ["Gregory"], tokenizer=tokenizer)
 
 
+def test_the_space_that_a_tokenizer_puts_before_every_text_is_no_part_of_an_answer() -> None:
+    class Spaced:
+        def encode(self, text: str) -> list[int]:
+            return [0, *map(ord, text)]
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return ["▁" if token == 0 else chr(token) for token in ids]
+
+    assert PromptPairs(["a"], ["b"], ["g"], tokenizer=Spaced()).answers.tolist() == [[ord("g")]]
+    with pytest.raises(ValueError, match="' g' is 3 tokens"):
+        PromptPairs(["a"], ["b"], [" g"], tokenizer=Spaced())
+
+
 # Refusals: what is given, and what the message says
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

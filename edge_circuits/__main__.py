@@ -1,0 +1,5 @@
+"""`python -m edge_circuits`: the command `edge-circuits`."""
+
+from edge_circuits.command.line import main
+
+raise SystemExit(main())
