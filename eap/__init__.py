@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from edge_circuits.eap.averaging import mean_scores
     from edge_circuits.eap.intervals import error_bars, score_groups
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
     from edge_circuits.eap.methods.edge_attribution_patching import EAP
@@ -34,6 +35,7 @@ __all__ = [
     "Random",
     "RelP",
     "error_bars",
+    "mean_scores",
     "score",
     "score_groups",
     "score_nodes",
@@ -52,6 +54,7 @@ _MODULES = {
     "Random": "methods.random_scores",
     "RelP": "methods.relp",
     "error_bars": "intervals",
+    "mean_scores": "averaging",
     "score": "scoring",
     "score_groups": "intervals",
     "score_nodes": "node_scores",

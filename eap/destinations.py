@@ -5,9 +5,11 @@
 | "linear"  | nothing                                      | the destination and all behind it                |
 | "norm"    | the destination's norm                       | all behind the norm                              |
 | "softmax" | the norm; for <q> and <k> the attention head | for <q>, <k>: all behind the head                |
+| "exact"   | the whole node                               | all behind the node                              |
 
 A score is (what the exact part's output changes by when this edge alone is cut) . (coefficient at that output), so none
-of them makes a further pass through the model.
+of them makes a further pass through the model. The coefficient may be a gradient, one of relevance propagation, or an
+average along a path.
 """
 
 from __future__ import annotations
@@ -22,16 +24,15 @@ from torch import Tensor
 
 from edge_circuits.eap.attribution import Attribution
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.exact_norm import NormAttribution
+from edge_circuits.eap.exact_node import NodeAttribution
+from edge_circuits.eap.exact_norm import N_EXACT, NormAttribution
 from edge_circuits.eap.exact_softmax import SoftmaxAttribution
-from edge_circuits.eap.gradients import Gradients
+from edge_circuits.eap.gradients import Gradients, mean_of
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.patching import cut_only_at
 
-Reader = Literal["linear", "norm", "softmax"]
-
-ATTRIBUTIONS = {"norm": NormAttribution, "softmax": SoftmaxAttribution}
+Reader = Literal["linear", "norm", "softmax", "exact"]
 
 
 def attribute(
@@ -42,24 +43,29 @@ def attribute(
     points: Sequence[Gradients],
     reader: Reader = "linear",
     constant_scale: bool = False,
+    n_exact: int = N_EXACT,
 ) -> Float[Tensor, "source destination *span"]:
     """Edge scores summed over the batch, against gradients averaged over `points`; span by span if the job says so.
 
     Where heads write through a post-norm, a linear change passes it with its slope at each point.
 
     Args:
-        points: with gradients inside of the destinations unless the reader is "linear"; one point then.
+        points: with gradients inside of the destinations unless the reader is "linear".
         constant_scale: the gradients hold every norm's scale constant (the LN-rule).
+        n_exact: sources a token, in the mean, that readers "softmax" and "exact" take exactly beyond the norm.
     """
     if job.by_span:
         there = replace(job, by_span=False)
         cuts = (cut_only_at(clean, cut, batch, number) for number in range(len(batch.spans)))
-        each = [attribute(there, batch, clean, only, points, reader, constant_scale) for only in cuts]
+        each = [attribute(there, batch, clean, only, points, reader, constant_scale, n_exact) for only in cuts]
         return torch.stack(each, dim=-1)
     if reader != "linear":
-        (point,) = points
-        attribution = ATTRIBUTIONS[reader](job.transformer, clean, cut, [point], True, constant_scale)
-        return attribution.scores(batch, job.token_chunk)
+        point = points[0] if len(points) == 1 else mean_of(points, clean)
+        settings = (job.transformer, clean, cut, [point], True, constant_scale)
+        if reader == "norm":
+            return NormAttribution(*settings).scores(batch, job.token_chunk)
+        exact = SoftmaxAttribution if reader == "softmax" else NodeAttribution
+        return exact(*settings, n_exact).scores(batch, job.token_chunk)
     if all(block.attention_post_norm is None for block in job.transformer.blocks):
         attribution = Attribution(job.transformer, clean, cut, points, constant_scale, constant_scale)
         return attribution.scores(batch, job.token_chunk)

@@ -32,6 +32,8 @@ from edge_circuits.eap.gradients import Inside
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.nodes import PARTS, Part
 
+N_EXACT = 16
+
 
 @dataclass(frozen=True)
 class NormAttribution(Attribution):
@@ -59,9 +61,7 @@ class NormAttribution(Attribution):
         self._add_attention(scores, changes, last, ("q",), take)
         self._fill(changes, last, take)
         self._add_mlp(scores, changes, last, take)
-        norm, resid, normed = self.transformer.final_norm, take(self.clean.final), self._inside.final_normed
-        gradient = self._at_stream(norm, take(normed[:, None]), resid)
-        self._meet(scores, changes, norm, resid, gradient[None], [graph.n_destinations - 1])
+        self._add_logits(scores, changes, take)
 
     def _add_attention(self, scores: Tensor, changes: Tensor, layer: int, parts: Sequence[Part], take: Take) -> None:
         columns = [column for part in parts for column in self._columns(layer, part)]
@@ -79,6 +79,11 @@ class NormAttribution(Attribution):
         gradient = self._at_stream(norm, take(self._inside.mlp_normed[layer]), resid)
         column = graph.mlp_destination(layer)
         self._meet(scores, changes[: int(graph.n_visible[column])], norm, resid, gradient[None], [column])
+
+    def _add_logits(self, scores: Tensor, changes: Tensor, take: Take) -> None:
+        norm, resid, normed = self.transformer.final_norm, take(self.clean.final), self._inside.final_normed
+        gradient = self._at_stream(norm, take(normed[:, None]), resid)
+        self._meet(scores, changes, norm, resid, gradient[None], [self.transformer.graph.n_destinations - 1])
 
     @property
     def _inside(self) -> Inside:

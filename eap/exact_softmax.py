@@ -1,13 +1,14 @@
 """Edge attribution with each <q> and <k> edge's change taken exactly through the attention pattern.
 
 A cut edge into <q> changes one head's queries by a known amount, and so its pattern; what the pattern's change does to
-the metric is then taken linearly, by the gradient at the head's mixed values z:
+the metric is then taken linearly, by the coefficient at the head's mixed values z:
 
     score = sum over tokens of  (z(query with the edge cut) - z) . dL/dz
 
 and for <k> with the keys. The norm is exact too. Edges into <v>, MLPs and `logits` are those of `edge_circuits.eap.exact_norm`. No
-further pass through the model is made, but every source meets every layer's query and key projections, so the price is
-that of some forward passes and not of one matrix product.
+further pass through the model is made, but every source meets the layer's query and key projections, which for all
+sources is the price of several passes. So only those sources of a prompt are taken exactly that change its
+stream most (`n_exact` of them on average, where most depends on it), and the others stop at the norm.
 
 Deviation: Kramar et al. change a node's query or key; here it is changed by one edge alone, for every edge.
 
@@ -22,17 +23,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edge_circuits.eap.exact_norm import NormAttribution
+from edge_circuits.eap.exact_norm import N_EXACT, NormAttribution
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import take_rows
 from edge_circuits.graphs.nodes import Part
 from edge_circuits.graphs.running.patching import answer_rows
 
+PAIRS = 16  # (source, prompt) that are taken at a time
+
 
 @dataclass(frozen=True)
 class SoftmaxAttribution(NormAttribution):
-    """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point."""
+    """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point.
+
+    Attributes:
+        n_exact: sources a prompt, in the mean, that are taken exactly at each layer.
+    """
+
+    n_exact: int = N_EXACT
 
     @torch.no_grad()
     def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
@@ -42,16 +51,16 @@ class SoftmaxAttribution(NormAttribution):
             token_chunk: tokens taken at a time, but never less than a prompt.
         """
         scores = super().scores(pairs, token_chunk)
-        last = len(self.transformer.blocks) - 1
-        columns = [column for layer in range(last + 1) for part in ("q", "k") for column in self._columns(layer, part)]
-        scores[:, columns] = 0
+        for layer, part in ((layer, part) for layer in range(len(self.transformer.blocks)) for part in ("q", "k")):
+            if self._is_shared(layer, part):  # its norm is taken exactly too, so nothing of the scores at the norm stays
+                scores[:, self.transformer.graph.part_destinations(layer, part)] = 0
         n_prompts = max(1, token_chunk // self.clean.embed.shape[1])
         for prompts in torch.arange(len(pairs), device=scores.device).split(n_prompts):
             self._add_patterns(scores, prompts, answer_rows(pairs).to(scores.device)[prompts])
         return scores
 
     def _add_patterns(self, scores: Tensor, prompts: Int[Tensor, " prompt"], rows: Int[Tensor, "prompt row"]) -> None:
-        """Add the <q> and <k> scores of some whole prompts."""
+        """Add what some whole prompts' <q> and <k> scores are beyond those that stop at the norm."""
         last = len(self.transformer.blocks) - 1
 
         def take(x: Tensor) -> Tensor:
@@ -59,27 +68,51 @@ class SoftmaxAttribution(NormAttribution):
 
         changes = self._new_changes(self.transformer.graph.head_sources(last).start, take)
         for layer in range(last + 1):
-            self._add_layer(scores, changes, layer, prompts, rows if layer == last else None)
+            seen = changes[: self.transformer.graph.head_sources(layer).start].unflatten(1, (len(prompts), -1))
+            gradient = self._inside.z[layer][prompts.to(self._inside.z[layer].device)].to(scores)
+            bound = seen.square().sum((2, 3)) * gradient.flatten(1).norm(dim=1)
+            n = bound.numel() if self._is_shared(layer, "q") else self.n_exact * len(prompts)
+            for chosen in largest(bound, n).split(PAIRS):
+                self._add_layer(scores, seen, layer, chosen, prompts, rows if layer == last else None)
             if layer < last:
                 self._fill(changes, layer, take)
 
+    def _is_shared(self, layer: int, part: Part) -> bool:
+        """Whether a norm is over all heads together."""
+        return self.transformer.blocks[layer].attention.shared_norm(part) is not None
+
     def _add_layer(
-        self, scores: Tensor, changes: Tensor, layer: int, prompts: Int[Tensor, " prompt"], rows: Tensor | None
+        self,
+        scores: Tensor,
+        seen: Float[Tensor, "source prompt pos d_model"],
+        layer: int,
+        chosen: Int[Tensor, "pair 2"],
+        prompts: Int[Tensor, " prompt"],
+        rows: Int[Tensor, "prompt row"] | None,
     ) -> None:
-        """Add the scores of a layer's <q> and <k>, source by source, where the layer is."""
-        block, graph = self.transformer.blocks[layer], self.transformer.graph
-        prompts = prompts.to(block.device)
-        attention, gradient = block.attention, self._inside.z[layer][prompts]
-        resid, q, k, v, z = (getattr(self.clean, name)[layer][prompts] for name in ("attention_in", "q", "k", "v", "z"))
+        """Add it for some pairs of a source and a prompt, where the layer is."""
+        block, graph, point = self.transformer.blocks[layer], self.transformer.graph, self.points[0]
+        source, prompt = chosen.T
+        at, attention = prompts[prompt].to(block.device), block.attention
+        resid, q, k, v, z = (getattr(self.clean, name)[layer][at] for name in ("attention_in", "q", "k", "v", "z"))
+        rows = None if rows is None else rows[prompt].to(block.device)
+        gradient, at_q, at_k = (x[layer][at] for x in (self._inside.z, point.q, point.k))
 
-        def score(q: Tensor, k: Tensor, part: Part) -> Float[Tensor, " destination"]:
-            changed = (attention.mix(q, k, v, rows) - z) * gradient
-            return changed.sum((0, 1, 3)).unflatten(0, (graph.n_parts[part], -1)).sum(1).to(scores)
+        def add(part: Part, beyond_norm: Float[Tensor, "pair row head d_head"], at_norm: Tensor) -> None:
+            by_head = (beyond_norm * gradient).sum((1, 3))
+            by_head = by_head if self._is_shared(layer, part) else by_head - at_norm.sum((1, 3))
+            by_part = by_head.unflatten(1, (graph.n_parts[part], -1)).sum(2).to(scores)
+            scores[:, graph.part_destinations(layer, part)].index_add_(0, source.to(scores.device), by_part)
 
-        for source in range(graph.head_sources(layer).start):
-            changed = (resid + changes[source].to(block.device).view_as(resid)).to(resid.dtype)
-            x = apply_norm(block.attention_norm, changed)
-            new_q = attention.project("q", x if rows is None else take_rows(x, rows))
-            new_k = attention.per_query_head(attention.project("k", x))
-            scores[source, graph.part_destinations(layer, "q")] += score(new_q, k, "q")
-            scores[source, graph.part_destinations(layer, "k")] += score(q, new_k, "k")
+        x = apply_norm(block.attention_norm, (resid + seen[source, prompt].to(block.device)).to(resid.dtype))
+        new_q = attention.project("q", x if rows is None else take_rows(x, rows))
+        new_k = attention.per_query_head(attention.project("k", x))
+        add("q", attention.mix(new_q, k, v, rows) - z, (new_q - q) * at_q)
+        add("k", attention.mix(q, new_k, v, rows) - z, (new_k - k) * at_k)
+
+
+def largest(bound: Float[Tensor, "source place"], n: int) -> Int[Tensor, "chosen 2"]:
+    """Where the n largest entries are that are not zero, as pairs of indices."""
+    values, order = bound.flatten().topk(min(n, bound.numel()))
+    order = order[values > 0]
+    return torch.stack((order // bound.shape[1], order % bound.shape[1]), dim=1)

@@ -31,7 +31,7 @@ from edge_circuits.eap.feature_scores import Streams, change_of_node, differenti
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.one_pass import OnePass
+from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes

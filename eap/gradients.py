@@ -6,6 +6,7 @@ projected query, key and value, [d_head] wide for each query head, also where qu
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +50,16 @@ class Inside:
     Attributes:
         z: [batch row head d_head], at what each head mixes.
         mlp_normed: [batch row d_model], behind the MLP's norm.
+        mlp_out: [batch row d_model], at what the MLP adds to the stream.
         final_normed: [batch d_model], behind the final norm.
+        logits: [batch d_vocab].
     """
 
     z: list[Tensor]
     mlp_normed: list[Tensor]
+    mlp_out: list[Tensor]
     final_normed: Tensor
+    logits: Tensor
 
 
 def differentiate(
@@ -78,11 +83,13 @@ def differentiate(
     with torch.enable_grad():
         kept = transformer.forward(embed.detach().requires_grad_(), answer_rows(pairs), operations)
         normed = operations.norm(transformer.final_norm, kept.final[:, 0].to(transformer.W_U.device))
-        values = metric(transformer.unembed_normed(normed), pairs)
+        logits = transformer.unembed_normed(normed)
+        values = metric(logits, pairs)
         check_values(values, pairs, metric)
         places = {name: getattr(kept, name) for name in ("q", "k", "v", "mlp_in")} | {"final": [kept.final]}
         if inside:
-            places |= {"z": kept.z, "mlp_normed": kept.mlp_normed, "final_normed": [normed]}
+            places |= {name: getattr(kept, name) for name in ("z", "mlp_normed", "mlp_out")}
+            places |= {"final_normed": [normed], "logits": [logits]}
         flat = [x for some in places.values() for x in some]
         gradients = iter(torch.autograd.grad(values.sum(), flat, materialize_grads=True))
     found = {name: [next(gradients) for _ in some] for name, some in places.items()}
@@ -91,5 +98,32 @@ def differentiate(
         *(found[name] for name in ("q", "k", "v", "mlp_in")),
         final=found["final"][0],
         values=values.detach(),
-        inside=Inside(found["z"], found["mlp_normed"], found["final_normed"][0]) if inside else None,
+        inside=_inside(found) if inside else None,
+    )
+
+
+def _inside(found: dict[str, list[Tensor]]) -> Inside:
+    return Inside(found["z"], found["mlp_normed"], found["mlp_out"], found["final_normed"][0], found["logits"][0])
+
+
+def mean_of(points: Sequence[Gradients], activations: Activations) -> Gradients:
+    """The mean of gradients that hold those inside, beside the given values."""
+
+    def mean(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).mean(0)
+
+    def means(lists: Iterable[list[Tensor]]) -> list[Tensor]:
+        return [mean(layer) for layer in zip(*lists)]
+
+    insides = [point.inside for point in points]
+    return Gradients(
+        activations,
+        *(means(getattr(point, name) for point in points) for name in ("q", "k", "v", "mlp_in")),
+        final=mean(point.final for point in points),
+        values=mean(point.values for point in points),
+        inside=Inside(
+            *(means(getattr(inside, name) for inside in insides) for name in ("z", "mlp_normed", "mlp_out")),
+            mean(inside.final_normed for inside in insides),
+            mean(inside.logits for inside in insides),
+        ),
     )

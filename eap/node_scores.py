@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
+from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.eap.methods.lookup import find
-from edge_circuits.eap.one_pass import OnePass
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.adapter import adapt

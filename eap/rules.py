@@ -12,6 +12,7 @@ Every rule keeps the value of a step and replaces its local derivative by an LRP
 | LRP-all | weights of routed experts, under both of these rules | the weights are constants |
 | AH-rule | attention | the pattern is a constant |
 | AttnLRP | attention | each product shares equally between its factors: q and k x 1/4, v x 1/2 |
+| temperature T | attention's softmax | p (g - p . g) with the pattern p of the scores divided by T |
 | secant | attention | the softmax's Jacobian, averaged on the line from clean to cut queries (for q) or keys (for k) |
 
 Soft caps (Gemma 2) keep their gradient, those of attention scores and that of the logits.
@@ -137,6 +138,37 @@ def shared_attention(
     """
     q, k, v = (_ScaledGradient.apply(x, factor) for x, factor in ((q, 0.25), (k, 0.25), (v, 0.5)))
     return exact_attention(q, k, v, scores)
+
+
+@dataclass(frozen=True)
+class SoftenedAttention:
+    """Attention whose backward pass takes the softmax at a temperature, and shares of the gradient.
+
+    The gradient g of the pattern becomes `p_T (g - p_T . g)` at the scores, p_T the pattern of the scores divided by T; at T = 1
+    this is the softmax's own. Nothing is divided by T: where the pattern is sure of one key, p_T is less so, and the
+    others get some of what they would change if they were turned to.
+
+    Attributes:
+        temperature: T.
+        of_scores: share of the gradient that queries and keys get.
+        of_values: the same for values.
+
+    Reference: Edin et al. 2025, GIM: Improved Interpretability for Large Language Models (temperature-adjusted softmax gradients), with T = 2
+    and the shares 1/4 and 1/2.
+    """
+
+    temperature: float
+    of_scores: float = 1.0
+    of_values: float = 1.0
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, scores: AttentionScores
+    ) -> Float[Tensor, "batch head row d_head"]:
+        """The exact output; its gradients are softened."""
+        z = exact_attention(q.detach(), k.detach(), _ScaledGradient.apply(v, self.of_values), scores)
+        q, k = (_ScaledGradient.apply(x, self.of_scores) for x in (q, k))
+        soft = scores.pattern(q, k, self.temperature) @ v.detach() * self.temperature
+        return z + (soft - soft.detach())
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_circuits.acdc.discovery import discover, refine
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
+    from edge_circuits.eap.averaging import mean_scores
     from edge_circuits.eap.intervals import error_bars, score_groups
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
     from edge_circuits.eap.methods.edge_attribution_patching import EAP
@@ -64,6 +65,7 @@ __all__ = [
     "SpanScores",
     "discover",
     "error_bars",
+    "mean_scores",
     "measure",
     "open_model",
     "prune",
@@ -98,6 +100,7 @@ _MODULES = {
     "SpanScores": "graphs.by_span",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
+    "mean_scores": "eap.averaging",
     "measure": "graphs.measures.quality",
     "open_model": "benchmarks.problems.opening",
     "prune": "graphs.pruning",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edge_circuits.eap.one_pass import OnePass
+from edge_circuits.eap.gradient_method import OnePass
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,11 @@ class AttentionScores:
             return self.visible
         return torch.ones(n_rows, n_keys, dtype=torch.bool, device=device).tril()
 
-    def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch head row pos"]:
-        """The attention pattern, softmax in float32 at least; with sinks its rows sum to less than 1."""
+    def pattern(self, q: Tensor, k: Tensor, temperature: float = 1.0) -> Float[Tensor, "batch head row pos"]:
+        """The attention pattern, softmax in float32 at least, of the scores divided by the temperature.
+
+        With sinks its rows sum to less than 1.
+        """
         scores = (q @ k.transpose(-1, -2)) * self.scale
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
@@ -63,6 +66,7 @@ class AttentionScores:
             sinks = self.sinks.to(scores)[:, None, None].expand(*scores.shape[:-1], 1)
             scores = torch.cat((scores, sinks), dim=-1)
         wide = torch.promote_types(q.dtype, torch.float32)
+        scores = scores if temperature == 1 else scores / temperature
         return torch.softmax(scores, dim=-1, dtype=wide)[..., : k.shape[-2]].to(q.dtype)
 
 

@@ -19,7 +19,7 @@ from edge_circuits.graphs.running.patching import cut_values
 
 PAIRS = prompt_pairs([5, 3], positions=[-2, -1])
 EVERY = 31  # one edge of so many is checked
-EXACT_SOFTMAX = replace(GRADIENT, reader="softmax")
+EXACT_SOFTMAX = replace(GRADIENT, reader="softmax", exact_sources=1000)
 
 
 def scores(kind: str, rules: RelP, token_chunk: int = 4, **settings: object) -> tuple[Graph, Tensor]:
@@ -42,7 +42,7 @@ def test_scores_are_those_of_one_edge_at_a_time(kind: str) -> None:
 
 
 def test_rules_above_the_reader_stay_what_they_are() -> None:
-    graph, found = scores("gpt2", RelP(reader="softmax", attention="ah"))
+    graph, found = scores("gpt2", RelP(reader="softmax", exact_sources=1000, attention="ah"))
     edges, model = [edge for edge in graph.edges if edge.endswith(("<q>", "<k>"))][::EVERY], tiny("gpt2").literal
     with ruled(model, "ln", "identity", "ah"):
         expected = exact_reader_scores(model, prompts_of(PAIRS), one_by_one(curved, PAIRS), edges, softmax=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from random import Random
 
 import pytest
 import torch
@@ -59,12 +60,14 @@ def slow_integrated(
     kind: str,
     pairs: PromptPairs,
     metric: Callable,
-    fractions: list[float],
+    fractions: list[float] | list[list[float]],
     activations: bool,
     intervention: str = "patching",
+    every_edge: bool = False,
 ) -> dict[str, float]:
     """EAP-IG by the book: a run for each prompt, point and (for activations) place, gradients edge by edge.
 
+    `fractions` may be lists of their own for each prompt. With `every_edge`, all edges take the mean over all places.
     A place is `input`, the heads of a layer together, or an MLP; without `activations`, all edges use the place `input`.
     """
     model = tiny(kind).literal
@@ -75,15 +78,17 @@ def slow_integrated(
     for row, (prompt, cut) in enumerate(zip(prompts, cut_values(model, prompts, intervention))):
         clean = source_values(model, prompt.clean)
         change = {source: cut[source] - clean[source] for source in clean}
+        own = fractions[row] if isinstance(fractions[0], list) else fractions
         for place in places if activations else places[:1]:
-            for fraction in fractions:
+            for fraction in own:
                 at = {source: cut[source] + fraction * (clean[source] - cut[source]) for source in place}
                 slopes = moved_gradient(
                     model, prompt.clean, change, at, lambda out: value_of(out[prompt.position], row)
                 )
                 for edge, slope in slopes.items():
-                    if not activations or edge.split("->")[0] in place:
-                        totals[edge] = totals.get(edge, 0.0) + slope / len(fractions) / len(pairs)
+                    if every_edge or not activations or edge.split("->")[0] in place:
+                        share = 1 / len(own) / len(pairs) / (len(places) if every_edge else 1)
+                        totals[edge] = totals.get(edge, 0.0) + slope * share
     return totals
 
 
@@ -93,6 +98,21 @@ def slow_metric(kind: str, pairs: PromptPairs, metric: Callable, kept: Mapping[s
 
 
 # Integrated gradients
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "attention-only"])
+def test_the_published_activations_give_every_edge_the_mean_over_all_places(kind: str) -> None:
+    expected = slow_integrated(kind, PAIRS, curved, [1 / 2, 1], activations=True, every_edge=True)
+    assert error(scored(kind, "eap-ig-all-activations:steps=2"), expected) < TOLERANCE
+    assert error(scored(kind, "eap-ig-activations:steps=2"), expected) > 0.01
+
+
+def test_random_points_are_drawn_for_each_prompt_by_itself() -> None:
+    points = [[(step + draw.random()) / 2 for step in range(2)] for draw in (Random("7 0"), Random("7 1"))]
+    expected = slow_integrated("gpt2", PAIRS, curved, points, activations=False)
+    for batch_size in (1, 2):
+        assert error(scored("gpt2", "eap-ig:steps=2,rule=random,seed=7", batch_size=batch_size), expected) < TOLERANCE
+    assert error(scored("gpt2", "eap-ig:steps=2,rule=random,seed=8"), expected) > 0.01
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -348,9 +368,12 @@ def test_results_name_their_settings() -> None:
     assert scored("attention-only", "eap-ig:steps=3,rule=midpoint").metadata["settings"] == {
         "intervention": "patching",
         "n_prompts": 2,
+        "reader": "linear",
+        "exact_sources": 16,
         "steps": 3,
         "rule": "midpoint",
         "at": "inputs",
+        "seed": 0,
     }
     assert scored("attention-only", "random:seed=9").metadata["settings"]["seed"] == 9
     assert scored("attention-only", "eap-ig").metadata["settings"]["steps"] == 5
@@ -360,12 +383,16 @@ def test_results_name_their_settings() -> None:
     ("method", "settings", "message"),
     [
         ("eag", {}, "method is one of eap, .*got 'eag'"),
-        ("eap:steps=5", {}, "method 'eap' has no setting 'steps'; it has reader"),
-        ("eap-ig:steps=0", {}, "steps must be a positive whole number, got 0"),
+        ("eap:steps=5", {}, "method 'eap' has no setting 'steps'; it has reader, exact_sources"),
+        ("eap-ig:steps=0", {}, "steps: expected a whole number from 1 to 1000, got 0"),
         ("eap-ig:steps=many", {}, "method 'eap-ig': expected a number for steps, got 'many'"),
-        ("eap-ig:steps=1001", {}, "steps is 1001; more than 1000 points add cost and no accuracy"),
-        ("eap-ig-activations:steps=5000", {}, "steps is 5000; more than 1000 points"),
-        ("eap-ig:rule=right", {}, "rule is one of left, midpoint; got 'right'"),
+        (
+            "eap-ig:steps=1001",
+            {},
+            "steps: expected a whole number from 1 to 1000, got 1001; more points add cost and no accuracy",
+        ),
+        ("eap-ig-activations:steps=5000", {}, "steps: expected a whole number from 1 to 1000, got 5000"),
+        ("eap-ig:rule=right", {}, "rule is one of left, midpoint, random; got 'right'"),
         ("eap", {"intervention": "noise"}, "intervention: expected one of 'patching', 'zero', .*got 'noise'"),
         ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
         (eap.Exact(torch.ones(2, 2, dtype=torch.bool)), {}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),

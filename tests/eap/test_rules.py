@@ -11,12 +11,14 @@ from models import GRADIENT, RAGGED, build, tiny
 from references import literal
 from torch import Tensor
 
+from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.eap.rules import (
     COEFFICIENTS,
     SECANT_POINTS,
     CutHeads,
     SecantAttention,
+    SoftenedAttention,
     constant_gate,
     constant_pattern_attention,
     cut_heads,
@@ -232,11 +234,14 @@ def test_rules_are_named_and_compared_by_value() -> None:
     assert RelP(attention="ah", reader="norm").label == "relp:reader=norm,attention=ah"
     assert RelP(attention="ah").settings == {
         "reader": "linear",
+        "exact_sources": 16,
         "norm": "ln",
         "activation": "identity",
         "attention": "ah",
         "gate": "half",
+        "temperature": 1.0,
     }
+    assert find("gim") == RelP(activation="exact", attention="attnlrp", temperature=2.0)
     assert operations(GRADIENT, adapt(tiny("gpt2").model)) == EXACT
 
 
@@ -244,3 +249,44 @@ def test_rules_are_named_and_compared_by_value() -> None:
 def test_an_unknown_choice_is_refused(name: str, without_type_checks: None) -> None:
     with pytest.raises(ValueError, match=f"RelP: {name} is one of .*; got 'lrp'"):
         RelP(**{name: "lrp"})
+
+
+def test_a_temperature_has_to_have_a_softmax_to_soften() -> None:
+    with pytest.raises(ValueError, match="temperature: expected 1 with attention 'ah', got 2.0"):
+        RelP(attention="ah", temperature=2.0)
+    with pytest.raises(ValueError, match="temperature: expected a finite number above 0, got 0"):
+        RelP(temperature=0)
+
+
+@pytest.mark.parametrize("scores", [CAUSAL, CAPPED, WINDOWED])
+def test_softened_attention_passes_on_what_its_formula_says(scores: AttentionScores) -> None:
+    """Row by row: p_T (g - p_T . g) at the scores, with g = v . dL/dz, and shares of the gradient of each factor."""
+    q, k, v = heads(4)
+    upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(8), dtype=q.dtype)
+    z = SoftenedAttention(2.0, 0.25, 0.5)(q, k, v, scores)
+    assert torch.allclose(z, exact_attention(q, k, v, scores), atol=1e-12)
+    found = torch.autograd.grad((z * upstream).sum(), (q, k, v))
+    visible = scores.mask(q.shape[2], k.shape[2], q.device).expand(*q.shape[:3], k.shape[2])
+    to_q, to_k, to_v = (torch.zeros_like(x) for x in (q, k, v))
+    for batch, head, row in torch.cartesian_prod(*(torch.arange(n) for n in q.shape[:3])).tolist():
+        seen = visible[batch, head, row].nonzero()[:, 0]
+        raw = scores.scale * (k[batch, head, seen] @ q[batch, head, row]).detach()
+        capped = raw if scores.softcap is None else scores.softcap * torch.tanh(raw / scores.softcap)
+        slope = 1.0 if scores.softcap is None else 1 - (capped / scores.softcap) ** 2
+        p, soft = capped.softmax(0), (capped / 2.0).softmax(0)
+        of_pattern = v[batch, head, seen].detach() @ upstream[batch, head, row]
+        of_score = scores.scale * slope * soft * (of_pattern - soft @ of_pattern)
+        to_q[batch, head, row] += 0.25 * of_score @ k[batch, head, seen].detach()
+        to_k[batch, head, seen] += 0.25 * of_score[:, None] * q[batch, head, row].detach()
+        to_v[batch, head, seen] += 0.5 * p[:, None] * upstream[batch, head, row]
+    for one, other in zip(found, (to_q, to_k, to_v)):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_at_temperature_1_softened_attention_is_the_gradient() -> None:
+    q, k, v = heads(5)
+    soft, exact = (
+        torch.autograd.grad(attention(q, k, v, CAUSAL).square().sum(), (q, k, v))
+        for attention in (SoftenedAttention(1.0), exact_attention)
+    )
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(soft, exact))

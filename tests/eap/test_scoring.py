@@ -90,7 +90,12 @@ def test_result_says_where_it_comes_from() -> None:
     assert "GPT2LMHeadModel" in metadata["model"]
     assert metadata["method"] == "eap"
     assert metadata["metric"] == "curved"
-    assert metadata["settings"] == {"intervention": "mean", "n_prompts": len(RAGGED), "reader": "linear"}
+    assert metadata["settings"] == {
+        "intervention": "mean",
+        "n_prompts": len(RAGGED),
+        "reader": "linear",
+        "exact_sources": 16,
+    }
     assert {"torch", "transformer-lens"} <= metadata["versions"].keys()
 
 
@@ -232,9 +237,9 @@ def test_metrics_that_are_objects_are_named_by_their_class() -> None:
     [
         (dict(method="magic"), "method is one of eap, .*; got 'magic'"),
         (dict(intervention="resample"), "one of patching, zero, mean, mean-positional; got 'resample'"),
-        (dict(kv_destinations="group"), "'query-head' or 'kv-head', not 'group'"),
+        (dict(kv_destinations="group"), "kv_destinations: expected one of 'query-head', 'kv-head', got 'group'"),
         (dict(token_chunk=0), "token_chunk must be a positive whole number, got 0"),
-        (dict(batch_size=0), "batch_size: expected None or a whole number from 1, got 0"),
+        (dict(batch_size=0), "batch_size: expected a whole number from 1, got 0"),
     ],
 )
 def test_refuses_a_setting(settings: dict[str, object], message: str, without_type_checks: None) -> None:

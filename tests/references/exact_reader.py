@@ -1,7 +1,8 @@
 """Edge scores with the reader exact, the slow way: an edge at a time, on a literal model.
 
 For an edge, the stream of its destination is measured without and with the edge cut. Then the model runs once more, and
-at that one destination the normalised stream (or, for <q> and <k> with `softmax`, what the head writes) is
+at that one destination the normalised stream (or, for <q> and <k> with `softmax`, what the head writes; or, with `whole`,
+what an MLP writes and what the logits are too) is
 
     without the cut + strength * (with the cut - without the cut)
 
@@ -33,8 +34,10 @@ class Mixed(NamedTuple):
 class Reading:
     """A literal model that records what its destinations read, and replaces what one of them reads."""
 
-    def __init__(self, model: Literal, replaced: dict[str, Mixed] | None = None, softmax: bool = False) -> None:
-        self.model, self.replaced, self.softmax = model, replaced or {}, softmax
+    def __init__(
+        self, model: Literal, replaced: dict[str, Mixed] | None = None, softmax: bool = False, whole: bool = False
+    ) -> None:
+        self.model, self.replaced, self.softmax, self.whole = model, replaced or {}, softmax, whole
         self.streams: dict[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -54,10 +57,16 @@ class Reading:
         return uncut + mixed.strength * (cut - uncut).detach()
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        return self.model.mlp(layer, self.at(f"m{layer}", x))
+        return self.through(lambda stream: self.model.mlp(layer, stream), self.at(f"m{layer}", x))
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.model.logits(self.at("logits", x))
+        return self.through(self.model.logits, self.at("logits", x))
+
+    def through(self, node: Callable, stream: Tensor | Mixed) -> Tensor:
+        if not self.whole or not isinstance(stream, Mixed):
+            return node(stream)
+        uncut = node(stream.uncut)
+        return uncut + stream.strength * (node(stream.cut) - uncut).detach()
 
 
 def through_mixed(norm: Callable) -> Callable:
@@ -78,6 +87,7 @@ def exact_reader_scores(
     metric: Callable[[Tensor, int], Tensor],
     edges: Sequence[str],
     softmax: bool = False,
+    whole: bool = False,
 ) -> dict[str, float]:
     """Scores of some edges, means over prompts; to be called inside `references.lrp.ruled` for scores with rules."""
     scores = dict.fromkeys(edges, 0.0)
@@ -88,12 +98,19 @@ def exact_reader_scores(
         for row, prompt in enumerate(prompts):
             cut = source_values(model, prompt.corrupted)
             for edge in scores:
-                scores[edge] += _slope(model, prompt, cut, edge, lambda out: metric(out, row), softmax) / len(prompts)
+                slope = _slope(model, prompt, cut, edge, lambda out: metric(out, row), softmax or whole, whole)
+                scores[edge] += slope / len(prompts)
     return scores
 
 
 def _slope(
-    model: Literal, prompt: Prompt, cut: dict[str, Tensor], edge: str, metric: Callable[[Tensor], Tensor], softmax: bool
+    model: Literal,
+    prompt: Prompt,
+    cut: dict[str, Tensor],
+    edge: str,
+    metric: Callable[[Tensor], Tensor],
+    softmax: bool,
+    whole: bool,
 ) -> float:
     source, destination = edge.split("->")
 
@@ -108,7 +125,7 @@ def _slope(
     forward(after, prompt.clean, without_edge)
     strength = torch.zeros((), dtype=torch.float64, requires_grad=True)
     mixed = Mixed(before.streams[destination], after.streams[destination], strength)
-    _, out = forward(Reading(model, {destination: mixed}, softmax), prompt.clean, plain)
+    _, out = forward(Reading(model, {destination: mixed}, softmax, whole), prompt.clean, plain)
     return torch.autograd.grad(metric(out[prompt.position]), strength, materialize_grads=True)[0].item()
 
 

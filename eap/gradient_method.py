@@ -1,0 +1,82 @@
+"""What methods share that take gradients: how an edge's change passes the destination it enters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from edge_circuits.eap.context import Job
+from edge_circuits.eap.destinations import Reader, attribute, check_reader
+from edge_circuits.eap.exact_norm import N_EXACT
+from edge_circuits.eap.gradients import Gradients
+from edge_circuits.eap.methods.method import Method
+from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import whole_number
+from edge_circuits.graphs.model.operations import EXACT, Operations
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+
+
+@dataclass(frozen=True)
+class GradientMethod(Method):
+    """A method that meets the sources' changes with gradients, or with coefficients in their place.
+
+    Attributes:
+        reader: how an edge's change passes the destination that it enters: "linear", as published; exactly through its
+            "norm"; for <q> and <k> also through the "softmax"; or "exact", through the whole node. See
+            `edge_circuits.eap.destinations`.
+        exact_sources: how many of a destination's sources the readers "softmax" and "exact" take exactly at a token, in the mean,
+            those that change its stream most; the others stop at the norm. All of them where there are no more.
+    """
+
+    knows_spans: ClassVar = True
+
+    reader: Reader = "linear"
+    exact_sources: int = N_EXACT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("exact_sources", self.exact_sources, least=1)
+
+    def check_model(self, transformer: Transformer) -> None:
+        """Refuse a reader for which the model has no place."""
+        super().check_model(transformer)
+        check_reader(self.reader, transformer)
+
+    def gradients(self, job: Job, batch: PromptPairs, embed: Tensor, operations: Operations = EXACT) -> Gradients:
+        """Gradients on the given embedded prompts, with those inside of destinations where the reader needs them."""
+        return job.gradients(batch, embed, operations, inside=self.reader != "linear")
+
+    def attributed(
+        self,
+        job: Job,
+        batch: PromptPairs,
+        clean: Activations,
+        cut: Activations,
+        points: Sequence[Gradients],
+        constant_scale: bool = False,
+    ) -> Float[Tensor, "source destination *span"]:
+        """Edge scores summed over the batch, against gradients averaged over `points`."""
+        return attribute(job, batch, clean, cut, points, self.reader, constant_scale, self.exact_sources)
+
+
+@dataclass(frozen=True)
+class OnePass(GradientMethod):
+    """A method of one backward pass on the clean prompt; a subclass says what takes the gradient's place (`operations`)."""
+
+    def operations(self, transformer: Transformer, batch: PromptPairs, cut: Callable[[], Activations]) -> Operations:
+        """The steps of one forward pass on a batch, whose backward pass gives the coefficients.
+
+        Args:
+            cut: gives the values that cut edges read.
+        """
+        return EXACT
+
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+        """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
+        operations = self.operations(job.transformer, batch, lambda: job.cut(batch))
+        point = self.gradients(job, batch, job.clean_embed(batch), operations)
+        return self.attributed(job, batch, point.activations, job.cut(batch), [point], operations.constant_scale)
