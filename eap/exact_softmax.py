@@ -52,7 +52,9 @@ class SoftmaxAttribution(NormAttribution):
         """
         scores = super().scores(pairs, token_chunk)
         for layer, part in ((layer, part) for layer in range(len(self.transformer.blocks)) for part in ("q", "k")):
-            if self._is_shared(layer, part):  # its norm is taken exactly too, so nothing of the scores at the norm stays
+            if self._is_shared(
+                layer, part
+            ):  # its norm is taken exactly too, so nothing of the scores at the norm stays
                 scores[:, self.transformer.graph.part_destinations(layer, part)] = 0
         n_prompts = max(1, token_chunk // self.clean.embed.shape[1])
         for prompts in torch.arange(len(pairs), device=scores.device).split(n_prompts):

@@ -28,10 +28,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edge_circuits.eap.feature_scores import Streams, change_of_node, differentiate_streams, values_with
+from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes

@@ -25,11 +25,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes, nodes_of_sums
