@@ -33,7 +33,9 @@ from edge_circuits.graphs.running.patching import Intervention
 DONE, DIFFERS, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 PARTIAL = ".partial"  # within the folder for results
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--model": dict(nargs="+", default=[PLANTED], help="planted (the default), hub names such as gpt2, or directories"),
+    "--model": dict(
+        nargs="+", default=[PLANTED], help="planted (the default), trained, hub names such as gpt2, or directories"
+    ),
     "--tasks --task": dict(
         nargs="+",
         help="ioi, docstring, greater_than, sort, text; by default those that the study can use with the model",

@@ -4,6 +4,7 @@
   line, its slope and R squared.
 - `plot_interpolation`: after its Figure 5. The metric as an edge goes from clean to corrupted, and linear estimates.
 - `plot_bars`: after Figure 1 of Jafari et al. 2025. Pearson's correlation by kind of node, with intervals.
+- `plot_map`: the budget map.
 - `plot_heat_maps`: after its Figures 2, 4 and 5. Layer by position, exact patching beside its estimates.
 
 Needs matplotlib, which is imported on use.
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.benchmarks.agreement.budget_map import Point
 from edge_circuits.benchmarks.agreement.edges import ALL, INPUT, RULES, Compared, edge_classes
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
 from edge_circuits.benchmarks.agreement.report import Result
 from edge_circuits.benchmarks.output.figures import GREY, PALETTE, colour_of, new_figure, panels, plain, write_figure
+from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.graphs import ScoredGraph
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 COLOURS = dict(zip(("q", "k", "v", "mlp", "logits", INPUT), (*PALETTE[:5], GREY)))
 HEAT_MAPS = ("resid_pre", "attention_out", "mlp_out")
+MARKERS = {"norm": "s", "softmax": "^", "exact": "D"}
 NOT_DRAWN = ("random", *RULES)
 
 
@@ -111,6 +115,35 @@ def plot_heat_maps(
             axes.set_ylabel("layer", fontsize=8)
         figure.colorbar(image, ax=list(row), shrink=0.85)
     figure.suptitle(title, fontsize=12)
+    return write_figure(figure, path)
+
+
+def plot_map(points: Sequence[Point], figure_name: str, path: Path) -> Path:
+    """Draw one figure of the budget map over the price, a panel a problem, a colour a method, a marker a reader."""
+    problems = list(dict.fromkeys(point.problem for point in points))
+
+    def draw(axes: Axes, problem: Problem) -> None:
+        for point in (each for each in points if each.problem is problem):
+            measured = point.figures[figure_name]
+            if measured.value is None:
+                continue
+            method, _, reader = point.method.partition(":reader=")
+            ends = [[_length(measured.value, measured.low)], [_length(measured.high, measured.value)]]
+            look = {
+                "color": colour_of(method),
+                "marker": MARKERS.get(reader, "o"),
+                "markersize": 6,
+                "label": point.method,
+            }
+            axes.errorbar([max(point.cost, 0.05)], [measured.value], yerr=ends, linestyle="", elinewidth=0.8, **look)
+        axes.set_xscale("log")
+        axes.set_title(problem.name, fontsize=10)
+        axes.set_xlabel("price in plain passes")
+        axes.set_ylabel(figure_name)
+        plain(axes)
+
+    figure, axes = panels(problems, draw, 4.6, 3.6)
+    axes[0].legend(fontsize=6, frameon=False)
     return write_figure(figure, path)
 
 

@@ -5,6 +5,7 @@
     python -m edge_circuits.benchmarks.agreement --model DIRECTORY --tasks sort        # a model of digits without a tokenizer
     python -m edge_circuits.benchmarks.agreement --model DIRECTORY --tasks text --text FILE
     python -m edge_circuits.benchmarks.agreement --model DIRECTORY --prompts FILE      # your own prompts
+    python -m edge_circuits.benchmarks.agreement --budget-map --model planted trained  # agreement against its price
 
 1. Every method scores the edges, exact edge patching too, group of prompts by group (`edge_circuits.benchmarks.agreement.edges`).
 2. Node scores of both directions are held against exact node patching (`edge_circuits.benchmarks.agreement.nodes`).
@@ -23,6 +24,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from edge_circuits.benchmarks.agreement import budget_map
 from edge_circuits.benchmarks.agreement.edges import (
     EXACT,
     Compared,
@@ -37,6 +39,7 @@ from edge_circuits.benchmarks.agreement.nodes import DIRECTIONS, compare_nodes
 from edge_circuits.benchmarks.agreement.report import Result, rows, text
 from edge_circuits.benchmarks.group_scores import group_scores
 from edge_circuits.benchmarks.problems.problem import Problem
+from edge_circuits.benchmarks.problems.selection import N_PROMPTS
 from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, note, parts_of, problems_of, tell
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.graphs import ScoredGraph
@@ -56,12 +59,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="edges whose interpolation is drawn; by default those of the largest effects and error",
     )
+    add(
+        "--budget-map",
+        action="store_true",
+        help="agreement, CPR and CMD against the price, for all methods and readers",
+    )
     add("--without-nodes", action="store_true", help="edges alone")
 
 
 def _work(given: argparse.Namespace) -> None:
     n_groups, n_resamples = (whole_number(f"--{name}", getattr(given, name), 2) for name in ("groups", "resamples"))
     settings = Settings(n_groups, n_resamples, given.seed)
+    if given.budget_map:
+        _map(given, settings)
+        return
     methods = tuple(dict.fromkeys(given.methods or method_names()))
     for method in methods:
         named(method)
@@ -76,6 +87,24 @@ def _work(given: argparse.Namespace) -> None:
     tell(given, "agreement", text(results), [row for result in results for row in rows(result)], left_out=left_out)
     if given.out is not None:
         _write(found, given)
+
+
+def _map(given: argparse.Namespace, settings: Settings) -> None:
+    """The budget map."""
+    methods = tuple(dict.fromkeys(given.methods or budget_map.map_names()))
+    for method in methods:
+        find(method)
+    n = N_PROMPTS if given.n_prompts is None else given.n_prompts
+    problems = problems_of(given, n_held_out=whole_number("--n-prompts", n, 2, remedy="an interval needs two"))
+    with parts_of(given) as folder:
+        points, left_out = budget_map.budget_map(problems, methods, settings, folder, given.quiet)
+    rows = [point.row() for point in points]
+    tell(given, "budget-map", budget_map.text(points), rows, left_out=left_out)
+    if draws(given):
+        from edge_circuits.benchmarks.agreement.plots import plot_map
+
+        for name in ("pearson", "spearman", "cmd"):
+            plot_map(points, name, given.out / f"budget-map-{name}.{given.format}")
 
 
 def _result(

@@ -12,7 +12,7 @@ from edge_circuits.benchmarks.reference import ReferenceCircuit
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics
 from edge_circuits.graphs.model.adapter import adapt
 
-PLANTED = "planted"
+PLANTED, TRAINED = "planted", "trained"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Problem:
     """What a study is made on.
 
     Attributes:
-        model_name: "planted", or the name or directory that was opened.
+        model_name: "planted", "trained", or the name or directory that was opened.
         task: Name of the task.
         model: The model, frozen.
         pairs: The prompts that edges are scored on.

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_circuits.benchmarks import planted
+from edge_circuits.benchmarks import planted, trained
 from edge_circuits.benchmarks import tasks as known_tasks
 from edge_circuits.benchmarks.problems.opening import open_model, told_elsewhere
-from edge_circuits.benchmarks.problems.problem import PLANTED, Problem
+from edge_circuits.benchmarks.problems.problem import PLANTED, TRAINED, Problem
 from edge_circuits.benchmarks.problems.prompt_sets import file_pairs, sort_prompts, text_prompts
 from edge_circuits.benchmarks.reference import TASKS, load_reference
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics
@@ -54,7 +54,7 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
     """A model with each of some tasks.
 
     Args:
-        model_name: "planted", a directory or a hub name.
+        model_name: "planted", "trained" (with a seed of the training: "trained:1"), a directory or a hub name.
         tasks: None: all planted ones; of another model those with a known circuit where one is needed, else `text`, or `sort`
             without a tokenizer.
         n_prompts: Prompts of each (100); of a user's file all by default.
@@ -82,7 +82,12 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
             whole_number(name, number, 1)
     if wanted.metric not in (None, metrics.KL):
         metrics.load(wanted.metric)
-    found = _planted(tasks, wanted) if model_name == PLANTED else _opened(model_name, tasks, wanted)
+    if model_name == PLANTED:
+        found = _planted(tasks, wanted)
+    elif model_name.split(":")[0] == TRAINED:
+        found = _trained(model_name, tasks, wanted)
+    else:
+        found = _opened(model_name, tasks, wanted)
     if wanted.metric is not None:
         found = [replace(problem, metric_name=wanted.metric) for problem in found]
     return found if wanted.circuit is None else [_with_circuit(problem, wanted.circuit) for problem in found]
@@ -106,6 +111,27 @@ def _planted(tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
             with told_elsewhere(asked.quiet):
                 model = model.to(asked.device or "cpu", getattr(torch, asked.dtype))
         problems.append(Problem(PLANTED, name, model, pairs, prompts, task.task.metric, held_out, **known))
+    return problems
+
+
+def _trained(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
+    """The tasks of models that the project trained; the seed of the training may stand behind a colon."""
+    if asked.prompts is not None or (asked.needs_circuit and asked.circuit is None):
+        raise refusal("model", "one that takes your prompts, or has a known circuit", repr(model_name))
+    seed = model_name.partition(":")[2] or "0"
+    languages = [trained.language_of(name) for name in trained.NAMES]
+    known = {task.name: (language, task) for language in languages for task in language.tasks}
+    models, problems = {}, []
+    for name in known if tasks is None else tasks:
+        language, task = known[choice("task", name, known)]
+        if language.name not in models:
+            models[language.name] = trained.load(language.name, int(seed), asked.weights).model
+        pairs, held_out = task.pairs(_n(asked), asked.seed, "test"), None
+        if asked.n_held_out is not None:
+            drawn = task.pairs(_n(asked) + asked.n_held_out, asked.seed, "test")
+            pairs, held_out = drawn.split(_n(asked), asked.seed)
+        model = models[language.name]
+        problems.append(Problem(model_name, name, model, pairs, "test prompts", task.metric, held_out))
     return problems
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edge_circuits.benchmarks.trained.language import Language
 
-NAMES = ("grammar", "induction", "brackets", "modular")
+NAMES = ("grammar", "induction", "brackets")
 
 
 class Trained(NamedTuple):

@@ -10,7 +10,7 @@ from models import hugging_face
 from real_directory import save_real_directory
 from toy import EDGES, toy_files, toy_problem
 
-from edge_circuits.benchmarks import planted
+from edge_circuits.benchmarks import planted, trained
 from edge_circuits.benchmarks.planted.weights import save
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.problems.prompt_sets import sort_pairs
@@ -99,6 +99,22 @@ def test_planted_models_score_on_training_prompts_where_others_are_held_out() ->
     assert problem.pairs == task.pairs(4, seed=5, split="train")
     assert problem.held_out == task.pairs(4, seed=5, split="test")
     assert problem.metric_name == "kl" and next(problem.model.parameters()).dtype == torch.float64
+
+
+def test_trained_models_bring_their_tasks() -> None:
+    one, other = open_problems("trained", ["number", "pronoun"], n_prompts=3, n_held_out=2, seed=1)
+    assert one.model is other.model and (one.name, other.name) == ("trained number", "trained pronoun")
+    assert (len(one.pairs), len(one.held_out)) == (3, 2) and one.known is None
+    (task,) = [task for task in trained.language_of("grammar").tasks if task.name == "number"]
+    assert (one.pairs, one.held_out) == task.pairs(5, 1, "test").split(3, 1)
+    with pytest.raises(ValueError, match="task: expected one of 'number', .*, got 'ioi'"):
+        open_problems("trained", ["ioi"])
+    with pytest.raises(
+        ValueError, match="model: expected one that takes your prompts, or has a known circuit, got 'trained'"
+    ):
+        open_problems("trained", needs_circuit=True)
+    with pytest.raises(ValueError, match="grammar-7.safetensors.*--seed 7"):
+        open_problems("trained:7", ["number"])
 
 
 def test_without_tasks_all_planted_models_are_meant() -> None:
