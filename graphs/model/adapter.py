@@ -3,14 +3,14 @@
 `adapt(model)` takes a `TransformerBridge` (TransformerLens 4), which `edge_circuits.graphs.model.transformer_bridge` reads,
 or a `HookedTransformer` (TransformerLens 2 and 3), which `edge_circuits.graphs.model.hooked_transformer` reads. Weights
 are views of the model's own, never copies to be edited; the model is not hooked or changed. On first sight of a model,
-and again whenever its hooks are others, its logits are compared with the adapted ones on a few tokens, so a setting that
-is not known is refused instead of silently wrong.
+and again whenever it may compute something else (`edge_circuits.graphs.model.recognition`), its logits are compared with
+the adapted ones on a few tokens, so what is not known is refused instead of silently wrong.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.graph import Graph, KVDestinations
 from edge_circuits.graphs.model import hooked_transformer, transformer_bridge
 from edge_circuits.graphs.model.mlp import Experts
+from edge_circuits.graphs.model.recognition import Make, foreign
 from edge_circuits.graphs.model.supported import is_hooked_transformer
 from edge_circuits.graphs.model.transformer import Transformer
-from edge_circuits.graphs.model.weights import reader
+from edge_circuits.graphs.model.weights import Reader
 
-_checked: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
+_checked: weakref.WeakKeyDictionary[nn.Module, Make] = weakref.WeakKeyDictionary()
 
 
 def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDestinations = "query-head") -> Transformer:
@@ -39,17 +40,15 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
         ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported,
             offloaded weights, or logits that differ from the model's own.
     """
-    graph, hooked = Graph.from_model(model, kv_destinations), is_hooked_transformer(model)
-    if not (seen := _checked.get(model) == _hooks(model)):
-        _check_in_memory(model)
+    graph, read = Graph.from_model(model, kv_destinations), Reader(trainable)
+    _check_in_memory(model)
+    reads = hooked_transformer if is_hooked_transformer(model) else transformer_bridge
+    transformer = reads.transformer_of(model, graph, read)
+    others = list(foreign(model, read))
+    if others or _checked.get(model) != Make(model):
         _check_finite(model)
-    if hooked:
-        transformer = hooked_transformer.transformer_of(model, graph, reader(trainable))
-    else:
-        transformer = transformer_bridge.transformer_of(model, graph, trainable)
-    if not seen:
-        _check_logits(model, transformer, hooked_transformer.logits_of if hooked else nn.Module.__call__)
-        _checked[model] = _hooks(model)  # a model may set hooks of its own on its first pass
+        _check_logits(model, transformer, reads.logits_of, others)
+        _checked[model] = Make(model)  # a model may set hooks of its own on its first pass
     return transformer
 
 
@@ -73,18 +72,10 @@ def _check_finite(model: nn.Module) -> None:
             raise refusal("model", "finite weights", given, "load it again, or in a wider dtype")
 
 
-def _hooks(model: nn.Module) -> tuple[int, ...]:
-    """What hooks are on the model; handles are never used twice."""
-    return tuple(
-        handle
-        for module in model.modules()
-        for hooks in (module._forward_pre_hooks, module._forward_hooks)
-        for handle in hooks
-    )
-
-
 @torch.no_grad()
-def _check_logits(model: nn.Module, transformer: Transformer, logits_of: Callable[[nn.Module, Tensor], Tensor]) -> None:
+def _check_logits(
+    model: nn.Module, transformer: Transformer, logits_of: Callable[[nn.Module, Tensor], Tensor], others: Sequence[str]
+) -> None:
     """Refuse a model whose own logits the adapted one does not give, on a few tokens.
 
     Where tokens are routed, a rounding can send one to another expert, so that the middle token counts, not the worst.
@@ -103,6 +94,13 @@ def _check_logits(model: nn.Module, transformer: Transformer, logits_of: Callabl
     if not error <= tolerance * max(spread, 1e-6):
         raise ValueError(
             f"{transformer.name}: the logits computed from its weights differ from the model's own by {error:.2g} "
-            f"(largest logit {spread:.2g}). A hook on the model or a setting that is not supported changes what it "
-            "computes; remove hooks with model.reset_hooks(), or report the model's configuration."
+            f"(largest logit {spread:.2g}). {_suspected(others)}"
         )
+
+
+def _suspected(others: Sequence[str]) -> str:
+    """What may make the logits others, and what to do."""
+    if not others:
+        return "What it computes is changed by a setting that is not supported; report the model's configuration."
+    shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+    return f"It has {shown}: merge adapters into the weights (merge_and_unload), remove hooks with model.reset_hooks()."

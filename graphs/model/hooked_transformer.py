@@ -29,12 +29,12 @@ from edge_circuits.graphs.model.attention import Attention, Rotary
 from edge_circuits.graphs.model.mlp import Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.transformer import Block, Transformer
-from edge_circuits.graphs.model.weights import Read, activation_of, check_tokens, positive
+from edge_circuits.graphs.model.weights import Reader, activation_of, check_tokens, positive
 
 NORMS = {"LayerNorm": True, "LayerNormPre": True, "RMSNorm": False, "RMSNormPre": False}  # class to whether it centres
 
 
-def transformer_of(model: nn.Module, graph: Graph, read: Read) -> Transformer:
+def transformer_of(model: nn.Module, graph: Graph, read: Reader) -> Transformer:
     """A checked `HookedTransformer` as plain tensors."""
     config = model.cfg
     return Transformer(
@@ -57,7 +57,7 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Tensor:
     return model(tokens, attention_mask=torch.ones_like(tokens))
 
 
-def _embedding(model: nn.Module, read: Read) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
+def _embedding(model: nn.Module, read: Reader) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
     W_E, longest = read(model.embed.W_E), model.cfg.n_ctx
     W_pos = read(model.pos_embed.W_pos) if model.cfg.positional_embedding_type == "standard" else None
 
@@ -69,7 +69,7 @@ def _embedding(model: nn.Module, read: Read) -> Callable[[Int[Tensor, "batch pos
     return embed
 
 
-def _norm(module: nn.Module | None, read: Read) -> Norm | None:
+def _norm(module: nn.Module | None, read: Reader) -> Norm | None:
     if module is None or isinstance(module, nn.Identity):
         return None
     kind = type(module).__name__
@@ -78,7 +78,7 @@ def _norm(module: nn.Module | None, read: Read) -> Norm | None:
     return Norm(NORMS[kind], module.eps, read(getattr(module, "w", None)), read(getattr(module, "b", None)))
 
 
-def _block(block: nn.Module, config: Any, read: Read) -> Block:
+def _block(block: nn.Module, config: Any, read: Reader) -> Block:
     parts = dict(block.named_children())
     mlp = parts.get("mlp")
     return Block(
@@ -92,7 +92,7 @@ def _block(block: nn.Module, config: Any, read: Read) -> Block:
     )
 
 
-def _attention(module: nn.Module, config: Any, read: Read) -> Attention:
+def _attention(module: nn.Module, config: Any, read: Reader) -> Attention:
     stored = "_" if hasattr(module, "_W_K") else ""  # grouped heads: the plain names are copies for each query head
     shared = {name: read(getattr(module, stored + name)) for name in ("W_K", "W_V", "b_K", "b_V")}
     return Attention(
@@ -122,7 +122,7 @@ def _rotary(module: nn.Module, config: Any) -> Rotary:
     return Rotary(tables, adjacent=bool(config.rotary_adjacent_pairs))
 
 
-def _mlp(module: nn.Module, config: Any, read: Read) -> Mlp:
+def _mlp(module: nn.Module, config: Any, read: Reader) -> Mlp:
     activation = activation_of(module.act_fn, config.act_fn)
     W_in, W_out, b_in, b_out = (read(getattr(module, name)) for name in ("W_in", "W_out", "b_in", "b_out"))
     if not config.gated_mlp:

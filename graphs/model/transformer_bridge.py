@@ -20,19 +20,19 @@ from edge_circuits.graphs.model.families import FAMILIES, Family
 from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.model.transformer import Block, Transformer
-from edge_circuits.graphs.model.weights import Read, activation_of, check_tokens, positive, reader
+from edge_circuits.graphs.model.weights import Reader, activation_of, check_tokens, positive
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 ACTIVATION_NAMES = ("act_fn", "act", "activation_fn", "gelu_impl")
 
 
-def transformer_of(model: nn.Module, graph: Graph, trainable: bool) -> Transformer:
+def transformer_of(model: nn.Module, graph: Graph, read: Reader) -> Transformer:
     """A checked `TransformerBridge` as plain tensors."""
-    bridge = _Bridge(model, FAMILIES[model.cfg.architecture], reader(trainable))
+    bridge = _Bridge(model, FAMILIES[model.cfg.architecture], read)
     config, unembed = model.cfg, model.unembed.original_component
     return Transformer(
         graph=graph,
-        embed=bridge.embedding(trainable),
+        embed=bridge.embedding(),
         blocks=tuple(bridge.block(block, layer) for layer, block in enumerate(model.blocks)),
         final_norm=bridge.norm(model.ln_final),
         W_U=bridge.read(unembed.weight).T,
@@ -45,13 +45,18 @@ def transformer_of(model: nn.Module, graph: Graph, trainable: bool) -> Transform
     )
 
 
+def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Tensor:
+    """The model's own logits [batch pos d_vocab]."""
+    return model(tokens)
+
+
 @dataclass(frozen=True)
 class _Bridge:
     """A bridge, the facts of its architecture, and how its weights are taken."""
 
     model: nn.Module
     family: Family
-    read: Read
+    read: Reader
 
     @property
     def settings(self) -> Any:
@@ -68,21 +73,23 @@ class _Bridge:
         """The length at which a table of positions ends; None where positions are computed."""
         return self.model.cfg.n_ctx if "pos_embed" in self.parts else self.family.longest(self.settings)
 
-    def embedding(self, trainable: bool) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
+    def embedding(self) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
         """From tokens to the start of the residual stream, by the model's own modules."""
         tokens_to_resid = self.model.embed.original_component
+        d_vocab = len(self.read(tokens_to_resid.weight))
         positions = self.parts["pos_embed"].original_component if "pos_embed" in self.parts else None
+        W_pos = None if positions is None else self.read(positions.weight)
         first = getattr(positions, "offset", 0)
         norm = self.norm(self.parts["embed_ln"]) if "embed_ln" in self.parts else None
         scale, longest = self.family.embed_scale(self.settings), self.longest
 
         def embed(tokens: Int[Tensor, "batch pos"]) -> Tensor:
-            check_tokens(tokens, len(tokens_to_resid.weight), longest)
-            with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            check_tokens(tokens, d_vocab, longest)
+            with torch.set_grad_enabled(self.read.trainable and torch.is_grad_enabled()):
                 resid = tokens_to_resid(tokens)
                 resid = resid if scale == 1 else resid * scale
-                if positions is not None:
-                    resid = resid + positions.weight[first : first + tokens.shape[1]].to(resid.device)
+                if W_pos is not None:
+                    resid = resid + W_pos[first : first + tokens.shape[1]].to(resid.device)
                 return apply_norm(norm, resid)
 
         return embed

@@ -11,13 +11,29 @@ from torch import Tensor
 
 from edge_circuits.graphs.model.operations import ACTIVATIONS
 
-Read = Callable[[Tensor | None], Tensor | None]
-"""How a weight is taken from the model."""
+
+class Reader:
+    """Takes weights from a model, as views.
+
+    Attributes:
+        trainable: Their gradients are kept; otherwise they are cut off from them.
+        storages: What was read.
+    """
+
+    def __init__(self, trainable: bool = False) -> None:
+        self.trainable, self.storages = trainable, set[int]()
+
+    def __call__(self, tensor: Tensor | None) -> Tensor | None:
+        """A weight, if there is one."""
+        if tensor is None:
+            return None
+        self.storages.add(storage_of(tensor))
+        return tensor if self.trainable else tensor.detach()
 
 
-def reader(trainable: bool) -> Read:
-    """Weights as they are, or cut off from gradients; views either way."""
-    return (lambda tensor: tensor) if trainable else (lambda tensor: None if tensor is None else tensor.detach())
+def storage_of(tensor: Tensor) -> int:
+    """What tensors that share their memory have in common."""
+    return tensor.untyped_storage()._cdata
 
 
 def positive(value: float | None) -> float | None:

@@ -90,7 +90,7 @@ def test_accepts_a_hook_that_only_looks() -> None:
 
 def test_refuses_a_setting_that_it_does_not_read() -> None:
     model = bridged(hugging_face("gpt2", scale_attn_weights=False))
-    with pytest.raises(ValueError, match="a setting that is not supported changes what it computes"):
+    with pytest.raises(ValueError, match="is changed by a setting that is not supported"):
         adapt(model)
 
 

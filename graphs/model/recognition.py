@@ -1,0 +1,65 @@
+"""Whether a model still computes what it computed when its logits were compared with those of its weights.
+
+Weights are read afresh on every call, so new values of them need no comparison. What could change the model without being
+read is seen without running it:
+
+- another module, class or `forward`, other hooks: the model's `make` differs;
+- parameters that no reader took (adapters), hooks, and a `forward` of a single module, all of which may change what they
+  do from one call to the next: such a model is `foreign`, and compared on every call.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+from torch import nn
+
+from edge_circuits.graphs.model.weights import Reader, storage_of
+
+
+class Make:
+    """What a model is made of: its modules, their classes and `forward`, and the hooks on them. Holds no module alive."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self._modules = [weakref.ref(module) for module in modules]
+        self._functions = [(type(module).forward, vars(module).get("forward")) for module in modules]
+        self._hooks = [handle for module in modules for hooks in _hooks_of(module) for handle in hooks]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Make) or len(self._modules) != len(other._modules):
+            return False
+        same = all(mine() is its() is not None for mine, its in zip(self._modules, other._modules))
+        return same and self._functions == other._functions and self._hooks == other._hooks
+
+    __hash__ = None
+
+
+def foreign(model: nn.Module, read: Reader) -> Iterator[str]:
+    """What a model has beyond the weights that were read, each by its name in the model."""
+    for name, parameter in model.named_parameters():
+        if storage_of(parameter) not in read.storages:
+            yield f"the parameter {_plain(name)}, which is not read"
+    for name, module in model.named_modules():
+        if "forward" in vars(module):
+            yield f"a forward of its own on {_plain(name) or 'the model'}"
+        if any(_is_foreign(hook) for hooks in _hooks_of(module) for hook in hooks.values()):
+            yield f"a hook on {_plain(name) or 'the model'}"
+
+
+def _hooks_of(module: nn.Module) -> tuple[dict[int, object], dict[int, object]]:
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+def _is_foreign(hook: object) -> bool:
+    """Not one that TransformerLens sets on a model's own modules; those on its hook points are wrapped in one of its functions."""
+    function = getattr(hook, "func", hook)
+    return (
+        not (getattr(function, "__module__", "") or "").startswith("transformer_lens")
+        or "hook_point" in function.__module__
+    )
+
+
+def _plain(name: str) -> str:
+    return name.replace("_original_component.", "").replace("original_model.", "")
