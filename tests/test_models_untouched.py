@@ -1,4 +1,4 @@
-"""A model is handed back as it came: hooks, flags, settings and weights, also after an exception."""
+"""A model is left unchanged: hooks, flags, settings and weights, also after an exception."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fails(logits: Tensor, pairs: object) -> Tensor:
 
 @pytest.mark.parametrize("kind", [*HUGGING_FACE, "rms-gated-grouped"])
 @pytest.mark.parametrize("metric", [logit_difference, fails])
-def test_model_is_handed_back(kind: str, metric: Callable) -> None:
+def test_model_is_left_unchanged(kind: str, metric: Callable) -> None:
     model = run_before(kind)
     model.add_hook("blocks.0.attn.hook_z", only_looks)
     model.ln_final.train()
@@ -75,9 +75,9 @@ def test_model_is_handed_back(kind: str, metric: Callable) -> None:
     )
 
 
-def test_model_is_handed_back_after_a_refusal() -> None:
+def test_model_is_left_unchanged_after_a_refusal() -> None:
     model = run_before("gpt2")
     before = state_of(model)
-    with pytest.raises(ValueError, match="graph"):
+    with pytest.raises(ValueError, match="circuit: expected one of Graph"):
         run(model, Circuit.empty(Graph(1, 1)), RAGGED)
     assert state_of(model) == before
