@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -40,6 +41,23 @@ class Names:
     mlp_out: str = "mlp"
 
 
+def remembered(node: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A node's value for inputs that it has met, where no gradient is asked for: runs of a circuit differ in few of them."""
+
+    @wraps(node)
+    def ask(self: Modules, *inputs: Tensor | int) -> Tensor:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        if any(x.requires_grad for x in tensors):
+            return node(self, *inputs)
+        key = (node.__name__, *(x.numpy().tobytes() if isinstance(x, Tensor) else x for x in inputs))
+        if key not in self._met:
+            with torch.no_grad():
+                self._met[key] = node(self, *inputs)
+        return self._met[key]
+
+    return ask
+
+
 class Modules:
     """A Hugging Face model, float64, as `references.literal.Literal` asks for it."""
 
@@ -54,6 +72,7 @@ class Modules:
             self.n_kv_heads = 1
         self.layers = model.get_submodule(names.layers)
         self.d_head = self._out(0).weight.shape[1] // self.n_heads
+        self._met: dict[tuple[Any, ...], Tensor] = {}
         self._called: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
 
     # The nodes
@@ -62,6 +81,7 @@ class Modules:
         embedded, self._called[len(tokens)] = self._calls(tokens)
         return embedded
 
+    @remembered
     def head(self, layer: int, head: int, q_input: Tensor, k_input: Tensor, v_input: Tensor) -> Tensor:
         attention, parts = self._attention(layer), {"q": q_input, "k": k_input, "v": v_input}
         outputs = {part: self._projections(layer, x) for part, x in parts.items()}
@@ -89,6 +109,7 @@ class Modules:
         out = seen[0].view(v_input.shape)
         return out if bias is None else out - bias
 
+    @remembered
     def attention_out(self, layer: int, heads: Tensor) -> Tensor:
         bias = getattr(self._out(layer), "bias", None)
         written = heads if bias is None else heads + bias
@@ -96,10 +117,12 @@ class Modules:
         with replacing({self._out(layer): lambda old: written.view(old.shape), silent: torch.zeros_like}):
             return self._layer(layer, torch.zeros_like(heads))
 
+    @remembered
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         with replacing({self._out(layer): torch.zeros_like}):
             return self._layer(layer, x) - x
 
+    @remembered
     def logits(self, x: Tensor) -> Tensor:
         with replacing({self.layers[-1]: lambda old: x[None]}):
             return self.model(torch.zeros(1, len(x), dtype=torch.long), use_cache=False).logits[0]
