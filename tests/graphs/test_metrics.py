@@ -284,7 +284,9 @@ def test_a_name_a_function_and_kl_are_one_look_up() -> None:
     assert as_metric("logit_difference", transformer, pairs) is logit_difference
     assert as_metric(logit_difference, transformer, pairs) is logit_difference
     clean = run(model, Circuit.full(Graph.from_model(model)), pairs)
-    torch.testing.assert_close(as_metric("kl", transformer, pairs).reference, clean.log_softmax(-1))
+    torch.testing.assert_close(
+        as_metric("kl", transformer, pairs).reference.logits.log_softmax(-1), clean.log_softmax(-1)
+    )
     with pytest.raises(ValueError, match="metric: expected one of logit_difference, .*, came 'loss'"):
         as_metric("loss", transformer, pairs)
 
