@@ -15,16 +15,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs import reachability
-from edge_circuits.graphs.checks import described, refusal
+from edge_circuits.graphs.checks import described, refusal, whole_number
+from edge_circuits.graphs.drawing.comparison import picture_of_two
+from edge_circuits.graphs.drawing.diagram import picture_of
+from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.files import json_format
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import ARROW, parse_destination, parse_source
 from edge_circuits.graphs.scores import checked_scores
+from edge_circuits.graphs.signs import effect_of, has_sign
+from edge_circuits.graphs.summary import head_names, layer_table
+from edge_circuits.graphs.tables import Table
 
 if TYPE_CHECKING:
     import networkx
+
+
+MOST_SHOWN = 2000  # edges of a picture in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,6 +125,48 @@ class Circuit:
     def __repr__(self) -> str:
         asked = "" if self.n_requested is None else f", {self.n_requested} requested"
         return f"Circuit({self.n_edges} of {self.graph.n_edges} edges{asked}, {self.graph})"
+
+    def __str__(self) -> str:
+        asked = "" if self.n_requested is None else f" ({self.n_requested} requested)"
+        known = [str(self.metadata[name]) for name in ("model", "task", "method") if name in self.metadata]
+        counts = f"Circuit of {self.n_edges} of {self.graph.n_edges} edges{asked}, {len(self.nodes)} nodes"
+        lines = [": ".join([counts, ", ".join(known)]) if known else counts]
+        lines.append(f"heads: {' '.join(self.heads()) or 'none'}")
+        return "\n".join([*lines, str(self.table(10))])
+
+    def _repr_svg_(self) -> str | None:
+        return layered_svg(picture_of(self)) if self.n_edges <= MOST_SHOWN else None
+
+    def heads(self) -> tuple[str, ...]:
+        """The heads that a kept edge leaves or enters, in order."""
+        return head_names(self.graph, self.mask)
+
+    def score(self, edge: str) -> float:
+        """The score of a kept edge.
+
+        Raises:
+            ValueError: There is no such edge, it is not kept, or the circuit has no scores.
+        """
+        if edge not in self:
+            raise refusal("edge", "an edge of the circuit", repr(edge))
+        if self.scores is None:
+            raise refusal("edge", "a circuit with scores", "one without", "prune makes them")
+        return self.scores[self.graph.edge_index(edge)].item()
+
+    def table(self, top: int = 20) -> Table:
+        """The kept edges, those of largest |score| first, and whether each helps or hurts; without scores in edge order."""
+        if self.scores is None:
+            return Table(("edge",), tuple((name,) for name in self.edges[: whole_number("top", top)]))
+        scored = zip(self.edges, self.scores.T[self.mask.T].tolist())
+        best = sorted(scored, key=lambda pair: -abs(pair[1]))[: whole_number("top", top)]
+        if not has_sign(self.scores, self.metadata):
+            return Table(("edge", "score"), tuple(best))
+        return Table(("edge", "score", "effect"), tuple((name, score, effect_of(score)) for name, score in best))
+
+    def layers(self) -> Table:
+        """Numbers of kept edges by layer and part."""
+        counts = layer_table(self.graph, self.mask.double(), "edges by layer")
+        return Table(counts.columns, tuple(tuple(map(int, row)) for row in counts), counts.title)
 
     # Paths
 
@@ -257,6 +308,26 @@ class Comparison(NamedTuple):
     shared: Circuit
     only_here: Circuit
     only_there: Circuit
+
+    @property
+    def first(self) -> Circuit:
+        """The circuit whose `compare` was called, without metadata."""
+        return self.shared | self.only_here
+
+    @property
+    def second(self) -> Circuit:
+        """The circuit it was compared with, without metadata."""
+        return self.only_there | self.shared
+
+    def __str__(self) -> str:
+        n_shared, n_here, n_there = (circuit.n_edges for circuit in self)
+        union = n_shared + n_here + n_there
+        share = f", {n_shared / union:.0%} of all" if union else ""
+        return f"{n_shared} edges in both{share}, {n_here} only in the first, {n_there} only in the second"
+
+    def _repr_svg_(self) -> str | None:
+        n_edges = sum(circuit.n_edges for circuit in self)
+        return layered_svg(picture_of_two(self.first, self.second)) if n_edges <= MOST_SHOWN else None
 
 
 def _checked_mask(graph: Graph, mask: Bool[Tensor, "source destination"]) -> Bool[Tensor, "source destination"]:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.graphs.checks import described, refusal, whole_number
+from edge_circuits.graphs.drawing.heat_map import heat_map_svg
+from edge_circuits.graphs.drawing.looks import short_name
 from edge_circuits.graphs.files import json_format
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.signs import effect_of, has_sign
+from edge_circuits.graphs.summary import head_map, head_table, layer_table
+from edge_circuits.graphs.tables import Table, frame
+
+if TYPE_CHECKING:
+    import pandas
 
 GROUPS_TOLERANCE = 1e-4  # of the largest score: float32 sums over groups
 
@@ -71,6 +79,27 @@ class ScoredGraph:
     def __repr__(self) -> str:
         return f"ScoredGraph({self.graph}, scores of {self.graph.n_edges} edges, metadata={self.metadata})"
 
+    def __getitem__(self, edge: str) -> float:
+        return self.score(edge)
+
+    def __len__(self) -> int:
+        return self.graph.n_edges
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.graph.edges)
+
+    def __str__(self) -> str:
+        known = [str(self.metadata[name]) for name in ("model", "task", "method", "metric") if name in self.metadata]
+        return f"Scores of {len(self)} edges" + (f": {', '.join(known)}" if known else "") + f"\n{self.table(10)}"
+
+    def _repr_html_(self) -> str:
+        return heat_map(self) + self.table(10)._repr_html_()
+
+    @property
+    def has_sign(self) -> bool:
+        """Whether a score says that its edge helps or hurts, not only how much it matters."""
+        return has_sign(self.scores, self.metadata)
+
     @property
     def values(self) -> Float[Tensor, "edge"]:
         """The scores in edge order, beside `graph.edges`. [edge]"""
@@ -95,6 +124,40 @@ class ScoredGraph:
         values = self.values
         chosen = values.abs().sort(descending=True, stable=True).indices[:n]
         return list(zip(self.graph.names_at(chosen), values[chosen].tolist()))
+
+    def table(self, top: int = 20) -> Table:
+        """The edges of largest |score|, and whether each helps (cutting it lowers the metric) or hurts.
+
+        Raises:
+            ValueError: As `top`.
+        """
+        best = self.top(top)
+        if not self.has_sign:
+            return Table(("edge", "score"), tuple(best))
+        return Table(("edge", "score", "effect"), tuple((name, score, effect_of(score)) for name, score in best))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All edges, in edge order, with source, destination and score; pandas is an extra: `edge-circuits[pandas]`."""
+        destinations, sources = self.graph.edge_mask.T.nonzero().T.tolist()
+        return frame(
+            {
+                "source": [self.graph.sources[source] for source in sources],
+                "destination": [self.graph.destinations[destination] for destination in destinations],
+                "score": self.values.numpy(),
+            }
+        )
+
+    def heads(self, top: int = 20) -> Table:
+        """The heads by the sum of |score| over the edges that leave them."""
+        return head_table(self.graph, self.scores, whole_number("top", top))
+
+    def layers(self) -> Table:
+        """Sums of |score| by layer and part."""
+        return layer_table(self.graph, self.scores.abs(), "|score| by layer")
+
+    def head_map(self) -> Float[Tensor, "layer head"]:
+        """For each head the sum of |score| over the edges that leave it. [layer head]"""
+        return head_map(self.graph, self.scores.abs())
 
     def check_finite(self) -> None:
         """Refuse scores that cannot be ranked.
@@ -181,3 +244,9 @@ def _checked_groups(
             "give each group's mean times its share of the prompts",
         )
     return groups
+
+
+def heat_map(scored: ScoredGraph, title: str | None = None) -> str:
+    """The SVG text of a grid of layers and heads, each with the sum of |score| over the edges that leave it."""
+    known = [short_name(str(scored.metadata[name])) for name in ("model", "task", "method") if name in scored.metadata]
+    return heat_map_svg(scored.head_map(), ", ".join([*known, "|score| out of each head"]) if title is None else title)

@@ -4,36 +4,50 @@ Rows go from `input` at the bottom to `logits` at the top; a layer's heads are o
 row where blocks are parallel. Only live edges and their nodes are shown: dead ends are left out and counted.
 
 An edge's colour is that of the part it enters (q, k, v, an MLP, logits), its width and opacity are |score| relative to
-the largest one shown, its line style the sign. The more edges, the fainter the weak ones, so that a drawing of a
+the largest one shown. A solid line helps: cutting the edge lowers the metric (its score is negative). A dashed one hurts. The more edges, the fainter the weak ones, so that a drawing of a
 thousand still shows its strongest paths.
 """
 
 from __future__ import annotations
 
-import colorsys
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.drawing.looks import (
+    EDGE_COLOURS,
+    EDGE_LABELS,
+    EFFECT_LABELS,
+    INK,
+    NODE_COLOURS,
+    SIDE_COLOURS,
+    SIDE_LABELS,
+    EdgePart,
+    Side,
+    printable,
+    role_colours,
+    short_name,
+)
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import Node, parse_destination, parse_source
+from edge_circuits.graphs.reachability import live_edges, nodes_to_logits
+from edge_circuits.graphs.signs import Effect, effect_of, has_sign
 
-EdgePart = Literal["q", "k", "v", "mlp", "logits"]
 
-EDGE_COLOURS: dict[EdgePart, str] = {  # after Okabe and Ito: told apart with any kind of colour vision
-    "q": "#d55e00",
-    "k": "#0072b2",
-    "v": "#009e73",
-    "mlp": "#8a5a9e",
-    "logits": "#333333",
-}
-EDGE_LABELS: dict[EdgePart, str] = {"q": "q", "k": "k", "v": "v", "mlp": "into an MLP", "logits": "into logits"}
-NODE_COLOURS = {"input": "#dddddd", "head": "#e9f1fb", "mlp": "#f3e6f7", "logits": "#dddddd"}
-INK = "#222222"
-FAINT_INK = "#777777"
+@runtime_checkable
+class Drawable(Protocol):
+    """What is drawn of a circuit; see `edge_circuits.graphs.circuit.Circuit`."""
+
+    graph: Graph
+    mask: Bool[Tensor, "source destination"]
+    scores: Float[Tensor, "source destination"] | None
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,8 @@ class DrawnEdge:
         score: Its score; None if the circuit has none.
         strength: |score| relative to the largest one drawn, from 0 to 1; 0.3 without scores.
         opacity: From 0 to 1.
+        effect: Whether it helps (solid) or hurts (dashed); None without scores, or where they have no sign.
+        side: In a comparison, which of the two circuits has it.
     """
 
     name: str
@@ -80,6 +96,8 @@ class DrawnEdge:
     score: float | None
     strength: float
     opacity: float
+    effect: Effect | None = None
+    side: Side | None = None
 
     @property
     def width(self) -> float:
@@ -87,14 +105,24 @@ class DrawnEdge:
         return 0.6 + 4.4 * self.strength**0.7
 
     @property
-    def is_negative(self) -> bool:
-        """Whether cutting the edge lowers the metric."""
-        return self.score is not None and self.score < 0
+    def colour(self) -> str:
+        """Colour of the line: that of its part, or in a comparison that of its side."""
+        return EDGE_COLOURS[self.part] if self.side is None else SIDE_COLOURS[self.side]
 
     @property
     def tooltip(self) -> str:
-        """Name and score, shown when the pointer rests on the edge."""
-        return self.name if self.score is None else f"{self.name}  {self.score:.4g}"
+        """Name, score and effect, shown when the pointer rests on the edge."""
+        words = [self.name, None if self.score is None else f"{self.score:.4g}", self.effect]
+        words.append(None if self.side is None else SIDE_LABELS[self.side])
+        return "  ".join(word for word in words if word is not None)
+
+
+class LegendLine(NamedTuple):
+    """A line of the legend: a colour, whether it is dashed, and what it means."""
+
+    colour: str
+    is_dashed: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -118,18 +146,27 @@ class Picture:
     notes: tuple[str, ...]
 
     @property
-    def parts(self) -> tuple[EdgePart, ...]:
-        """How the drawn edges are read, in the order of the legend."""
-        present = {edge.part for edge in self.edges}
-        return tuple(part for part in EDGE_COLOURS if part in present)
+    def lines(self) -> tuple[LegendLine, ...]:
+        """What lines mean, in the order of the legend."""
+        sides, parts = ({edge.side for edge in self.edges}, {edge.part for edge in self.edges})
+        if sides - {None}:
+            colours = [
+                LegendLine(SIDE_COLOURS[side], False, SIDE_LABELS[side]) for side in SIDE_COLOURS if side in sides
+            ]
+        else:
+            colours = [
+                LegendLine(EDGE_COLOURS[part], False, EDGE_LABELS[part]) for part in EDGE_COLOURS if part in parts
+            ]
+        if any(edge.effect for edge in self.edges):
+            colours += [LegendLine(INK, effect == "hurts", text) for effect, text in EFFECT_LABELS.items()]
+        return tuple(colours)
 
-    @property
-    def has_scores(self) -> bool:
-        """Whether width and line style of the edges mean something."""
-        return any(edge.score is not None for edge in self.edges)
+    def title_lines(self, n_letters: int) -> list[str]:
+        """The title in lines of at most so many letters."""
+        return textwrap.wrap(self.title, max(20, n_letters))
 
 
-def picture_of(circuit: Circuit, roles: Mapping[str, str] | None = None, title: str | None = None) -> Picture:
+def picture_of(circuit: Drawable, roles: Mapping[str, str] | None = None, title: str | None = None) -> Picture:
     """What to draw of a circuit.
 
     Args:
@@ -140,20 +177,32 @@ def picture_of(circuit: Circuit, roles: Mapping[str, str] | None = None, title: 
     Raises:
         ValueError: A role is given to a node that the graph has not, or the score of a live edge is NaN or infinite.
     """
-    live = circuit.live()
-    roles = _checked_roles(circuit.graph, roles or {})
-    edges = _edges(live)
-    names = _names(live, edges)
-    shown_roles = list(dict.fromkeys(roles[name] for name in names if name in roles))
-    colours = dict(zip(shown_roles, _hues(len(shown_roles))))
-    nodes = tuple(_node(circuit.graph, name, edges, roles.get(name), colours) for name in names)
+    live = live_edges(circuit.graph, circuit.mask)
+    edges = drawn_edges(circuit)
+    notes = _notes(circuit, int(live.sum()), edges)
+    return arranged(circuit.graph, edges, roles, _title(circuit) if title is None else title, notes)
+
+
+def arranged(
+    graph: Graph, edges: tuple[DrawnEdge, ...], roles: Mapping[str, str] | None, title: str, notes: tuple[str, ...]
+) -> Picture:
+    """The picture of edges: their nodes in rows, `input` and `logits` in any case.
+
+    Raises:
+        ValueError: A role is given to a node that the graph has not.
+    """
+    roles = _checked_roles(graph, roles or {})
+    drawn = {"input"} | {end for edge in edges for end in (edge.start, edge.end)}
+    names = [name for name in graph.sources if name in drawn] + ["logits"]
+    colours = role_colours(roles.values())
+    nodes = tuple(_node(graph, name, edges, roles.get(name), colours) for name in names)
     return Picture(
-        title=_title(circuit) if title is None else title,
+        title=printable(title),
         nodes=nodes,
         edges=edges,
-        rows={node.row: _row_label(circuit.graph, node.name) for node in nodes},
-        roles=colours,
-        notes=_notes(circuit, live, edges),
+        rows={node.row: _row_label(graph, node.name) for node in nodes},
+        roles={node.role: node.colour for node in nodes if node.role is not None},
+        notes=notes,
     )
 
 
@@ -163,16 +212,18 @@ def _checked_roles(graph: Graph, roles: Mapping[str, str]) -> dict[str, str]:
             graph.source_index(name)
         if not isinstance(role, str):
             raise refusal("roles", "texts by node", f"{role!r} for {name}")
-    return dict(roles)
+    return {name: printable(role) for name, role in roles.items()}
 
 
 # Edges
 
 
-def _edges(live: Circuit) -> tuple[DrawnEdge, ...]:
-    """The edges to draw, the weakest first, ties in edge order."""
-    places = live.mask.T.nonzero().tolist()
-    scores = [None if live.scores is None else live.scores[s, d].item() for d, s in places]
+def drawn_edges(circuit: Drawable) -> tuple[DrawnEdge, ...]:
+    """The live edges of a circuit as they are drawn, the weakest first, ties in edge order."""
+    graph, mask = circuit.graph, live_edges(circuit.graph, circuit.mask)
+    leads, is_signed = nodes_to_logits(graph, mask).tolist(), has_sign(circuit.scores, circuit.metadata)
+    places = mask.T.nonzero().tolist()
+    scores = [None if circuit.scores is None else circuit.scores[s, d].item() for d, s in places]
     sizes = [abs(score) for score in scores if score is not None]
     if not all(map(math.isfinite, sizes)):
         raise refusal("scores", "finite numbers to draw", "NaN or infinite ones")
@@ -180,30 +231,16 @@ def _edges(live: Circuit) -> tuple[DrawnEdge, ...]:
     faintest = min(0.75, max(0.1, 6 / max(1, len(places)) ** 0.5))
     edges = []
     for (destination, source), score in zip(places, scores):
-        start, end = live.graph.sources[source], live.graph.destinations[destination]
-        node = parse_destination(end)
+        start, end = graph.sources[source], graph.destinations[destination]
         strength = 0.3 if score is None else abs(score) / largest if largest else 0.0
-        opacity = faintest + (1 - faintest) * strength**0.6
-        for name in _leading_nodes(live, destination):
-            edges.append(DrawnEdge(f"{start}->{end}", start, name, node.part or node.kind, score, strength, opacity))
+        part, nodes = parse_destination(end), [graph.sources[n] for n in graph.nodes_of(destination) if leads[n]]
+        for name in nodes or ["logits"]:
+            look = (score, strength, faintest + (1 - faintest) * strength**0.6, effect_of(score) if is_signed else None)
+            edges.append(DrawnEdge(f"{start}->{end}", start, name, part.part or part.kind, *look))
     return tuple(sorted(edges, key=lambda edge: edge.strength))
 
 
-def _leading_nodes(live: Circuit, destination: int) -> list[str]:
-    """The nodes that a destination belongs to and that lead to `logits`: one, or query heads of a key-value head's group."""
-    if destination == live.graph.n_destinations - 1:
-        return ["logits"]
-    leads = live.nodes_to_logits
-    return [live.graph.sources[node] for node in live.graph.nodes_of(destination) if leads[node]]
-
-
 # Nodes
-
-
-def _names(live: Circuit, edges: tuple[DrawnEdge, ...]) -> list[str]:
-    """Names of the nodes to draw, in order: those of live edges, and `input` and `logits` in any case."""
-    drawn = {"input"} | {end for edge in edges for end in (edge.start, edge.end)}
-    return [name for name in live.graph.sources if name in drawn] + ["logits"]
 
 
 def _node(
@@ -238,28 +275,22 @@ def _row_label(graph: Graph, name: str) -> str:
     return f"layer {node.layer} MLP" if node.kind == "mlp" else f"layer {node.layer} heads"
 
 
-def _hues(n: int) -> list[str]:
-    """n light colours far apart, as `#rrggbb`."""
-    colours = (colorsys.hls_to_rgb(0.12 + i / max(1, n), 0.86 if i % 2 else 0.79, 0.8) for i in range(n))
-    return ["#" + "".join(f"{round(255 * channel):02x}" for channel in colour) for colour in colours]
-
-
 # Words
 
 
-def _title(circuit: Circuit) -> str:
+def _title(circuit: Drawable) -> str:
     known = (circuit.metadata.get(key) for key in ("model", "task", "method"))
-    return ", ".join(text for text in known if isinstance(text, str))
+    return ", ".join(short_name(text) for text in known if isinstance(text, str))
 
 
-def _notes(circuit: Circuit, live: Circuit, edges: tuple[DrawnEdge, ...]) -> tuple[str, ...]:
+def _notes(circuit: Drawable, n_live: int, edges: tuple[DrawnEdge, ...]) -> tuple[str, ...]:
     n_nodes = len({end for edge in edges for end in (edge.start, edge.end)})
-    counts = f"{live.n_edges} edges, {n_nodes} nodes"
-    if dead_ends := circuit.n_edges - live.n_edges:
+    counts = f"{n_live} edges, {n_nodes} nodes"
+    if dead_ends := int(circuit.mask.sum()) - n_live:
         counts += f" ({dead_ends} edges in dead ends left out)"
     notes = [counts]
-    if len(edges) > live.n_edges:
+    if len(edges) > n_live:
         notes.append("an edge to the k or v of a key-value head goes to each of its query heads")
-    if live.scores is not None and edges:
+    if circuit.scores is not None and edges:
         notes.append(f"width: |score|, the widest is {max(abs(edge.score) for edge in edges):.3g}")
     return tuple(notes)

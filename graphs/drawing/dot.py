@@ -12,17 +12,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import Literal
 
-from edge_circuits.graphs.drawing.diagram import (
-    EDGE_COLOURS,
-    EDGE_LABELS,
-    FAINT_INK,
-    INK,
-    NODE_COLOURS,
-    DrawnEdge,
-    DrawnNode,
-    Picture,
-)
+from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
 from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, Curve, row_layout
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
 
 Layout = Literal["dot", "rows"]
 
@@ -114,9 +106,9 @@ def _node(node: DrawnNode, place: str = "") -> str:
 
 
 def _edge(edge: DrawnEdge, port: str, place: str = "") -> str:
-    colour = f"{EDGE_COLOURS[edge.part]}{round(255 * edge.opacity):02x}"
+    colour = f"{edge.colour}{round(255 * edge.opacity):02x}"
     weight = 1 + round(4 * edge.strength)  # a stronger edge is drawn shorter and straighter
-    style = "dashed" if edge.is_negative else "solid"
+    style = "dashed" if edge.effect == "hurts" else "solid"
     look = f'color="{colour}", penwidth={edge.width:.2f}, style={style}, weight={weight}, tooltip="{_quoted(edge.tooltip)}"'
     return f'"{edge.start}" -> "{edge.end}"{port} [{look}{place}]'
 
@@ -130,9 +122,7 @@ def _quoted(text: str) -> str:
 
 def _legend(picture: Picture) -> str:
     """Title and legend as one table, below the drawing."""
-    entries = [(_line(EDGE_COLOURS[part]), EDGE_LABELS[part]) for part in picture.parts]
-    if picture.has_scores:
-        entries += [(_line(INK), "positive score"), (_line(INK, n_dashes=3), "negative score")]
+    entries = [(_line(line.colour, 3 if line.is_dashed else 1), line.text) for line in picture.lines]
     kinds = {node.kind for node in picture.nodes}
     entries += [
         (_swatch(NODE_COLOURS[kind]), label) for kind, label in (("head", "head"), ("mlp", "MLP")) if kind in kinds
@@ -143,7 +133,8 @@ def _legend(picture: Picture) -> str:
     rows = ["".join(cells[start : start + n_columns]) for start in range(0, len(cells), n_columns)]
     words = [f'<td colspan="{2 * n_columns}" align="left">{escape(text)}</td>' for text in picture.notes]
     if picture.title:
-        rows.insert(0, f'<td colspan="{2 * n_columns}" align="left"><b>{escape(picture.title)}</b></td>')
+        title = "<br/>".join(map(escape, picture.title_lines(_LEGEND_WIDTH)))
+        rows.insert(0, f'<td colspan="{2 * n_columns}" align="left" balign="left"><b>{title}</b></td>')
     return f"<{_table(''.join(f'<tr>{row}</tr>' for row in (*rows, *words)), 4)}>"
 
 

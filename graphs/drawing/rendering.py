@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from edge_circuits.graphs.checks import choice, refusal
-from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.circuit import Circuit, Comparison
 from edge_circuits.graphs.drawing import dot
+from edge_circuits.graphs.drawing.comparison import picture_of_two
 from edge_circuits.graphs.drawing.diagram import Picture, picture_of
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.scores import ScoredGraph, heat_map
 
 Layout = Literal["auto", "dot", "rows"]
 Ending = Literal["svg", "png", "pdf", "gv"]
@@ -34,24 +36,26 @@ _PNG_DPI = 130
 
 
 def render(
-    circuit: Circuit,
+    circuit: Circuit | Comparison | ScoredGraph,
     path: str | os.PathLike[str],
     *,
     roles: Mapping[str, str] | None = None,
     title: str | None = None,
     layout: Layout = "auto",
 ) -> Path:
-    """Draw the live edges of a circuit.
+    """Draw the live edges of a circuit, of two that are compared, or what scores say of each head.
 
     Rows go from `input` at the bottom to `logits` at the top. Heads and MLPs differ in colour and shape, edges
-    read as q, k, v, by an MLP or by logits by colour; their width and opacity is |score|, a dashed line a negative
-    score. Without scores all edges look alike. svg files show names and scores under the pointer.
+    read as q, k, v, by an MLP or by logits by colour; their width and opacity is |score|. A solid
+    line helps (cutting the edge lowers the metric), a dashed one hurts. Without scores all edges look alike. svg files show
+    names and scores under the pointer. Of two circuits (`circuit.compare(other)`) an edge's colour says which of them has it.
+    Scores alone are drawn as a grid of layers and heads, each with the sum of |score| over the edges that leave it.
 
     Without Graphviz's programs, an svg is drawn by the project itself, with a warning; for png and pdf that svg is
     written beside, and an error says so. In both cases the DOT text is written beside as well.
 
     Args:
-        circuit: The circuit; `circuit.scores` are shown if it has any.
+        circuit: The circuit, whose `scores` are shown if it has any; a comparison; or scores, drawn as svg alone.
         path: The file; its ending chooses svg, png, pdf or gv (DOT text). An existing file is replaced.
         roles: What a node does, by name: `{"a9.h9": "name mover"}`. Nodes of a role share a colour, which the legend
             names. Nodes that are not drawn may have one.
@@ -69,7 +73,11 @@ def render(
     """
     path = Path(path)
     ending = _ending(path)
-    picture = picture_of(circuit, roles, title)
+    if isinstance(circuit, ScoredGraph):
+        if ending != "svg":
+            raise refusal("path", "an ending .svg for a grid of layers and heads", path)
+        return write_whole(path, heat_map(circuit, title).encode())
+    picture = _picture(circuit, roles, title)
     chosen = _chosen(layout, picture)
     text = dot.dot_text(picture, chosen)
     if ending == "gv":
@@ -81,14 +89,24 @@ def render(
 
 
 def to_dot(
-    circuit: Circuit, *, roles: Mapping[str, str] | None = None, title: str | None = None, layout: Layout = "auto"
+    circuit: Circuit | Comparison,
+    *,
+    roles: Mapping[str, str] | None = None,
+    title: str | None = None,
+    layout: Layout = "auto",
 ) -> str:
     """The DOT text that `render` draws; equal circuits with equal scores and metadata give equal text.
 
     Args and Raises: as for `render`.
     """
-    picture = picture_of(circuit, roles, title)
+    picture = _picture(circuit, roles, title)
     return dot.dot_text(picture, _chosen(layout, picture))
+
+
+def _picture(circuit: Circuit | Comparison, roles: Mapping[str, str] | None, title: str | None) -> Picture:
+    if isinstance(circuit, Comparison):
+        return picture_of_two(circuit.first, circuit.second, roles, title)
+    return picture_of(circuit, roles, title)
 
 
 def _ending(path: Path) -> Ending:

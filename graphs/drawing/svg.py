@@ -5,26 +5,20 @@ Rows, curves, colours and legend are those of `edge_circuits.graphs.drawing.grid
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from html import escape
 
-from edge_circuits.graphs.drawing.diagram import (
-    EDGE_COLOURS,
-    EDGE_LABELS,
-    FAINT_INK,
-    INK,
-    NODE_COLOURS,
-    DrawnEdge,
-    DrawnNode,
-    Picture,
-)
+from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
 from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
 
 _MARGIN = 20
 _TITLE_HEIGHT = 30
 _LINE = 22
 _SYMBOL = 34
 _LETTER = 6.4  # mean width of a letter at 12 points
+_TITLE_LETTER = 8.2  # the same at 15
 _ROUNDING = {"input": 13, "head": 3, "mlp": 9, "logits": 13}
 
 
@@ -33,7 +27,8 @@ def layered_svg(picture: Picture) -> str:
     layout = row_layout(picture)
     legend, n_lines = _legend(picture, layout.width)
     width = layout.width + 2 * _MARGIN
-    bottom = _MARGIN + _TITLE_HEIGHT + layout.height
+    title = picture.title_lines(int(layout.width / _TITLE_LETTER))
+    bottom = _MARGIN + _TITLE_HEIGHT + _LINE * max(0, len(title) - 1) + layout.height
     height = bottom + n_lines * _LINE + 2 * _MARGIN
 
     def placed(point: Point) -> Point:
@@ -43,8 +38,8 @@ def layered_svg(picture: Picture) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}pt" height="{height:.0f}pt" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="12">',
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-        _text(Point(_MARGIN, _MARGIN + 12), picture.title, size=15),
     ]
+    lines += [_text(Point(_MARGIN, _MARGIN + 12 + _LINE * place), text, size=15) for place, text in enumerate(title)]
     for row, point in layout.labels.items():
         lines.append(_text(placed(Point(point.x, point.y - 4)), picture.rows[row], FAINT_INK))
     for edge, curve in zip(picture.edges, layout.curves):
@@ -65,9 +60,9 @@ def _edge(edge: DrawnEdge, curve: Curve) -> str:
     """The line, its arrow, and name and score for a pointer that rests on it."""
     start, first, second, end, tip = (f"{point.x:.1f},{point.y:.1f}" for point in curve)
     half = 1.8 + 0.8 * edge.width
-    dashes = f' stroke-dasharray="{4 + edge.width:.1f} {3 + edge.width:.1f}"' if edge.is_negative else ""
+    dashes = f' stroke-dasharray="{4 + edge.width:.1f} {3 + edge.width:.1f}"' if edge.effect == "hurts" else ""
     return (
-        f'<g stroke="{EDGE_COLOURS[edge.part]}" fill="{EDGE_COLOURS[edge.part]}" opacity="{edge.opacity:.2f}">'
+        f'<g stroke="{edge.colour}" fill="{edge.colour}" opacity="{edge.opacity:.2f}">'
         f"<title>{escape(edge.tooltip)}</title>"
         f'<path d="M{start} C{first} {second} {end}" fill="none" stroke-width="{edge.width:.2f}"{dashes}/>'
         f'<path d="M{curve.end.x - half:.1f},{curve.end.y:.1f} h{2 * half:.1f} L{tip} z" stroke="none"/></g>'
@@ -104,17 +99,15 @@ def _legend(picture: Picture, width: float) -> tuple[str, int]:
         place, label = f"translate({x:.0f} {n_lines * _LINE})", _text(Point(_SYMBOL, 4), text)
         lines.append(f'<g transform="{place}">{symbol}{label}</g>')
         x += entry_width
-    lines.append(_text(Point(0, (n_lines + 1) * _LINE + 4), "; ".join(picture.notes)))
-    return "\n".join(lines), n_lines + 2
+    notes = textwrap.wrap("; ".join(picture.notes), max(20, int(width / _LETTER)))
+    lines += [_text(Point(0, (n_lines + place) * _LINE + 4), text) for place, text in enumerate(notes, start=1)]
+    return "\n".join(lines), n_lines + 1 + len(notes)
 
 
 def _entries(picture: Picture) -> Iterator[tuple[str, str]]:
     """Symbol and text of the legend's entries."""
-    for part in picture.parts:
-        yield _sample(EDGE_COLOURS[part]), EDGE_LABELS[part]
-    if picture.has_scores:
-        yield _sample(INK), "positive score"
-        yield _sample(INK, ' stroke-dasharray="6 4"'), "negative score"
+    for line in picture.lines:
+        yield _sample(line.colour, ' stroke-dasharray="6 4"' if line.is_dashed else ""), line.text
     middle = Point(_SYMBOL / 2 - 4, 0)
     kinds = {node.kind for node in picture.nodes}
     for kind, label in (("head", "head"), ("mlp", "MLP")):

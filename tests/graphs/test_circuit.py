@@ -169,3 +169,43 @@ def test_circuits_and_scores_come_back_from_their_files(tmp_path: Path) -> None:
     assert ScoredGraph.load(tmp_path / "scores.json") == scored
     with pytest.raises(ValueError, match="scores.json"):
         Circuit.load(tmp_path / "scores.json")
+
+
+# As a user looks at it
+
+
+def test_heads_scores_and_tables_of_a_circuit() -> None:
+    scores = torch.zeros(SMALL.edge_mask.shape)
+    names = ["input->a0.h1<q>", "a0.h1->m1", "m1->logits", "a1.h0->logits"]
+    for number, name in enumerate(names):
+        scores[SMALL.edge_index(name)] = [1.0, -3.0, 2.0, 0.0][number]
+    scores[SMALL.edge_index("m0->logits")] = 9.0
+    circuit = Circuit.from_edges(SMALL, names, scores=scores, metadata={"model": "toy"}, n_requested=5)
+    assert circuit.heads() == ("a0.h1", "a1.h0") and circuit.score("a0.h1->m1") == -3.0
+    rows = (("a0.h1->m1", -3.0, "helps"), ("m1->logits", 2.0, "hurts"), ("input->a0.h1<q>", 1.0, "hurts"))
+    assert circuit.table(3).rows == rows
+    assert circuit.layers().columns == ("layer", "into q", "into k", "into v", "into MLP", "out of heads", "out of MLP")
+    assert circuit.layers().rows == ((0, 1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 1, 1, 1))
+    lines = str(circuit).splitlines()
+    assert lines[:2] == ["Circuit of 4 of 46 edges (5 requested), 5 nodes: toy", "heads: a0.h1 a1.h0"]
+    assert "helps" in str(circuit) and "m1-&gt;logits" in circuit._repr_svg_()
+    with pytest.raises(ValueError, match="edge: expected an edge of the circuit, got 'm0->logits'"):
+        circuit.score("m0->logits")
+    with pytest.raises(ValueError, match="edge: expected a circuit with scores, got one without"):
+        Circuit.full(SMALL).score("m0->logits")
+    assert Circuit.full(SMALL).table(2).rows == tuple((name,) for name in SMALL.edges[:2])
+
+
+def test_a_circuit_of_very_many_edges_is_not_drawn_in_a_notebook() -> None:
+    assert Circuit.full(Graph(4, 12))._repr_svg_() is None
+
+
+def test_a_circuit_of_a_large_model_is_a_small_file(tmp_path: Path) -> None:
+    """32 layers of 32 heads, as a model of 7 billion parameters has: 1.6 million edges, of which 200 are written."""
+    graph = Graph(32, 32)
+    scored = ScoredGraph(graph, torch.rand(graph.edge_mask.shape) * graph.edge_mask)
+    circuit = prune(scored, 200, strategy="greedy")
+    circuit.save(tmp_path / "circuit.json")
+    assert (tmp_path / "circuit.json").stat().st_size < 20_000
+    loaded = Circuit.load(tmp_path / "circuit.json")
+    assert loaded == circuit and all(loaded.score(edge) == circuit.score(edge) for edge in circuit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -115,3 +116,66 @@ def test_scores_that_cannot_be_ranked_are_named(bad: float, text: str) -> None:
     for call in (scored.check_finite, lambda: scored.top(2)):
         with pytest.raises(ValueError, match=rf"got 2 of 8 NaN or infinite, the first {text} for a0.h0->m0"):
             call()
+
+
+# As a user looks at them
+
+
+def test_edges_are_looked_up_counted_and_iterated() -> None:
+    scored = by_hand()
+    assert len(scored) == SMALL.n_edges and list(scored) == list(SMALL.edges)
+    assert all(scored[edge] == scored.score(edge) for edge in scored)
+    with pytest.raises(ValueError, match="unknown edge 'a0.h0'"):
+        scored["a0.h0"]
+
+
+def test_the_table_says_what_helps_and_what_hurts() -> None:
+    scored = by_hand()
+    table = scored.table(3)
+    assert table.columns == ("edge", "score", "effect") and [row[:2] for row in table] == scored.top(3)
+    assert all(effect == ("helps" if score < 0 else "hurts") for _, score, effect in table if score)
+    sizes = ScoredGraph(SMALL, scored.scores.abs(), {"signed": False})
+    assert sizes.table().columns == ("edge", "score") and not sizes.has_sign
+    assert str(table) in str(ScoredGraph(SMALL, scored.scores)).replace(str(scored.table(10)), str(table))
+
+
+def test_a_frame_has_every_edge(graph: Graph) -> None:
+    pytest.importorskip("pandas")
+    scores = torch.randn(graph.edge_mask.shape, generator=torch.Generator().manual_seed(0)) * graph.edge_mask
+    frame = ScoredGraph(graph, scores).to_pandas()
+    assert [f"{a}->{b}" for a, b in zip(frame["source"], frame["destination"])] == list(graph.edges)
+    assert frame["score"].tolist() == ScoredGraph(graph, scores).values.tolist()
+
+
+def test_heads_and_layers_add_up_what_leaves_and_enters_them(graph: Graph) -> None:
+    """Against sums over names."""
+    scores = torch.randn(graph.edge_mask.shape, generator=torch.Generator().manual_seed(1)) * graph.edge_mask
+    scored = ScoredGraph(graph, scores.double())
+    sizes = {edge: abs(scored[edge]) for edge in scored}
+
+    def total(*, leaving: str = "", entering: str = "") -> float:
+        pairs = ((edge.split("->"), size) for edge, size in sizes.items())
+        return sum(
+            size for (a, b), size in pairs if re.fullmatch(leaving or ".*", a) and re.fullmatch(entering or ".*", b)
+        )
+
+    for name, out, into, net in scored.heads():
+        assert out == pytest.approx(total(leaving=name))
+        groups = graph.n_heads // (graph.n_kv_heads or graph.n_heads)
+        layer, head = map(int, name[1:].split(".h"))
+        own = rf"a{layer}\.h{head}<q>|a{layer}\.h{head // groups}<[kv]>"
+        assert into == pytest.approx(total(entering=own))
+        assert net == pytest.approx(sum(scored[edge] for edge in scored if edge.startswith(f"{name}->")))
+    for row in scored.layers():
+        known = dict(zip(scored.layers().columns, row))
+        for part in "qkv":
+            assert known[f"into {part}"] == pytest.approx(total(entering=rf"a{row[0]}\.h\d+<{part}>"))
+        assert known["out of heads"] == pytest.approx(total(leaving=rf"a{row[0]}\.h\d+"))
+        if graph.mlps:
+            assert known["into MLP"] == pytest.approx(total(entering=f"m{row[0]}"))
+            assert known["out of MLP"] == pytest.approx(total(leaving=f"m{row[0]}"))
+
+
+def test_scores_show_what_they_are() -> None:
+    shown = str(ScoredGraph(SMALL, by_hand().scores, {"model": "toy", "method": "eap"}))
+    assert shown.startswith(f"Scores of {SMALL.n_edges} edges: toy, eap\nedge")

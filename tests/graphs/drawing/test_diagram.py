@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import pytest
 import torch
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import EDGE_COLOURS, NODE_COLOURS, DrawnEdge, Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import DrawnEdge, Picture, picture_of
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, NODE_COLOURS, role_colours
+from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.graph import Graph
 
 SMALL = Graph(2, 2)
@@ -78,13 +82,19 @@ def test_width_and_opacity_grow_with_the_absolute_score() -> None:
         values = [getattr(edge, quantity) for edge in picture.edges]
         assert values == sorted(values) and len(set(values)) == len(values)
     assert picture.edges[-1].strength == picture.edges[-1].opacity == 1.0
-    assert [edge.name for edge in picture.edges if edge.is_negative] == ["a1.h0->m1", "m0->a1.h0<k>"]
+    assert [edge.name for edge in picture.edges if edge.effect == "helps"] == ["a1.h0->m1", "m0->a1.h0<k>"]
+    assert [edge.name for edge in picture.edges if edge.effect == "hurts"] == [
+        "m0->a1.h0<v>",
+        "m0->a1.h0<q>",
+        "m1->logits",
+        "input->m0",
+    ]
 
 
 def test_without_scores_all_edges_look_alike() -> None:
     picture = picture_of(Circuit.full(SMALL))
-    assert len({(edge.width, edge.opacity, edge.is_negative) for edge in picture.edges}) == 1
-    assert not picture.has_scores and picture.edges[0].tooltip == picture.edges[0].name
+    assert len({(edge.width, edge.opacity, edge.effect) for edge in picture.edges}) == 1
+    assert picture.edges[0].effect is None and picture.edges[0].tooltip == picture.edges[0].name
 
 
 def test_scores_of_zero_are_drawn() -> None:
@@ -138,6 +148,48 @@ def test_the_title_is_given_or_from_the_metadata() -> None:
     assert picture_of(circuit).title == "gpt2, relp"
     assert picture_of(circuit, title="").title == ""
     assert picture_of(by_hand()).title == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("/home/me/models/my-llama/", "my-llama"),
+        ("./runs/7", "7"),
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
+        ("C:\\models\\mine", "mine"),
+        ("gpt2", "gpt2"),
+    ],
+)
+def test_a_path_is_no_title(model: str, shown: str) -> None:
+    assert picture_of(by_hand(method="relp", model=model)).title == f"{shown}, relp"
+
+
+def test_a_long_title_is_in_lines() -> None:
+    picture = picture_of(by_hand(), title="a long title " * 10)
+    assert all(len(line) <= 40 for line in picture.title_lines(40)) and len(picture.title_lines(40)) == 4
+    assert " ".join(picture.title_lines(40)) == picture.title.strip()
+
+
+def test_texts_are_without_what_a_file_cannot_hold() -> None:
+    picture = picture_of(by_hand(), {"m0": "a\x00b\nc\ud800"}, title="one\x1b[1mtwo\ttab")
+    assert list(picture.roles) == ["a b c "] and picture.title == "one [1mtwo tab"
+    ElementTree.fromstring(layered_svg(picture))
+
+
+def test_sizes_without_a_sign_neither_help_nor_hurt() -> None:
+    circuit = by_hand(method="learned-mask")
+    unsigned = Circuit(circuit.graph, circuit.mask, circuit.scores, {"signed": False})
+    assert {edge.effect for edge in picture_of(unsigned).edges} == {None}
+    older = Circuit(circuit.graph, circuit.mask, circuit.scores.abs())
+    assert {edge.effect for edge in picture_of(older).edges} == {None}
+
+
+def test_a_role_keeps_its_colour_from_picture_to_picture() -> None:
+    one = picture_of(by_hand(), {"a1.h0": "mover", "m1": "helper"}).roles
+    other = picture_of(Circuit.full(SMALL), {"a0.h0": "first", "m1": "mover"}).roles
+    assert one["mover"] == other["mover"] and len(set(other.values())) == 2
+    many = role_colours(f"role {number}" for number in range(20))
+    assert len(set(many.values())) == 20
 
 
 def test_what_cannot_be_drawn_is_refused(without_type_checks: None) -> None:

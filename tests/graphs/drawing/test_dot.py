@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import EDGE_COLOURS, picture_of
+from edge_circuits.graphs.drawing.diagram import picture_of
 from edge_circuits.graphs.drawing.dot import Layout, dot_text
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS
 from edge_circuits.graphs.graph import Graph
 
 EDGE = re.compile(r'^  "([^"]+)" -> "([^"]+)"(?::"([qkv])":s)? \[(.*)\]$', re.MULTILINE)
@@ -35,7 +36,7 @@ def test_every_edge_is_there_once_with_its_look(graph: Graph, layout: Layout) ->
         assert f'tooltip="{edge.tooltip}"' in look
         assert f'color="{EDGE_COLOURS[edge.part]}' in look
         assert f"penwidth={edge.width:.2f}" in look
-        assert f"style={'dashed' if edge.is_negative else 'solid'}" in look
+        assert f"style={'dashed' if edge.effect == 'hurts' else 'solid'}" in look
         if layout == "dot":
             assert port == (edge.part if edge.part in "qkv" else "")
 
@@ -50,7 +51,16 @@ def test_heads_have_a_port_for_each_part() -> None:
 def test_the_legend_names_what_is_drawn(layout: Layout) -> None:
     text = dot_text(picture_of(random_circuit(Graph(2, 2)), {"m0": "helper"}, title="A title"), layout)
     label = next(line for line in text.splitlines() if "labelloc" in line)
-    for entry in ("A title", "into an MLP", "into logits", "positive score", "negative score", "head", "MLP", "helper"):
+    for entry in (
+        "A title",
+        "into an MLP",
+        "into logits",
+        "helps: cutting it lowers the metric",
+        "hurts: cutting it raises the metric",
+        "head",
+        "MLP",
+        "helper",
+    ):
         assert entry in label
     bare = dot_text(picture_of(Circuit.full(Graph(1, 1, mlps=False))), layout)
     assert "score" not in bare.replace("scores", "") and "MLP" not in bare

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import EDGE_COLOURS, Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import Picture, picture_of
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.graph import Graph
 
@@ -40,7 +41,7 @@ def test_every_edge_is_drawn_as_it_should_look(graph: Graph) -> None:
             line = group.find(f"{SVG}path")
             assert group.get("stroke") == EDGE_COLOURS[edge.part]
             assert float(line.get("stroke-width")) == pytest.approx(edge.width, abs=0.01)
-            assert ("stroke-dasharray" in line.attrib) == edge.is_negative
+            assert ("stroke-dasharray" in line.attrib) == (edge.effect == "hurts")
 
 
 def test_every_node_row_and_legend_entry_is_written(graph: Graph) -> None:
@@ -48,9 +49,15 @@ def test_every_node_row_and_legend_entry_is_written(graph: Graph) -> None:
     texts = Counter(text.text for text in ElementTree.fromstring(layered_svg(picture)).iter(f"{SVG}text"))
     for name in [node.name for node in picture.nodes]:
         assert texts[name] == 1
-    for text in [*filter(None, picture.rows.values()), "A title", "into logits", "positive score", "negative score"]:
+    for text in [
+        *filter(None, picture.rows.values()),
+        "A title",
+        "into logits",
+        "helps: cutting it lowers the metric",
+        "hurts: cutting it raises the metric",
+    ]:
         assert texts[text] == 1
-    assert texts["the start"] == 1 and texts["; ".join(picture.notes)] == 1
+    assert texts["the start"] == 1 and "; ".join(picture.notes) in " ".join(texts)
 
 
 def test_letters_of_a_head_are_those_of_its_edges() -> None:
