@@ -20,11 +20,10 @@ Reference: Marks et al. 2024, section 3.2, for the product; edges here lead from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from edge_circuits.eap.feature_scores import Streams, change_of_node, differentiate_streams, values_with
@@ -34,6 +33,7 @@ from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
+from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection
 from edge_circuits.graphs.features.sites import Site, gradient_at, read_at
@@ -42,49 +42,6 @@ from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.patching import Intervention
-
-LOGITS = -1
-"""Stands for the site of a destination."""
-PARTS = ("", "q", "k", "v")
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureEdges:
-    """Edges between nodes.
-
-    Attributes:
-        nodes: the table that sources and destinations are of.
-        index: rows of (row of the source in `nodes`; site, feature and part of the destination); the site `LOGITS` is the
-            logits, the part an index of `PARTS`.
-        scores: positive: cutting the edge raises the metric; the mean over prompts.
-    """
-
-    nodes: FeatureNodes
-    index: Int[Tensor, "edge 4"]
-    scores: Float[Tensor, " edge"]
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, rows: Tensor | slice) -> FeatureEdges:
-        """Some of the edges."""
-        return FeatureEdges(self.nodes, self.index[rows], self.scores[rows], self.metadata)
-
-    @property
-    def names(self) -> list[str]:
-        """ "m0/17@3->m2/5", "z1/2@3->z2/0<k>", "m2/error@4->logits"; the position is the source's."""
-        sources = self.nodes.names
-        return [f"{sources[row]}->{self.destination(*rest)}" for row, *rest in self.index.tolist()]
-
-    def destination(self, site: int, feature: int, part: int) -> str:
-        """The name of a destination."""
-        name = "logits" if site == LOGITS else f"{self.nodes.sites[site].name}/{feature}"
-        return f"{name}<{PARTS[part]}>" if part else name
-
-    def top(self, k: int) -> FeatureEdges:
-        """The k edges with the largest absolute scores, those first."""
-        return self[torch.argsort(self.scores.abs(), descending=True, stable=True)[:k]]
 
 
 class Destination(NamedTuple):

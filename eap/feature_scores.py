@@ -144,7 +144,7 @@ def _scorer(method: Method, candidates: FeatureNodes | None) -> ScoreBatch:
     )
 
 
-def _added(sums: list[Tensor], found: list[Summed], width: int, by_position: bool) -> list[Tensor]:
+def _added(sums: list[Tensor], found: list[Tensor], width: int, by_position: bool) -> list[Tensor]:
     """Sums over batches, sparse, in float64 on the CPU, all of one shape."""
     added = []
     for number, value in enumerate(found):

@@ -30,10 +30,8 @@ TELLS = 0.9
 
 
 @torch.no_grad()
-def telling(
-    model: nn.Module, dictionaries: Sequence[AnyDictionary], drawn: Agreement
-) -> list[Float[Tensor, "pos feature"]]:
-    """How well each feature tells the number: from 0.5, not at all, to 1."""
+def telling(model: nn.Module, dictionaries: Sequence[AnyDictionary], drawn: Agreement) -> list[Tensor]:
+    """How well each feature tells the number, [pos feature] for each dictionary: from 0.5, not at all, to 1."""
     dissection = Dissection(model, dictionaries, drawn.pairs, "patching")
     kept = [dissection.forward(batch.clean, batch) for batch in dissection.batches]
     found = []
@@ -51,7 +49,7 @@ def _areas(values: Float[Tensor, "pair pos feature"], plural: Bool[Tensor, " pai
     return torch.from_numpy(numpy.maximum(area, 1 - area))
 
 
-def known_area(nodes: FeatureNodes, tells: Sequence[Float[Tensor, "pos feature"]]) -> tuple[float, int, int]:
+def known_area(nodes: FeatureNodes, tells: Sequence[Tensor]) -> tuple[float, int, int]:
     """The area under the ROC curve of |score| for known features, with how many there are, and how many others.
 
     All features whose value differs between singular and plural sentences at all take part, scored zero where the table
@@ -65,4 +63,4 @@ def known_area(nodes: FeatureNodes, tells: Sequence[Float[Tensor, "pos feature"]
         labels.append((area >= TELLS)[area > 0.5])
         scores.append(dense[area > 0.5])
     label, score = torch.cat(labels), torch.cat(scores)
-    return area_under_roc(label, score), int(label.sum()), int((~label).sum())
+    return area_under_roc(label, score).item(), int(label.sum()), int((~label).sum())

@@ -73,28 +73,10 @@ ENGLISH = Lexicon(
     relative="that",
     nouns=tuple(
         (noun, noun + "s")
-        for noun in [
-            "doctor",
-            "lawyer",
-            "teacher",
-            "student",
-            "author",
-            "manager",
-            "driver",
-            "farmer",
-            "guard",
-            "officer",
-            "singer",
-            "writer",
-            "friend",
-            "player",
-            "customer",
-            "pilot",
-            "girl",
-            "boy",
-            "king",
-            "queen",
-        ]
+        for noun in (
+            *("doctor", "lawyer", "teacher", "student", "author", "manager", "driver", "farmer", "guard", "officer"),
+            *("singer", "writer", "friend", "player", "customer", "pilot", "girl", "boy", "king", "queen"),
+        )
     ),
     prepositions=("near", "behind", "above", "under", "beside", "below"),
     verbs=(

@@ -37,7 +37,7 @@ GEMMA_SCOPE = {"res": "resid_post", "mlp": "mlp_out", "att": "z", "transcoders":
 def read_dictionaries(
     path: str | os.PathLike[str], site: Site | None = None, *, reads: Reads | None = None, scale: float | None = None
 ) -> list[Dictionary]:
-    """The dictionaries of a folder and of all folders below it, in order of layers.
+    """The dictionaries of a folder and of all folders below it, from the lowest site up.
 
     Args:
         path: a folder in one of the formats of `edge_circuits.graphs.features.formats`, or above such folders.
@@ -59,7 +59,7 @@ def read_dictionaries(
     if site is not None and len(found) > 1:
         raise ValueError(f"{path}: expected one dictionary for the site given, found {len(found)}; leave the site out")
     made = [_made(each, site, reads, scale) for each in found]
-    return sorted(made, key=lambda each: (-1 if each.site.layer is None else each.site.layer, each.site.kind))
+    return sorted(made, key=lambda each: each.site.depth)
 
 
 class Folder:

@@ -29,7 +29,7 @@ from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Block, Transformer
 
-SiteKind = Literal["embed", "resid_pre", "resid_post", "z", "attention_out", "neurons", "mlp_out"]
+SiteKind = Literal["embed", "resid_pre", "z", "attention_out", "neurons", "mlp_out", "resid_post"]  # upwards
 Reads = Literal["site", "normed", "normalised", "stream"]
 PLACES = {"z": "heads", "attention_out": "attention", "neurons": "neurons", "mlp_out": "mlp"}
 SHORT = {"embed": "embed", "resid_pre": "r{}", "resid_post": "r{}", "z": "z{}", "attention_out": "a{}"}
@@ -68,6 +68,11 @@ class Site:
         if self.kind in PLACES:
             return self.layer, PLACES[self.kind]
         return 0 if self.layer is None else self.layer + (self.kind == "resid_post"), "stream"
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Its place on the way up the model."""
+        return -1 if self.layer is None else self.layer, get_args(SiteKind).index(self.kind)
 
     @property
     def is_writer(self) -> bool:

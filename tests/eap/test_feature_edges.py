@@ -8,12 +8,13 @@ from dictionaries import random_dictionary
 from models import curved, logit_difference, native, one_by_one, prompt_pairs, prompts_of, tiny
 from references.features import edge_effects
 
-from edge_circuits.eap.feature_edges import LOGITS, FeatureEdges, score_feature_edges
+from edge_circuits.eap.feature_edges import score_feature_edges
 from edge_circuits.eap.feature_scores import score_features
 from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
 from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.eap.scoring import score
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates, heads, neurons
+from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, FeatureNodes
 from edge_circuits.graphs.features.sites import Site
 from edge_circuits.graphs.model.adapter import adapt
