@@ -29,6 +29,7 @@ from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Cut, answer_rows, cut_only_at
 
 STACKED_TOKENS = 1024
+MAX_PADDING = 0.2  # of the real tokens, in prompts that run together
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,20 @@ class Exact(Method):
     @torch.no_grad()
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
+        groups = batch.by_length(MAX_PADDING)
+        endings = [""] if len(groups) == 1 else [f"-{number}" for number in range(len(groups))]
+        return sum(self._scores(job, group, _path(job, batch, ending)) for group, ending in zip(groups, endings))
+
+    def _scores(self, job: Job, batch: PromptPairs, path: Path | None) -> Float[Tensor, "source destination *span"]:
+        """The scores on prompts of similar length."""
         cut = job.cut(batch)
         if not job.by_span:
-            return self._patched(job, batch, cut, _path(job, batch))
+            return self._patched(job, batch, cut, path)
         clean = job.transformer.forward(job.clean_embed(batch), answer_rows(batch))
+        paths = [path and path.with_name(f"{path.stem}-span-{number}.npz") for number in range(len(batch.spans))]
         each = [
-            self._patched(job, batch, cut_only_at(clean, cut, batch, number), _path(job, batch, f"-span-{number}"))
-            for number in range(len(batch.spans))
+            self._patched(job, batch, cut_only_at(clean, cut, batch, number), its_path)
+            for number, its_path in enumerate(paths)
         ]
         return torch.stack(each, dim=-1)
 
@@ -77,12 +85,12 @@ class Exact(Method):
             return progress.scores
         cached = CachedRun(job.transformer, full, batch, cut)
         uncut = _values(cached.logits[None], batch, job.metric)
-        n_stacked = max(1, STACKED_TOKENS // (len(batch) * (int(batch.positions.max()) + 1)))
         destinations = wanted.any(0).nonzero()[:, 0].tolist()
         with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
             bar.update(int(wanted[:, progress.done].sum()))
             for destination in destinations:
                 if not progress.done[destination]:
+                    n_stacked = max(1, STACKED_TOKENS // cached.n_tokens(destination))
                     for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                         kept = full[:, destination].repeat(len(chosen), 1)
                         kept[torch.arange(len(chosen)), chosen] = False

@@ -1,6 +1,6 @@
 """Where to divide prompts, sorted by ascending length, into batches that are padded to their own longest prompt.
 
-Both functions take the sorted lengths and return bounds: batch i is the rows from bounds[i] up to bounds[i + 1].
+The functions take the sorted lengths and return bounds: batch i is the rows from bounds[i] up to bounds[i + 1].
 """
 
 from __future__ import annotations
@@ -36,4 +36,15 @@ def token_bounds(lengths: Sequence[int], batch_size: int, max_tokens: int) -> li
         size = row - bounds[-1] + 1
         if size > 1 and (size > batch_size or size * length > max_tokens):
             bounds.append(row)
+    return [*bounds, len(lengths)]
+
+
+def padding_bounds(lengths: Sequence[int], max_padding: float) -> list[int]:
+    """Batches filled up while at most `max_padding` of their real tokens are added as padding."""
+    bounds, real = [0], 0
+    for row, length in enumerate(lengths):
+        real += length
+        if (row - bounds[-1] + 1) * length > (1 + max_padding) * real:
+            bounds.append(row)
+            real = length
     return [*bounds, len(lengths)]

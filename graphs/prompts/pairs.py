@@ -26,9 +26,9 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edge_circuits.graphs.checks import refusal, whole_number
+from edge_circuits.graphs.checks import number, refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of_tensors
-from edge_circuits.graphs.prompts.batching import equal_bounds, token_bounds
+from edge_circuits.graphs.prompts.batching import equal_bounds, padding_bounds, token_bounds
 from edge_circuits.graphs.prompts.csv_jsonl import PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
 from edge_circuits.graphs.prompts.spans import Spans, SpansGiven
 from edge_circuits.graphs.prompts.validation import Choices, Masks, Positions, Prompts, RowError, pad_rows, pair_rows
@@ -212,6 +212,12 @@ class PromptPairs:
             bounds = equal_bounds(lengths, batch_size or len(self))
         else:
             bounds = token_bounds(lengths, batch_size or len(self), max_tokens)
+        return [self._select(order[start:stop]) for start, stop in pairwise(bounds)]
+
+    def by_length(self, max_padding: float) -> list[PromptPairs]:
+        """Batches of similar length, shortest first, padded by at most that share of their real tokens."""
+        order = torch.argsort(self.lengths, stable=True)
+        bounds = padding_bounds(self.lengths[order].tolist(), number("max_padding", max_padding, least=0))
         return [self._select(order[start:stop]) for start, stop in pairwise(bounds)]
 
     def split(self, n_train: int, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:

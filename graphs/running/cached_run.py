@@ -19,7 +19,7 @@ from edge_circuits.graphs.graph import Part
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
-from edge_circuits.graphs.running.dependents import Dependents, bit_columns, bits, dependents_of
+from edge_circuits.graphs.running.dependents import Dependents, bit_columns, bits, dependents_of, members
 from edge_circuits.graphs.running.execution import started
 from edge_circuits.graphs.running.patching import Cut
 from edge_circuits.graphs.running.plan import make_plan
@@ -240,6 +240,30 @@ class CachedRun:
                 if self._changes[place.everywhere].add_mixed(written, weights, *bounds):
                     x += apply_norm(group.norm, written) - apply_norm(group.norm, cut_sum)
         return x
+
+    def read_candidates(
+        self, place: Place, destination: int, candidates: Float[Tensor, "candidate source"]
+    ) -> Float[Tensor, "candidate batch row d_model"]:
+        """What a destination reads that keeps, in turn, each of these sets of sources.
+
+        Counted from what it reads in this run where candidates differ from it in few sources, else from the cut values; both
+        are the same sum.
+        """
+        differing = candidates - self._weights[destination]
+        n_kept, n_differing = (int(each.any(0).sum()) for each in (candidates, differing))
+        if len(self.groups) > 1 or n_kept <= n_differing:
+            return self.read(place, candidates, self.graph.n_seen(destination))
+        x = self.inputs(place, [destination]).repeat(len(candidates), 1, 1, 1)
+        self._changes[place.everywhere].add_mixed(x, differing, 0, self.graph.n_seen(destination))
+        return x
+
+    def n_tokens(self, destination: int) -> int:
+        """On how many tokens a candidate of a destination runs: all of the batch, or one a prompt."""
+        moved = self.dependents(destination).moved
+        every_token = any(source in self._changes[True] for source in members(moved))
+        nodes = self.graph.nodes_of(destination)
+        is_key_or_value = len(nodes) > 0 and destination not in {self.graph.destinations_of(node)[0] for node in nodes}
+        return len(self.batch) * (self.cut.embed.shape[1] if every_token or is_key_or_value else 1)
 
     def inputs(self, place: Place, destinations: Sequence[int]) -> Float[Tensor, "destination batch row d_model"]:
         """What destinations read in this run."""

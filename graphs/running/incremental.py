@@ -107,7 +107,7 @@ class IncrementalRun:
         """What destinations read, candidate by candidate."""
         cached, stop = self.cached, self.cached.graph.n_seen(destinations[0])
         if destinations[0] == self.destination:
-            return cached.read(place, self.candidates, stop).flatten(0, 1)[None]
+            return cached.read_candidates(place, self.destination, self.candidates).flatten(0, 1)[None]
         x = self._stacked(cached.inputs(place, destinations))
         summed = [at for at, destination in enumerate(destinations) if destination in self.dependents.keep_all]
         if summed:

@@ -418,5 +418,5 @@ def test_a_metric_without_gradient_at_clean_is_refused(method: str) -> None:
 
 
 def test_exact_refuses_a_metric_that_is_not_one_value_a_prompt() -> None:
-    with pytest.raises(ValueError, match=r"must return one value a prompt, shape \(2,\); got \(\)"):
+    with pytest.raises(ValueError, match=r"must return one value a prompt, shape \(\d,\); got \(\)"):
         scored("attention-only", "exact", metric=lambda logits, pairs: logits.sum())

@@ -180,3 +180,16 @@ def test_digest_tells_other_sets_apart() -> None:
     assert len({pairs.digest, *(other.digest for other in others)}) == 1 + len(others)
     shorter, longer = (PromptPairs([first, [1, 2]], [first, [3, 4]], positions=[0, 0]) for first in ([5], [5, 0]))
     assert torch.equal(shorter.clean, longer.clean) and shorter.digest != longer.digest
+
+
+@pytest.mark.parametrize("max_padding", [0.0, 0.2, 1.0, 100.0])
+def test_batches_by_length_have_little_padding_and_as_few_as_go(max_padding: float) -> None:
+    lengths = [5, 6, 7, 30, 8, 9, 9, 12, 6, 20]
+    pairs = PromptPairs([[1] * n for n in lengths], [[2] * n for n in lengths])
+    batches = pairs.by_length(max_padding)
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(len(lengths)))
+    fits = [batch.clean.numel() <= (1 + max_padding) * int(batch.lengths.sum()) for batch in batches]
+    assert all(fits)
+    for batch, after in pairwise(batches):  # the next prompt would have been too long
+        n, real = len(batch) + 1, int(batch.lengths.sum() + after.lengths[0])
+        assert n * int(after.lengths[0]) > (1 + max_padding) * real

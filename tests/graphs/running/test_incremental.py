@@ -9,7 +9,7 @@ from models import KINDS, prompt_pairs, tiny
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running import cached_run
-from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.cached_run import CachedRun, Place
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
 from edge_circuits.graphs.running.execution import run
 from edge_circuits.graphs.running.incremental import move_on, run_candidates
@@ -115,3 +115,27 @@ def test_candidates_do_not_influence_each_other():
     together = run_candidates(case.cached, destination, candidates)
     alone = torch.cat([run_candidates(case.cached, destination, kept[None]) for kept in candidates])
     assert (together - alone).abs().max() < TOLERANCE * alone.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("n_cut", [1, 6])
+def test_what_candidates_read_is_the_same_from_either_side(kind, n_cut):
+    """Few cut edges are taken from the run's own input, many from the cut values."""
+    case = Case(kind)
+    destination = case.graph.mlp_destination(1)
+    kept = case.mask[:, destination].repeat(2, 1)
+    kept[0, :n_cut], kept[1, 1 : n_cut + 1] = False, False
+    weights, place = kept.to(torch.float64), Place("mlp_in", 1, True)
+    expected = case.cached.read(place, weights, case.graph.n_seen(destination))
+    found = case.cached.read_candidates(place, destination, weights)
+    assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()
+
+
+def test_on_how_many_tokens_a_candidate_runs():
+    case = Case("gpt2")
+    last = case.graph.n_layers - 1
+    tokens = {name: case.cached.n_tokens(case.graph.destination_index(name)) for name in case.graph.destinations}
+    everywhere, at_answer = case.batch.clean.numel(), len(case.batch)
+    for name, found in tokens.items():
+        only_the_answer = name == "logits" or name in (f"m{last}", *(f"a{last}.h{head}<q>" for head in range(4)))
+        assert found == (at_answer if only_the_answer else everywhere)
