@@ -41,7 +41,7 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
             offloaded weights, or logits that differ from the model's own.
     """
     graph, read = Graph.from_model(model, kv_destinations), Reader(trainable)
-    _check_in_memory(model)
+    _check_weights(model)
     reads = hooked_transformer if is_hooked_transformer(model) else transformer_bridge
     transformer = reads.transformer_of(model, graph, read)
     others = list(foreign(model, read))
@@ -52,8 +52,16 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
     return transformer
 
 
-def _check_in_memory(model: nn.Module) -> None:
-    """Refuse offloaded weights, which have values only while the model itself runs."""
+def _check_weights(model: nn.Module) -> None:
+    """Refuse quantised weights, which are not what they multiply by, and offloaded ones, which come while the model runs."""
+    held = ((name, x) for name, x in model.named_parameters() if not x.is_floating_point() or x.element_size() == 1)
+    name, weight = next(held, (None, None))
+    if weight is not None:
+        settings = getattr(getattr(model.original_model, "config", None), "quantization_config", None)
+        settings = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
+        by = f", quantised by {settings['quant_method']}" if "quant_method" in settings else ""
+        got = f"{weight.dtype} in {name.replace('_original_component.', '')}{by}"
+        raise refusal("weights", "floating-point numbers", got, "load the model without quantisation, or dequantised")
     away = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
     if away is not None:
         raise ValueError(

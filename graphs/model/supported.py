@@ -33,11 +33,28 @@ READ_SETTINGS: dict[str, tuple[object, ...]] = {
 POST_NORM_ONLY = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
 
 
+STATE_SPACE = (
+    "Mamba",
+    "Rwkv",
+    "RWKV",
+    "Jamba",
+    "Bamba",
+    "Zamba",
+    "NemotronH",
+    "FalconH1",
+    "RecurrentGemma",
+    "Hyena",
+    "Lfm2",
+)
+STATE_SPACE += ("Hybrid", "Qwen3Next", "Qwen3_5")
+ENCODERS = ("Bert", "Roberta", "Bart")
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse what is not read, before anything is read of it."""
     if is_hooked_transformer(model):
         return _check_hooked_settings(model)
-    if not (hasattr(model, "blocks") and hasattr(model, "cfg") and hasattr(model, "original_model")):
+    if not (hasattr(model, "cfg") and hasattr(model, "original_model")):
         raise ValueError(
             f"expected a TransformerBridge of TransformerLens 4, got {type(model).__name__}. For a Hugging Face model: "
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
@@ -45,7 +62,8 @@ def check_model(model: nn.Module) -> None:
         )
     family = FAMILIES.get(model.cfg.architecture)
     if family is None:
-        raise ValueError(f"architecture {model.cfg.architecture} is not supported; supported: {', '.join(FAMILIES)}.")
+        expected, got = f"a decoder among {', '.join(FAMILIES)}", described_kind(model)
+        raise refusal("model", expected, got, "docs/architectures.md says how a family of decoders is added")
     config = getattr(model.original_model, "config", model.cfg)
     for setting, read in family.only.items():
         value = getattr(config, setting, read[0])
@@ -53,6 +71,20 @@ def check_model(model: nn.Module) -> None:
             raise refusal(f"{setting} of {model.cfg.architecture}", " or ".join(map(repr, read)), repr(value))
     if model.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
+
+
+def described_kind(model: nn.Module) -> str:
+    """The architecture of a bridge that is not read, and what kind of model that is."""
+    architecture, config = model.cfg.architecture, getattr(model.original_model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        return f"{architecture}, an encoder-decoder model"
+    if any(hasattr(config, name) for name in ("vision_config", "audio_config", "image_size", "feat_extract_norm")):
+        return f"{architecture}, a model of images or sound"
+    if any(name in architecture for name in STATE_SPACE):
+        return f"{architecture}, a model with state-space or recurrent layers"
+    if any(name in architecture for name in ENCODERS):
+        return f"{architecture}, an encoder"
+    return architecture
 
 
 def is_hooked_transformer(model: object) -> bool:

@@ -6,11 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
+from hub_models import hub_module
 from models import D_VOCAB, N_CTX, bridged, build, hugging_face, logit_difference, native, prompt_pairs, tiny
 from torch import Tensor
 
 from edge_circuits import eap
 from edge_circuits.graphs.model.adapter import adapt
+
+
+def hub_model_with(kind: str, **settings: object) -> torch.nn.Module:
+    return bridged(hub_module(kind, **settings))
 
 
 def changes_z(z: Tensor, hook: object) -> Tensor:
@@ -26,11 +32,21 @@ def with_dropout() -> torch.nn.Module:
     return model.train()
 
 
-def codegen() -> torch.nn.Module:
-    from transformers import CodeGenConfig, CodeGenForCausalLM
+def other(family: str, kind: str, **sizes: object) -> torch.nn.Module:
+    """A small model of a family that is not read."""
+    config = getattr(transformers, f"{family}Config")(vocab_size=D_VOCAB, **sizes)
+    return bridged(getattr(transformers, f"{family}{kind}")(config))
 
-    sizes = dict(n_embd=32, n_layer=1, n_head=4, n_positions=N_CTX, vocab_size=D_VOCAB, rotary_dim=4)
-    return bridged(CodeGenForCausalLM(CodeGenConfig(**sizes)))
+
+ENCODER = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+
+
+def quantised(method: str | None) -> torch.nn.Module:
+    """A Llama one of whose weights is a whole number, as if packed."""
+    module = hugging_face("llama")
+    module.model.layers[1].mlp.up_proj.weight.requires_grad_(False).data = torch.zeros(48, 32, dtype=torch.int8)
+    module.config.quantization_config = method and dict(quant_method=method)
+    return bridged(module)
 
 
 DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
@@ -45,9 +61,35 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
         ),
         (lambda: torch.nn.Linear(2, 2), "expected a TransformerBridge of TransformerLens 4, got Linear"),
         (
-            codegen,
-            "architecture CodeGenForCausalLM is not supported; supported: GPT2LMHeadModel, .*, TransformerLensNative",
+            lambda: other("CodeGen", "ForCausalLM", n_embd=32, n_layer=1, n_head=4, n_positions=N_CTX, rotary_dim=4),
+            "a decoder among GPT2LMHeadModel, .*, TransformerLensNative, got CodeGenForCausalLM; docs/architectures.md",
         ),
+        (
+            lambda: other("T5", "ForConditionalGeneration", d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4),
+            "a decoder among .*, got T5ForConditionalGeneration, an encoder-decoder model",
+        ),
+        (
+            lambda: other("Mamba", "ForCausalLM", hidden_size=32, num_hidden_layers=1, state_size=4),
+            "a decoder among .*, got MambaForCausalLM, a model with state-space or recurrent layers",
+        ),
+        (lambda: other("Bert", "ForMaskedLM", **ENCODER), "a decoder among .*, got BertForMaskedLM, an encoder"),
+        (
+            lambda: hub_model_with("opt", do_layer_norm_before=False),
+            "do_layer_norm_before of OPTForCausalLM: expected True, got False",
+        ),
+        (
+            lambda: hub_model_with("falcon-sequential", alibi=True),
+            "alibi of FalconForCausalLM: expected False, got True",
+        ),
+        (
+            lambda: hub_model_with("gemma3", use_bidirectional_attention=True),
+            "use_bidirectional_attention of Gemma3ForCausalLM: expected False or None, got True",
+        ),
+        (
+            lambda: quantised("bitsandbytes"),
+            "weights: expected floating-point numbers, got torch.int8 .*by bitsandbytes; load",
+        ),
+        (lambda: quantised(None), "weights: expected floating-point numbers, got torch.int8 in .*up_proj.weight; load"),
         (with_dropout, r"training mode with dropout; call model\.eval\(\) first"),
         (
             lambda: bridged(hugging_face("llama", rope_parameters=DYNAMIC)),
@@ -59,11 +101,26 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
             "activation 'quick_gelu' is not supported; supported: gelu, gelu_new",
         ),
     ],
-    ids=["not-bridged", "no-transformer", "architecture", "dropout", "dynamic-rotary", "bidirectional", "activation"],
+    ids=[
+        "not-bridged",
+        "no-transformer",
+        "architecture",
+        "encoder-decoder",
+        "state-space",
+        "encoder",
+        "post-norm",
+        "alibi",
+    ]
+    + ["both-ways", "quantised-by", "quantised", "dropout", "dynamic-rotary", "bidirectional", "activation"],
 )
 def test_refuses(make: Callable[[], torch.nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adapt(make())
+
+
+def test_refuses_prompts_longer_than_the_scale_of_queries_is_one() -> None:
+    with pytest.raises(ValueError, match="a prompt has 17 tokens, the model reads at most 16"):
+        adapt(hub_model_with("ministral3")).embed(torch.zeros(1, 17, dtype=torch.long))
 
 
 def test_refuses_an_unknown_kind_of_key_value_destinations() -> None:
