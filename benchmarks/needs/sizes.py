@@ -2,7 +2,7 @@
 
 With b bytes a number, T tokens in a batch, L layers, widths d (stream) and f (MLP):
 
-- weights: b for each parameter;
+- weights: b for each parameter, of all experts where tokens are routed; f is then the width of the experts of a token together;
 - scoring keeps, for the backward pass, the corrupted run and the gradients, at most b T L (24 d + 3.2 f) (measured), and then in
   float32, for a chunk of C tokens, d numbers for each source and for each destination of a layer, and a layer's attention weights;
 - a cached run (exact patching, ACDC, minimality) keeps every source's change, b T d (sources), those of a layer twice, and
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_circuits.graphs import Graph
 from edge_circuits.graphs.checks import refusal
 
 STREAM_NUMBERS, MLP_NUMBERS, RUN_NUMBERS = 24, 3.2, 8  # a token and layer, in units of d and f
+NOT_GATED = ("gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "falcon", "bloom", "mpt", "phi")
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -28,8 +30,10 @@ class Size:
     """How large a model is.
 
     Attributes:
-        d_mlp: Width of the MLP, gated or not.
+        d_mlp: Width of the MLP, gated or not; of one expert where tokens are routed.
         tied: The embedding is the unembedding too.
+        parallel: Attention and MLP of a layer read the same stream, so that there are fewer edges.
+        n_experts, n_chosen: MLPs in a layer, and how many of them a token goes to.
     """
 
     n_layers: int
@@ -41,6 +45,9 @@ class Size:
     d_head: int
     gated: bool = True
     tied: bool = False
+    parallel: bool = False
+    n_experts: int = 1
+    n_chosen: int = 1
 
     @property
     def attention_weights(self) -> int:
@@ -48,23 +55,35 @@ class Size:
         return self.n_layers * 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
 
     @property
-    def block_weights(self) -> int:
-        """Weights of all layers, without biases and norms."""
-        return self.attention_weights + self.n_layers * (3 if self.gated else 2) * self.d_model * self.d_mlp
+    def mlp_weights(self) -> int:
+        """Weights of one MLP in every layer."""
+        return self.n_layers * (3 if self.gated else 2) * self.d_model * self.d_mlp
+
+    @property
+    def router_weights(self) -> int:
+        """Weights that send tokens to experts."""
+        return self.n_layers * self.d_model * self.n_experts if self.n_experts > 1 else 0
+
+    @property
+    def token_weights(self) -> int:
+        """Weights of all layers that a token meets, without biases and norms."""
+        return self.attention_weights + self.router_weights + self.n_chosen * self.mlp_weights
 
     @property
     def weights(self) -> int:
         """Weights in all."""
-        return self.block_weights + (1 if self.tied else 2) * self.d_vocab * self.d_model
+        unmet = (self.n_experts - self.n_chosen) * self.mlp_weights
+        return self.token_weights + unmet + (1 if self.tied else 2) * self.d_vocab * self.d_model
 
     @property
     def graph(self) -> Graph:
         """Its edges."""
-        return Graph(n_layers=self.n_layers, n_heads=self.n_heads)
+        return Graph(n_layers=self.n_layers, n_heads=self.n_heads, parallel=self.parallel)
 
     def scoring_bytes(self, n_tokens: int, token_chunk: int, width: int) -> float:
         """Memory of scoring a batch, weights not counted, for numbers of `width` bytes."""
-        passes = width * n_tokens * self.n_layers * (STREAM_NUMBERS * self.d_model + MLP_NUMBERS * self.d_mlp)
+        hidden = self.d_mlp * self.n_chosen
+        passes = width * n_tokens * self.n_layers * (STREAM_NUMBERS * self.d_model + MLP_NUMBERS * hidden)
         chunk = 4 * min(token_chunk, n_tokens) * self.d_model * (self.graph.n_sources + 3 * self.n_heads + 1)
         return passes + chunk + 4 * self.attention_weights / self.n_layers
 
@@ -75,7 +94,7 @@ class Size:
     @property
     def plain_operations(self) -> float:
         """Of two forward passes and a backward pass, a token."""
-        return 6.0 * self.block_weights
+        return 6.0 * self.token_weights
 
     @property
     def scoring_operations(self) -> float:
@@ -91,6 +110,9 @@ SIZES = {
     "llama-2-7b": Size(32, 32, 32, 4096, 11008, 32000, 128),
     "llama-3.1-8b": Size(32, 32, 8, 4096, 14336, 128256, 128),
     "llama-2-13b": Size(40, 40, 40, 5120, 13824, 32000, 128),
+    "gpt-j-6b": Size(28, 16, 16, 4096, 16384, 50400, 256, gated=False, parallel=True),
+    "gpt-oss-20b": Size(24, 64, 8, 2880, 2880, 201088, 64, n_experts=32, n_chosen=4),
+    "mixtral-8x7b": Size(32, 32, 8, 4096, 14336, 32000, 128, n_experts=8, n_chosen=2),
     "llama-3.1-70b": Size(80, 64, 8, 8192, 28672, 128256, 128),
 }
 
@@ -109,14 +131,31 @@ def size_of(name: str) -> Size:
 
     config = AutoConfig.from_pretrained(name, local_files_only=True)
     heads, width = config.num_attention_heads, config.hidden_size
+    widths = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
     return Size(
         n_layers=config.num_hidden_layers,
         n_heads=heads,
-        n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        n_kv_heads=1
+        if getattr(config, "multi_query", False)
+        else getattr(config, "num_key_value_heads", None) or heads,
         d_model=width,
-        d_mlp=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width,
+        d_mlp=next((each for name in widths if (each := getattr(config, name, None))), 4 * width),
         d_vocab=config.vocab_size,
         d_head=getattr(config, "head_dim", None) or width // heads,
-        gated=config.model_type not in ("gpt2", "gpt_neox"),
+        gated=config.model_type not in NOT_GATED,
         tied=bool(config.tie_word_embeddings),
+        parallel=_is_parallel(config),
+        n_experts=next(
+            (each for name in ("num_local_experts", "num_experts") if (each := getattr(config, name, None))), 1
+        ),
+        n_chosen=getattr(config, "num_experts_per_tok", 1),
+    )
+
+
+def _is_parallel(config: Any) -> bool:
+    """Whether attention and MLP of a layer read the same stream; some families leave it to a setting."""
+    settings = {"gpt_neox": "use_parallel_residual", "stablelm": "use_parallel_residual", "falcon": "parallel_attn"}
+    setting = settings.get(config.model_type)
+    return (
+        config.model_type in ("gptj", "phi", "cohere", "cohere2") if setting is None else bool(getattr(config, setting))
     )
