@@ -9,6 +9,7 @@ from edge_circuits.graphs.lazy_names import lazy_names
 if TYPE_CHECKING:
     from edge_circuits.eap.averaging import mean_scores
     from edge_circuits.eap.intervals import error_bars, score_groups
+    from edge_circuits.eap.methods.blend import Blend
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
     from edge_circuits.eap.methods.edge_attribution_patching import EAP
     from edge_circuits.eap.methods.exact import Exact
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EAP",
+    "Blend",
     "CleanCorrupted",
     "Exact",
     "HeadImportance",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Blend": "methods.blend",
     "CleanCorrupted": "methods.clean_corrupted",
     "EAP": "methods.edge_attribution_patching",
     "Exact": "methods.exact",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,8 +15,9 @@ from edge_circuits.eap.destinations import Reader, attribute, check_reader
 from edge_circuits.eap.exact_norm import N_EXACT
 from edge_circuits.eap.gradients import Gradients
 from edge_circuits.eap.methods.method import Method
+from edge_circuits.eap.metric_curve import metric_curve
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.checks import whole_number
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 
@@ -65,7 +67,15 @@ class GradientMethod(Method):
 
 @dataclass(frozen=True)
 class OnePass(GradientMethod):
-    """A method of one backward pass on the clean prompt; a subclass says what takes the gradient's place (`operations`)."""
+    """A method of one backward pass on the clean prompt; a subclass says what takes the gradient's place (`operations`).
+
+    Attributes:
+        metric_as: "slope", the metric's gradient at the clean logits, as published; or "curve", where each prompt's score
+            follows the metric along the line from its clean to its cut logits (`edge_circuits.eap.metric_curve`), at the price of another
+            forward and backward pass if the metric is not linear.
+    """
+
+    metric_as: Literal["slope", "curve"] = "slope"
 
     def operations(self, transformer: Transformer, batch: PromptPairs, cut: Callable[[], Activations]) -> Operations:
         """The steps of one forward pass on a batch, whose backward pass gives the coefficients.
@@ -77,6 +87,38 @@ class OnePass(GradientMethod):
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
+        if self.metric_as == "curve":
+            return self.each_prompt(job, batch).sum(0)
         operations = self.operations(job.transformer, batch, lambda: job.cut(batch))
         point = self.gradients(job, batch, job.clean_embed(batch), operations)
         return self.attributed(job, batch, point.activations, job.cut(batch), [point], operations.constant_scale)
+
+    def each_prompt(self, job: Job, batch: PromptPairs) -> Float[Tensor, "batch source destination"]:
+        """Edge scores of each prompt of the batch."""
+        if job.by_span:
+            raise refusal(
+                "metric_as", "'slope' for scores by span", repr(self.metric_as), "a curve does not add up over spans"
+            )
+        cut = job.cut(batch)
+        by_slope, clean = self._each(job, batch, cut)
+        if self.metric_as == "slope":
+            return by_slope
+        clean_logits, cut_logits = (job.transformer.unembed(values.final[:, 0]) for values in (clean, cut))
+        curve = metric_curve(job.metric, batch, clean_logits, cut_logits)
+        if curve is None:
+            return by_slope
+        return curve.bent(by_slope, self._each(replace(job, metric=curve.by_mean_gradient), batch, cut)[0])
+
+    def _each(
+        self, job: Job, batch: PromptPairs, cut: Activations
+    ) -> tuple[Float[Tensor, "batch source destination"], Activations]:
+        """Scores of each prompt with the metric's gradient at the clean logits, and the values of the clean prompts."""
+        operations = self.operations(job.transformer, batch, lambda: cut)
+        point = self.gradients(job, batch, job.clean_embed(batch), operations)
+        scores = []
+        for row in range(len(batch)):
+            alone = point.of(row)
+            own_cut = cut.each(lambda x, row=row: x[row : row + 1])
+            scale = operations.constant_scale
+            scores.append(self.attributed(job, batch[[row]], alone.activations, own_cut, [alone], scale))
+        return torch.stack(scores), point.activations

@@ -7,7 +7,7 @@ projected query, key and value, [d_head] wide for each query head, also where qu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,16 @@ class Gradients:
     final: Tensor
     values: Float[Tensor, " batch"]
     inside: Inside | None = None
+
+    def of(self, row: int) -> Gradients:
+        """Those of one prompt."""
+
+        def own(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+            return [x[row : row + 1] for x in value] if isinstance(value, list) else value[row : row + 1]
+
+        lists = (own(value) for value in (self.q, self.k, self.v, self.mlp_in))
+        inside = None if self.inside is None else Inside(*(own(getattr(self.inside, f.name)) for f in fields(Inside)))
+        return Gradients(self.activations.each(own), *lists, own(self.final), own(self.values), inside)
 
 
 @dataclass(frozen=True)

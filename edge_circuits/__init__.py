@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.averaging import mean_scores
     from edge_circuits.eap.intervals import error_bars, score_groups
+    from edge_circuits.eap.methods.blend import Blend
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
     from edge_circuits.eap.methods.edge_attribution_patching import EAP
     from edge_circuits.eap.methods.exact import Exact
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EAP",
+    "Blend",
     "Circuit",
     "CleanCorrupted",
     "Exact",
@@ -83,6 +85,7 @@ __all__ = [
 
 _MODULES = {
     "Circuit": "graphs.circuit",
+    "Blend": "eap.methods.blend",
     "CleanCorrupted": "eap.methods.clean_corrupted",
     "EAP": "eap.methods.edge_attribution_patching",
     "Exact": "eap.methods.exact",

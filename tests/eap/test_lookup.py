@@ -54,6 +54,7 @@ def test_a_method_that_defines_nothing_says_so() -> None:
 
 def test_every_method_has_a_name_that_finds_it() -> None:
     assert set(known()) == {
+        "blend",
         "clean-corrupted",
         "eap",
         "eap-ig",

@@ -235,6 +235,7 @@ def test_rules_are_named_and_compared_by_value() -> None:
     assert RelP(attention="ah").settings == {
         "reader": "linear",
         "exact_sources": 16,
+        "metric_as": "slope",
         "norm": "ln",
         "activation": "identity",
         "attention": "ah",

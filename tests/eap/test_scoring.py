@@ -95,6 +95,7 @@ def test_result_says_where_it_comes_from() -> None:
         "n_prompts": len(RAGGED),
         "reader": "linear",
         "exact_sources": 16,
+        "metric_as": "slope",
     }
     assert {"torch", "transformer-lens"} <= metadata["versions"].keys()
 
