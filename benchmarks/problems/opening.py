@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from edge_circuits.graphs.checks import choice
+from edge_circuits.graphs.checks import choice, refusal
 
 LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
 STUDIED = (
@@ -107,10 +107,10 @@ def _is_written_as_path(name: str) -> bool:
 
 def _from_directory(path: Path, is_random: bool) -> OpenedModel:
     if not path.is_dir():
-        raise ValueError(f"model: expected a directory or a hub name, came {str(path)!r}, which does not exist")
+        raise refusal("model", "a directory or a hub name", f"{str(path)!r}, which does not exist")
     if not (path / "config.json").is_file():
         raise ValueError(
-            f"model: expected a directory with config.json, weights and tokenizer, came {str(path)!r} without config.json; "
+            f"model: expected a directory with config.json, weights and tokenizer, got {str(path)!r} without config.json; "
             "write one with model.save_pretrained(directory) and tokenizer.save_pretrained(directory)"
         )
     try:

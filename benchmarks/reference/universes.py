@@ -35,6 +35,7 @@ from torch import Tensor
 
 from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
 from edge_circuits.graphs import Circuit, Graph, ScoredGraph
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.nodes import PARTS
 
 By = Literal["absolute", "signed"]
@@ -165,8 +166,8 @@ def candidate_scores(
         ValueError: A choice is unknown.
     """
     chosen = _universe(universe)
-    _check_choice("by", by, By)
-    _check_choice("direct_score", direct_score, Aggregate)
+    choice("by", by, get_args(By))
+    choice("direct_score", direct_score, get_args(Aggregate))
     parts = [scores.flatten(-2)[..., _places(chosen.edge_mask(graph))]]
     if chosen.direct:
         parts.append(_direct_scores(scores, graph, by, direct_score)[..., _head_inputs(graph)])
@@ -206,7 +207,7 @@ def node_scores(
     Raises:
         ValueError: aggregate is another word.
     """
-    _check_choice("aggregate", aggregate, Aggregate)
+    choice("aggregate", aggregate, get_args(Aggregate))
     out_edges = scores[..., 1:, :]
     return out_edges.abs().amax(-1) if aggregate == "max" else out_edges.sum(-1).abs()
 
@@ -245,17 +246,10 @@ def _kind(source: str) -> str:
 
 
 def _universe(name: str) -> Universe:
-    if name not in UNIVERSES:
-        raise ValueError(f"unknown universe {name!r}: expected one of {', '.join(UNIVERSES)}")
-    return UNIVERSES[name]
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+    return UNIVERSES[choice("universe", name, UNIVERSES)]
 
 
 def _check_same_graph(graph: Graph, circuit: Circuit | ReferenceCircuit) -> None:
     other = circuit.circuit.graph if isinstance(circuit, ReferenceCircuit) else circuit.graph
     if graph != other:
-        raise ValueError(f"scores and circuit must be of one graph, got {graph} and {other}")
+        raise refusal("scores and circuit", "both of one graph", f"{graph} and {other}")

@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edge_circuits.graphs.checks import number, refusal, whole_number
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -78,8 +80,7 @@ class RocCurve:
             ValueError: k is negative or larger than the number of candidates.
         """
         n = self.n_positives + self.n_negatives
-        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= n:
-            raise ValueError(f"k must be a whole number from 0 to {n}, the number of candidates, got {k!r}")
+        whole_number("k", k, 0, n, f"there are {n} candidates")
         after = int((self.n_selected < k).sum())
         before = max(after - 1, 0)
         step = int(self.n_selected[after] - self.n_selected[before])
@@ -97,8 +98,7 @@ class RocCurve:
         Raises:
             ValueError: The rate is not between 0 and 1.
         """
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate must be between 0 and 1, got {rate}")
+        number("rate", rate, least=0, most=1)
         return self._point(int((self.false_positive_rates <= rate).sum()) - 1)
 
     def best_youden(self) -> OperatingPoint:
@@ -232,7 +232,7 @@ def threshold_roc(
     n_points = len(points)
     if thresholds is not None:
         if len(thresholds) != n_points:
-            raise ValueError(f"thresholds must be one per point: got {len(thresholds)} for {n_points} points")
+            raise refusal("thresholds", f"one for each of {n_points} points", len(thresholds))
         points = points[~(thresholds < minimum_threshold)]
     ends = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.double)
     points = torch.cat([points, ends])
@@ -252,7 +252,7 @@ def threshold_roc(
 def _checked_rates(values: Float[Tensor, "point"]) -> Float[Tensor, "point"]:
     values = torch.as_tensor(values, dtype=torch.double)
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"rates must be between 0 and 1, got {values[~((values >= 0) & (values <= 1))][0].item()}")
+        raise refusal("rates", "numbers from 0 to 1", values[~((values >= 0) & (values <= 1))][0].item())
     return values
 
 
@@ -263,14 +263,12 @@ def _check(labels: Tensor, scores: Tensor) -> None:
         ValueError: There are no positives or no negatives, a score is NaN, or the lengths differ.
     """
     if scores.shape[-1:] != labels.shape:
-        raise ValueError(
-            f"labels and scores must be one per candidate, got shapes {tuple(labels.shape)} and {tuple(scores.shape)}"
+        raise refusal(
+            "labels and scores", "one per candidate", f"shapes {tuple(labels.shape)} and {tuple(scores.shape)}"
         )
     for kind, missing in (("positives", ~labels), ("negatives", labels)):
         if missing.all():
-            raise ValueError(
-                f"a ROC curve needs positives and negatives, got {len(labels)} candidates and no {kind}: "
-                "check the circuit and the universe of edges"
-            )
+            remedy = "check the circuit and the universe of edges"
+            raise refusal("labels", "positives and negatives", f"{len(labels)} candidates and no {kind}", remedy)
     if scores.isnan().any():
-        raise ValueError(f"scores must be numbers, got {int(scores.isnan().sum())} NaN: mend the metric or score again")
+        raise refusal("scores", "numbers", f"{int(scores.isnan().sum())} NaN", "mend the metric or score again")

@@ -126,7 +126,7 @@ def _split_years(tokenizer: Any, century: int, digits: Sequence[int]) -> list[in
 
 def _refusal(tokenizer: Any, text: str, expected: str, ids: Sequence[int]) -> str:
     return (
-        f"task {TASK.name!r}: expected a tokenizer that writes {expected}, came one that makes "
+        f"task {TASK.name!r}: expected a tokenizer that writes {expected}, got one that makes "
         f"{show_tokens(tokenizer, ids)} of {text!r}; use a model whose tokenizer has two-digit tokens, e.g. GPT-2"
     )
 

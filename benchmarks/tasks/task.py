@@ -26,6 +26,7 @@ from torch import Tensor
 
 from edge_circuits.benchmarks.tasks.words import WordTokenizer
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import choice, whole_number
 from edge_circuits.graphs.prompts.tokenization import encode_answer, encode_prompt, show_tokens
 
 Split = Literal["train", "test", "all"]
@@ -222,7 +223,7 @@ def role_positions(tokenizer: Any, texts: Sequence[TextPair], prepend_bos: bool)
             before = encode_prompt(tokenizer, text.clean[:start], prepend_bos)
             if ids[: len(before)] != before:
                 raise ValueError(
-                    f"{role}: expected a token that begins at character {start} of {text.clean!r}, came "
+                    f"{role}: expected a token that begins at character {start} of {text.clean!r}, got "
                     f"{show_tokens(tokenizer, ids)}; this tokenizer joins it with the text before, take another one"
                 )
             rows[role].append(len(before))
@@ -249,7 +250,7 @@ def single_token_words(tokenizer: Any, words: Sequence[str], anchor: str, needed
         tokens = show_tokens(tokenizer, encode_prompt(tokenizer, f"{anchor} {word}", False))
         raise ValueError(
             f"task {task!r}: expected a tokenizer with at least {needed} of {len(words)} words such as {' ' + word!r} "
-            f"as one token, came one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens}); use a model whose "
+            f"as one token, got one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens}); use a model whose "
             "tokenizer has whole words, e.g. GPT-2"
         )
     return single
@@ -281,14 +282,10 @@ def word_lists(task: str) -> Mapping[str, Any]:
 
 
 def _chosen(name: str, value: str | None, choices: Sequence[str]) -> str:
-    if value is not None and value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, came {value!r}")
-    return choices[0] if value is None else value
+    return choices[0] if value is None else choice(name, value, choices)
 
 
 def _check_draw(n: int, seed: int, split: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: expected a number of prompts from 1, came {n!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed: expected an integer from 0, came {seed!r}")
-    _chosen("split", split, get_args(Split))
+    whole_number("n", n, 1)
+    whole_number("seed", seed)
+    choice("split", split, get_args(Split))

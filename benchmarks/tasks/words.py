@@ -36,9 +36,9 @@ class WordTokenizer:
         self._ids = {word: token for token, word in enumerate(self.vocabulary)}
         if len(self._ids) < len(self.vocabulary):
             twice = sorted({word for word in self.vocabulary if self.vocabulary.count(word) > 1})
-            raise ValueError(f"words: expected distinct words, came {twice} more than once")
+            raise ValueError(f"words: expected distinct words, got {twice} more than once")
         if bad := [word for word in words if not PIECE.fullmatch(word)]:
-            raise ValueError(f"words: expected single words, pairs of digits or punctuation marks, came {bad}")
+            raise ValueError(f"words: expected single words, pairs of digits or punctuation marks, got {bad}")
 
     def __len__(self) -> int:
         return len(self.vocabulary)

@@ -56,7 +56,7 @@ def test_a_torn_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "some/where/deep"])
 def test_a_directory_that_does_not_exist_is_no_hub_name(name: str) -> None:
-    with pytest.raises(ValueError, match="expected a directory or a hub name, came .*, which does not exist"):
+    with pytest.raises(ValueError, match="expected a directory or a hub name, got .*, which does not exist"):
         open_model(name)
 
 

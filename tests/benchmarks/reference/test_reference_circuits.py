@@ -138,10 +138,10 @@ def test_origin_is_told(task: str, variant: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown task 'induction': expected one of ioi, docstring, greater_than"):
+    with pytest.raises(ValueError, match="task: expected one of 'ioi', 'docstring', 'greater_than', got 'induction'"):
         reference_circuit("induction")
     with pytest.raises(
-        ValueError, match="unknown variant 'eap' of task 'greater_than': expected one of acdc, autocircuit, manual"
+        ValueError, match="variant of greater_than: expected one of 'acdc', 'autocircuit', 'manual', got 'eap'"
     ):
         reference_circuit("greater_than", "eap")
 

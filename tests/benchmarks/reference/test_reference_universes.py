@@ -157,15 +157,15 @@ def test_nodes_of_ioi_are_26_heads_and_12_mlps() -> None:
 
 def test_what_does_not_fit_is_refused(without_type_checks: None) -> None:
     circuit = reference_circuit("docstring")
-    with pytest.raises(ValueError, match="unknown universe 'residual': expected one of all, no-input"):
+    with pytest.raises(ValueError, match="universe: expected one of 'all', 'no-input', .*, got 'residual'"):
         candidate_labels(circuit, "residual")
-    with pytest.raises(ValueError, match="scores and circuit must be of one graph, got Graph"):
+    with pytest.raises(ValueError, match="scores and circuit: expected both of one graph, got Graph"):
         candidates(scored(), circuit)
-    with pytest.raises(ValueError, match="scores and circuit must be of one graph, got Graph"):
+    with pytest.raises(ValueError, match="scores and circuit: expected both of one graph, got Graph"):
         node_candidates(scored(), circuit)
-    with pytest.raises(ValueError, match="by must be one of absolute, signed, got 'square'"):
+    with pytest.raises(ValueError, match="by: expected one of 'absolute', 'signed', got 'square'"):
         candidates(scored(), Circuit.full(GRAPH), by="square")
-    with pytest.raises(ValueError, match="direct_score must be one of sum, max, got 'mean'"):
+    with pytest.raises(ValueError, match="direct_score: expected one of 'sum', 'max', got 'mean'"):
         candidates(scored(), Circuit.full(GRAPH), direct_score="mean")
-    with pytest.raises(ValueError, match="aggregate must be one of sum, max, got 'mean'"):
+    with pytest.raises(ValueError, match="aggregate: expected one of 'sum', 'max', got 'mean'"):
         node_candidates(scored(), Circuit.full(GRAPH), "mean")

@@ -140,7 +140,7 @@ def test_without_matplotlib_the_user_is_told_and_the_rest_is_written(
         (["--methods", "magic"], "method: expected one of eap"),
         (["--metrics", "beauty"], "metric: expected one of "),
         (["--k", "1000"], "k: expected a whole number from 1 to 46, got 1000"),
-        (["--universe", "x"], "unknown universe 'x'"),
+        (["--universe", "x"], "universe: expected one of 'all'"),
         (["--groups", "0"], "--groups: expected a whole number from 1, got 0"),
     ],
 )

@@ -96,5 +96,5 @@ def test_what_does_not_fit_is_refused(without_type_checks: None) -> None:
         bootstrap_auc(per_group, CIRCUIT, by="square")
     with pytest.raises(ValueError, match="got 46 candidates and no positives"):
         bootstrap_auc(per_group, Circuit.empty(GRAPH))
-    with pytest.raises(ValueError, match="scores must be numbers, got .* NaN"):
+    with pytest.raises(ValueError, match="scores: expected numbers, got .* NaN"):
         bootstrap_auc(per_group * torch.nan, CIRCUIT)

@@ -158,25 +158,23 @@ def test_rates_of_a_choice() -> None:
 
 @pytest.mark.parametrize("function", [roc_curve, area_under_roc, lambda labels, scores: rates(labels, scores > 1)])
 def test_what_has_no_curve_is_refused(function: object) -> None:
-    with pytest.raises(ValueError, match="needs positives and negatives, got 3 candidates and no positives"):
+    with pytest.raises(ValueError, match="expected positives and negatives, got 3 candidates and no positives"):
         function(torch.zeros(3, dtype=torch.bool), torch.ones(3))
-    with pytest.raises(ValueError, match="needs positives and negatives, got 3 candidates and no negatives"):
+    with pytest.raises(ValueError, match="expected positives and negatives, got 3 candidates and no negatives"):
         function(torch.ones(3, dtype=torch.bool), torch.ones(3))
 
 
 def test_nan_and_wrong_numbers_are_refused(without_type_checks: None) -> None:
     labels = torch.tensor([True, False, False])
-    with pytest.raises(ValueError, match=r"must be one per candidate, got shapes \(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"expected one per candidate, got shapes \(3,\) and \(2,\)"):
         roc_curve(labels, torch.tensor([1.0, 2.0]))
-    with pytest.raises(ValueError, match="scores must be numbers, got 1 NaN"):
+    with pytest.raises(ValueError, match="scores: expected numbers, got 1 NaN"):
         roc_curve(labels, torch.tensor([1.0, torch.nan, 2.0]))
     curve = roc_curve(labels, torch.tensor([1.0, 2.0, 3.0]))
     for k in (-1, 4):
-        with pytest.raises(
-            ValueError, match=f"k must be a whole number from 0 to 3, the number of candidates, got {k}"
-        ):
+        with pytest.raises(ValueError, match=f"k: expected a whole number from 0 to 3, got {k}"):
             curve.at_k(k)
-    with pytest.raises(ValueError, match="rate must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="rate: expected .*, got 1.5"):
         curve.at_false_positive_rate(1.5)
 
 
@@ -235,9 +233,9 @@ def test_small_thresholds_are_dropped_and_unknown_ones_kept() -> None:
 
 
 def test_wrong_points_are_refused(without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="thresholds must be one per point: got 1 for 2 points"):
+    with pytest.raises(ValueError, match="thresholds: expected one for each of 2 points, got 1"):
         threshold_roc(double(0.5, 0.6), double(0.1, 0.2), double(0.1))
-    with pytest.raises(ValueError, match="rates must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="rates: expected numbers from 0 to 1, got 1.5"):
         threshold_roc(double(1.5), double(0.1))
-    with pytest.raises(ValueError, match="rates must be between 0 and 1, got nan"):
+    with pytest.raises(ValueError, match="rates: expected numbers from 0 to 1, got nan"):
         threshold_roc(double(0.5), double(torch.nan))

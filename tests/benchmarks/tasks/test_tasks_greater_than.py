@@ -140,7 +140,7 @@ def test_tokenizer_without_two_digit_tokens_is_refused() -> None:
         def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
             return [ord(letter) for letter in text]
 
-    message = r"task 'greater_than': expected a tokenizer that writes each of '00' to '99' as one token, came one that"
+    message = r"task 'greater_than': expected a tokenizer that writes each of '00' to '99' as one token, got one that"
     with pytest.raises(ValueError, match=message):
         years_of(Digits(TASK.words), range(2, 99))
 

@@ -41,7 +41,7 @@ def test_unknown_word_is_refused() -> None:
 
 
 def test_word_that_comes_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected distinct words, came \['to'\] more than once"):
+    with pytest.raises(ValueError, match=r"expected distinct words, got \['to'\] more than once"):
         WordTokenizer(("to", "the", "to"))
 
 
