@@ -27,17 +27,13 @@ def test_weights_and_edges_are_those_of_the_model(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("kind", HUB)
 def test_weights_and_edges_are_those_of_the_hub_s_families(tmp_path: Path, kind: str) -> None:
-    settings = (
-        dict(mlp_only_layers=[]) if kind == "qwen3-moe" else {}
-    )  # a dense layer among routed ones is counted as one of them
+    settings = dict(mlp_only_layers=[]) if kind == "qwen3-moe" else {}  # a dense layer is counted as a routed one
     model = hub_module(kind, **settings)
     model.config.save_pretrained(tmp_path)
     size = size_of(str(tmp_path))
-    positions = ("wpe.weight", "embed_positions.weight")
-    matrices = {x for name, x in model.named_parameters() if x.dim() > 1 and not name.endswith((*positions, "_bias"))}
-    assert size.weights == sum(
-        parameter.numel() for parameter in matrices if parameter.shape != (4, 8)
-    )  # norms of heads
+    others = ("wpe.weight", "embed_positions.weight", "_norm.weight", "_bias")
+    matrices = {x for name, x in model.named_parameters() if x.dim() > 1 and not name.endswith(others)}
+    assert size.weights == sum(parameter.numel() for parameter in matrices)
     assert size.graph == Graph.from_model(hub_model(kind))
 
 
