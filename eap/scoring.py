@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
+from edge_circuits.eap.budget import affordable, with_exact
 from edge_circuits.eap.checkpoint import Checkpoint
 from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.by_span import SpanScores
-from edge_circuits.graphs.checks import choice, refusal
+from edge_circuits.graphs.checks import choice, number, refusal
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
@@ -45,6 +47,7 @@ def score(
     *,
     intervention: Intervention = "patching",
     by: By | None = None,
+    budget: float | None = None,
     batch_size: int | None = None,
     token_chunk: int = TOKEN_CHUNK,
     kv_destinations: KVDestinations = "query-head",
@@ -77,6 +80,9 @@ def score(
         intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
         by: "span": a score for each edge at each of `pairs.spans`, as `SpanScores`; "token": at each position, for prompts of
             one length. None: over all positions. For methods of gradients, and "exact".
+        budget: how many plain passes (two forward passes and one backward pass over all prompts) to spend on measuring the
+            edges of largest score exactly; `ScoredGraph.exact` says which they are. For methods whose scores are in the
+            metric's unit. None: nothing.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
@@ -96,6 +102,7 @@ def score(
     """
     method = find(method)
     _check(method, intervention, token_chunk, checkpoint, process_group)
+    _check_budget(budget, method, by)
     pairs = _with_spans(pairs, by, method)
     transformer = adapt(model, kv_destinations=kv_destinations)
     metric = as_metric(metric, transformer, pairs)
@@ -125,7 +132,13 @@ def score(
     )
     if by is not None:
         return SpanScores(transformer.graph, pairs.spans.names, scores, metadata | {"by": by})
-    return ScoredGraph(transformer.graph, scores, metadata)
+    scored = ScoredGraph(transformer.graph, scores, metadata)
+    if budget is None:
+        return scored
+    chosen = affordable(transformer, batches, scored.scores, budget)
+    same = dict(intervention=intervention, batch_size=batch_size, kv_destinations=kv_destinations, quiet=quiet)
+    exact = score(model, pairs, metric, Exact(chosen), checkpoint=checkpoint, process_group=process_group, **same)
+    return with_exact(scored, exact, chosen, budget)
 
 
 def _with_spans(pairs: PromptPairs, by: By | None, method: Method) -> PromptPairs:
@@ -144,6 +157,22 @@ def _with_spans(pairs: PromptPairs, by: By | None, method: Method) -> PromptPair
     if pairs.spans is None:
         raise refusal("by", "None or 'token' for pairs without spans", repr(by), "give PromptPairs spans={...}")
     return pairs
+
+
+def _check_budget(budget: float | None, method: Method, by: By | None) -> None:
+    if budget is None:
+        return
+    number("budget", budget, above=0)
+    if by is not None:
+        raise refusal("budget", "None where scores are by span", repr(budget), "score without `by`")
+    if not (method.signed and method.needs_metric) or isinstance(method, Exact):
+        remedy = "take a method such as 'eap' or 'relp'"
+        raise refusal(
+            "budget",
+            "None for a method whose scores are no estimates of effects",
+            f"{budget} with {method.name!r}",
+            remedy,
+        )
 
 
 def _check(method: Method, intervention: str, token_chunk: int, checkpoint: Any, process_group: Any) -> None:

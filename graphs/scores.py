@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs.checks import described, refusal, whole_number
@@ -75,6 +75,17 @@ class ScoredGraph:
         return self.per_group.dtype == other.per_group.dtype and torch.equal(self.per_group, other.per_group)
 
     __hash__ = None
+
+    @property
+    def exact(self) -> Bool[Tensor, "source destination"]:
+        """The edges whose scores were measured by exact patching: those that a budget paid for, or all of method "exact".
+
+        Of "exact" on some edges alone they are those with another score than 0.
+        """
+        if self.metadata.get("method") == "exact":
+            some = self.metadata.get("settings", {}).get("edges") is not None
+            return self.scores != 0 if some else self.graph.edge_mask
+        return self.graph.mask_of(self.metadata.get("exact_edges", ()))
 
     def __repr__(self) -> str:
         return f"ScoredGraph({self.graph}, scores of {self.graph.n_edges} edges, metadata={self.metadata})"

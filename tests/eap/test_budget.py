@@ -1,0 +1,94 @@
+"""Exact scores within a budget: which edges they are, what they cost, and that they are exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import logit_difference, prompt_pairs, tiny
+
+from edge_circuits import eap
+from edge_circuits.eap.budget import PLAIN, START, affordable, edge_prices
+from edge_circuits.graphs import ScoredGraph
+from edge_circuits.graphs.model.adapter import adapt
+
+PAIRS = prompt_pairs([7, 7, 5], positions=[-1, -1, -1], seed=3)
+
+
+def scored(method="eap", kind="gpt2", **settings):
+    return eap.score(tiny(kind).model, PAIRS, logit_difference, method, quiet=True, **settings)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_largest_edges_become_exact_and_the_others_stay(kind):
+    cheap, exact, bought = scored(kind=kind), scored("exact", kind), scored(kind=kind, budget=3)
+    n = int(bought.exact.sum())
+    assert 10 < n < cheap.graph.n_edges / 2
+    largest = cheap.scores.abs().flatten().topk(n).values[-1]
+    assert torch.equal(bought.exact, cheap.scores.abs() >= largest)
+    # float64: other candidates are stacked in a call
+    torch.testing.assert_close(bought.scores[bought.exact], exact.scores[bought.exact], rtol=1e-9, atol=1e-12)
+    assert torch.equal(bought.scores[~bought.exact], cheap.scores[~bought.exact])
+
+
+def test_more_buys_more_and_enough_buys_all():
+    few, more, all_ = (scored(budget=budget) for budget in (2, 4, 10_000))
+    assert 0 < few.exact.sum() < more.exact.sum()
+    assert not (few.exact & ~more.exact).any()
+    assert torch.equal(all_.exact, all_.graph.edge_mask)
+    torch.testing.assert_close(all_.scores, scored("exact").scores, rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_bought_is_paid_for():
+    """The next edge would have been too dear."""
+    transformer = adapt(tiny("gpt2").model)
+    scores, batches, budget = scored().scores, PAIRS.batches(), 5.0
+    chosen = affordable(transformer, batches, scores, budget)
+    prices = edge_prices(transformer, batches)
+    left = budget - START - (chosen * prices).sum()
+    following = (scores.abs() * (transformer.graph.edge_mask & ~chosen)).argmax()
+    assert 0 <= left < prices[following % transformer.graph.n_destinations]
+
+
+def test_prices_counted_by_hand():
+    """GPT-2 of 3 layers, 4 heads of 8 and width 32: 4 x 32 x 8 weights a head, 8 x 32 x 32 an MLP, 32 x 40 to logits."""
+    transformer = adapt(tiny("gpt2").model)
+    graph, head, mlp, logits = transformer.graph, 4 * 32 * 8, 8 * 32 * 32, 32 * 40
+    n_tokens, n_answers = 3 * 7, 3  # padded
+    plain = PLAIN * n_tokens * (3 * (4 * head + mlp) + logits)
+    prices = edge_prices(transformer, PAIRS.batches())
+    last = (4 * head + mlp) * n_answers + logits * n_answers
+    by_hand = {
+        "logits": logits * n_answers,
+        "m2": (mlp + logits) * n_answers,
+        "a2.h1<k>": (head + mlp + logits) * n_answers,
+        "m1": mlp * n_tokens + last,
+        "a1.h0<v>": (head + mlp) * n_tokens + last,
+        "m0": (mlp + 4 * head + mlp) * n_tokens + last,
+    }
+    for name, work in by_hand.items():
+        assert prices[graph.destination_index(name)] == pytest.approx(work / plain, rel=1e-12)
+
+
+def test_the_result_says_which_are_exact_also_from_a_file(tmp_path):
+    bought = scored(budget=3)
+    bought.save(tmp_path / "scores.json")
+    assert torch.equal(ScoredGraph.load(tmp_path / "scores.json").exact, bought.exact)
+    assert bought.metadata["settings"]["budget"] == 3 and bought.metadata["method"] == "eap"
+    assert not scored().exact.any() and scored("exact").exact.sum() == bought.graph.n_edges
+
+
+@pytest.mark.parametrize(
+    "method, budget, message",
+    [
+        ("eap", 0, "budget: expected a finite number above 0, got 0"),
+        (
+            "random",
+            5,
+            "budget: expected None for a method whose scores are no estimates of effects, got 5 with 'random'",
+        ),
+        ("exact", 5, "budget: expected None for a method .* got 5 with 'exact'"),
+    ],
+)
+def test_budgets_are_refused(method, budget, message):
+    with pytest.raises(ValueError, match=message):
+        scored(method, budget=budget)
