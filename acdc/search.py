@@ -22,6 +22,7 @@ from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.execution import run_batch
@@ -81,6 +82,7 @@ class Search:
         Raises:
             ValueError: The circuit is of another graph, or what `discover` refuses.
         """
+        check_pairs(pairs)
         self.settings = settings
         self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
         self.graph = self.transformer.graph

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.files.arrays import from_npz, to_npz
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import reading
@@ -40,13 +41,15 @@ class Checkpoint:
             done: the same.
 
         Raises:
-            ValueError: the file is torn or was changed; the message names it.
+            ValueError: the file is torn or was changed, or its folder cannot be made; the message names it.
         """
         self.scores, self.done, self._path = scores, done, path
         self._seconds_before = 0.0
         self._begun = self._written = time.monotonic()
-        if path is not None and path.exists():
-            self._load(path)
+        if path is not None:
+            _make_folder(path.parent)
+            if path.exists():
+                self._load(path)
 
     @property
     def seconds(self) -> float:
@@ -61,7 +64,6 @@ class Checkpoint:
         """Write what there is, if there is a file for it."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, to_npz(self._content()))
         self._written = time.monotonic()
 
@@ -72,3 +74,15 @@ class Checkpoint:
 
     def _content(self) -> dict[str, Tensor]:
         return {"scores": self.scores, "done": self.done, "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder before anything is computed that is to be kept there.
+
+    Raises:
+        ValueError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal("checkpoint", "a folder that is there or can be made", f"{folder} ({error.strerror})") from error

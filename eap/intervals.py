@@ -28,6 +28,7 @@ from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_group
 from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.distributed import Processes
+from edge_circuits.graphs.tables import Table
 
 EDGE_CHUNK = 4096
 
@@ -49,6 +50,20 @@ class ErrorBars:
     high: Float[Tensor, "source destination"]
     sign_stability: Float[Tensor, "source destination"]
     confidence: float
+
+    def table(self, top: int = 20) -> Table:
+        """The edges of largest |score| with their intervals, and how often other prompts give the same sign."""
+        rows = []
+        for edge, value in self.graph.top(top):
+            place = self.graph.graph.edge_index(edge)
+            rows.append((edge, value, *(each[place].item() for each in (self.low, self.high, self.sign_stability))))
+        return Table(("edge", "score", "low", "high", "same sign"), tuple(rows), f"{self.confidence:.0%} intervals")
+
+    def __str__(self) -> str:
+        return str(self.table(10))
+
+    def _repr_html_(self) -> str:
+        return self.table(10)._repr_html_()
 
 
 def score_groups(

@@ -28,6 +28,7 @@ from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import first_logits, model_mark
 from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
@@ -100,6 +101,7 @@ def score(
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.
     """
+    check_pairs(pairs)
     method = find(method)
     _check(method, intervention, token_chunk, checkpoint, process_group)
     _check_budget(budget, method, by)

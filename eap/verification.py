@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,13 @@ class Verification:
     def text(self) -> str:
         """A line a check."""
         return "\n".join(check.text for check in self.checks)
+
+    def __str__(self) -> str:
+        n_passed = sum(check.passed for check in self.checks)
+        return f"{n_passed} of {len(self.checks)} checks passed\n{self.text}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True)

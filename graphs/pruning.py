@@ -13,7 +13,9 @@ fed from `input`.
 
 from __future__ import annotations
 
+import bisect
 import heapq
+import warnings
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
@@ -21,11 +23,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_circuits.graphs import reachability
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, resampled
 from edge_circuits.graphs.checks import choice, described, number, refusal, share, whole_number
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.reachability import live_edges
 from edge_circuits.graphs.scores import ScoredGraph
 
 By = Literal["absolute", "signed", "negative"]
@@ -60,6 +62,9 @@ def prune(
             (`selection_frequency`), before dead ends are removed. Needs k, the strategy "top", and scores kept group by group.
             `metadata["pruning"]` then has `stable` and `n_stable`, how many were left.
 
+    Warns:
+        UserWarning: All edges chosen are dead ends, so the circuit is empty; with the k at which some stay.
+
     Raises:
         ValueError: k, threshold or stable is out of range, both or neither is given, a word is unknown, or a score is NaN or
             infinite.
@@ -75,7 +80,9 @@ def prune(
     else:
         chosen = _greedy(graph.graph, values, int(k))
     certain = chosen if stable is None else chosen & (_frequency(graph, int(k), by) >= stable)
-    mask = reachability.live_edges(graph.graph, _as_mask(graph.graph, certain))
+    mask = live_edges(graph.graph, _as_mask(graph.graph, certain))
+    if chosen.any() and not mask.any():
+        _warn_of_nothing(graph.graph, values, int(chosen.sum()), strategy)
     settings = {
         "k": None if k is None else int(k),
         "threshold": None if threshold is None else float(threshold),
@@ -86,6 +93,22 @@ def prune(
         **({} if stable is None else {"stable": float(stable), "n_stable": int(certain.sum())}),
     }
     return Circuit(graph.graph, mask, graph.scores, {**graph.metadata, "pruning": settings}, settings["n_requested"])
+
+
+def _warn_of_nothing(graph: Graph, values: Float[Tensor, "edge"], n_chosen: int, strategy: Strategy) -> None:
+    """Say from which k on an edge would stay, when all that were chosen are dead ends."""
+    remedy = "choose more"
+    if strategy == "top":
+        sizes = range(len(values) + 1)
+        enough = bisect.bisect_left(
+            sizes, True, n_chosen, key=lambda k: bool(live_edges(graph, _as_mask(graph, _top(values, k))).any())
+        )
+        remedy = f"some are from k={enough} on, or with strategy='greedy', which grows a circuit from logits"
+    warnings.warn(
+        f"prune: none of the {n_chosen} edges chosen is on a path of chosen edges from input to logits, so the circuit is "
+        f"empty; {remedy}",
+        stacklevel=3,
+    )
 
 
 def selection_frequency(

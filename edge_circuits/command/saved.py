@@ -70,7 +70,7 @@ def convert(given: argparse.Namespace) -> None:
     to = given.to or ("edge-circuits" if foreign else "eap-ig")
     if foreign == (to == "eap-ig"):
         raise refusal("--to", "the layout that the file has not", to, "leave it out")
-    negate = not given.keep_sign
+    negate = False if given.keep_sign else None
     if foreign:
         circuit = eap_ig.import_circuit(given.file, negate=negate)
         value = circuit if circuit.n_edges else eap_ig.import_scores(given.file, negate=negate)
@@ -78,7 +78,7 @@ def convert(given: argparse.Namespace) -> None:
         setting.told(value, given).save(given.out)
     else:
         eap_ig.export(setting.load(given.file), given.out, negate=negate, d_model=given.d_model)
-    print(f"{to}: {given.out}; scores {'as they were' if given.keep_sign else 'with their sign turned'}")
+    print(f"{to}: {given.out}; scores {'as they were' if given.keep_sign else 'with the sign that is usual there'}")
 
 
 def again(given: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Arrays in one npz file: bounded by what its reader expects, with a digest that is compared.
+"""Arrays in one npz file: bounded by what its reader expects, with a digest that is compared; and checks of zip files.
 
 Zip's own checksum of each array is tested by reading it whole; the digest is of all arrays with their names, types and shapes.
 """
@@ -47,6 +47,20 @@ def from_npz(content: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     if str(digest) != digest_of_tensors(arrays):
         raise refusal("digest", f"{digest_of_tensors(arrays)} by what the file holds", str(digest), "it was changed")
     return arrays
+
+
+def check_stored(content: bytes) -> None:
+    """Compare the checksums of a zip file's entries, as torch does not; none may hold more than the file has bytes.
+
+    Raises:
+        ValueError: An entry differs, is compressed, or is larger than the file.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        for entry in file.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(content):
+                raise ValueError(f"the entry {entry.filename} is compressed")
+        if (bad := file.testzip()) is not None:
+            raise ValueError(f"the checksum of the entry {bad} differs")
 
 
 def _array(file: zipfile.ZipFile, name: str, expected: Tensor | None) -> np.ndarray:

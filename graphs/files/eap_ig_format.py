@@ -6,6 +6,9 @@
     .pt    {"cfg", "src_nodes", "dst_nodes", "edges_scores" and "edges_in_graph" [source destination],
             "nodes_in_graph" [source]}
 
+Files written here have `score_sign` and `scored` as well, and JSON a `digest`; EAP-IG ignores them. A .pt file has the
+checksums of zip.
+
 Nodes and edges are named as in `graphs.nodes`, sources and destinations ordered as in `graphs.graph`.
 
 The layouts always have MLPs. A graph without them is written with MLPs that have score 0 and are not kept, and with
@@ -20,21 +23,22 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_circuits.graphs.checks import described, refusal
-from edge_circuits.graphs.files.documents import parsed
-from edge_circuits.graphs.files.json_format import check_size
+from edge_circuits.graphs.checks import choice, described, refusal
+from edge_circuits.graphs.files.arrays import check_stored
+from edge_circuits.graphs.files.documents import check_seal, parsed, sealed
+from edge_circuits.graphs.files.json_format import Of, check_size
 from edge_circuits.graphs.graph import Graph
 
 Layout = Literal[".json", ".pt"]
+Sign = Literal["loss", "metric", "size"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Table:
         kept: The edges marked as in the circuit; None if not every edge is marked, true or false. [source destination]
         d_model: Width of the residual stream; None if the file does not tell.
         has_neurons: Whether the file marks single neurons of its nodes as well.
+        sign: What a positive score means: as of a loss, cutting lowers the metric; as of the metric, cutting raises it;
+            or a size without a sign. None if the file does not say.
+        scored: "kept edges" if the scores of others are not known, and written as 0.
     """
 
     graph: Graph
@@ -55,6 +62,8 @@ class Table:
     kept: Bool[Tensor, "source destination"] | None
     d_model: int | None = None
     has_neurons: bool = False
+    sign: Sign | None = None
+    scored: Of = "all edges"
 
 
 def read(content: bytes, layout: Layout) -> Table:
@@ -66,9 +75,16 @@ def read(content: bytes, layout: Layout) -> Table:
     file = _json_file(content) if layout == ".json" else _pt_file(content)
     if not isinstance(file, dict) or not isinstance(file.get("cfg"), dict):
         raise ValueError('expected the layout of EAP-IG, which has a "cfg", got another')
+    if "digest" in file and layout == ".json":
+        check_seal(file)
     table = _from_json(file) if layout == ".json" else _from_pt(file)
     d_model = file["cfg"].get("d_model")
-    table = replace(table, d_model=d_model if isinstance(d_model, int) else None)
+    table = replace(
+        table,
+        d_model=d_model if isinstance(d_model, int) else None,
+        sign=choice('"score_sign"', file["score_sign"], get_args(Sign)) if "score_sign" in file else None,
+        scored=choice('"scored"', file.get("scored", "all edges"), get_args(Of)),
+    )
     if file["cfg"].get("attn_only") is True and table.graph.mlps:
         table = _without_mlps(table)
     return table if table.scores is None else replace(table, scores=_checked(table.graph, table.scores))
@@ -99,26 +115,12 @@ def _json_file(content: bytes) -> Any:
 
 def _pt_file(content: bytes) -> Any:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            _check_entries(file, len(content))
+        check_stored(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file makes torch.load raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         given = f"one that is torn, or holds more than tensors and plain values ({reason})"
         raise ValueError(f"expected a file of torch.save, got {given}") from error
-
-
-def _check_entries(file: zipfile.ZipFile, n_bytes: int) -> None:
-    """Compare the checksums of a zip file's entries, which torch does not; none holds more than the file has bytes.
-
-    Raises:
-        ValueError: An entry differs, is compressed, or is larger than the file.
-    """
-    for entry in file.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > n_bytes:
-            raise ValueError(f"the entry {entry.filename} is compressed")
-    if (bad := file.testzip()) is not None:
-        raise ValueError(f"the checksum of the entry {bad} differs")
 
 
 def _from_json(file: dict[str, Any]) -> Table:
@@ -240,8 +242,10 @@ def _to_json(table: Table, cfg: dict[str, Any]) -> bytes:
         "cfg": cfg,
         "nodes": {name: {"in_graph": is_kept} for name, is_kept in nodes.items()},
         "edges": {n: {"score": s, "in_graph": k} for n, s, k in zip(graph.edges, scores, kept)},
+        "score_sign": table.sign,
+        "scored": table.scored,
     }
-    return json.dumps(content, allow_nan=False).encode()
+    return json.dumps(sealed(content), allow_nan=False).encode()
 
 
 def _to_pt(table: Table, cfg: dict[str, Any]) -> bytes:
@@ -252,6 +256,8 @@ def _to_pt(table: Table, cfg: dict[str, Any]) -> bytes:
         "edges_scores": table.scores.contiguous(),
         "edges_in_graph": table.kept.contiguous(),
         "nodes_in_graph": _kept_nodes(table),
+        "score_sign": table.sign,
+        "scored": table.scored,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -19,6 +19,7 @@ the benchmark's own code for shares and trapezoids.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs import PromptPairs, ScoredGraph, prune
 from edge_circuits.graphs.bootstrap import drawn_counts
-from edge_circuits.graphs.checks import between_0_and_1, choice, refusal, whole_number
+from edge_circuits.graphs.checks import between_0_and_1, choice, described, refusal, whole_number
 from edge_circuits.graphs.measures.values import TINY, Ends, values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.pruning import By, Strategy
@@ -193,13 +194,16 @@ def curves(
         ValueError: No scores, shares out of range, or a metric that cutting every edge does not change.
     """
     _check_shares(shares)
-    if not scored:
-        raise ValueError("scored: expected scores under one or more names, got none")
+    if not isinstance(scored, Mapping) or not scored:
+        raise refusal(
+            "scored", "scores under one or more names", described(scored) if scored else "none", 'give {"name": scores}'
+        )
     ranked = {name: by if isinstance(by, str) else by[name] for name in scored}
-    circuits = {
-        name: [prune(one, int(share * one.graph.n_edges), by=ranked[name], strategy=strategy) for share in shares]
-        for name, one in scored.items()
-    }
+    with warnings.catch_warnings(action="ignore"):  # that the smallest circuits are empty, which n_edges says
+        circuits = {
+            name: [prune(one, int(share * one.graph.n_edges), by=ranked[name], strategy=strategy) for share in shares]
+            for name, one in scored.items()
+        }
     found = values_of(
         model, [c for each in circuits.values() for c in each], pairs, metric, intervention, batch_size=batch_size
     )

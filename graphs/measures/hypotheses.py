@@ -20,7 +20,9 @@ Gretton et al. 2007, A Kernel Statistical Test of Independence (HSIC).
 
 from __future__ import annotations
 
+import math
 import random
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -101,11 +103,19 @@ class MinimalityTest:
 
 @dataclass(frozen=True, eq=False)
 class CircuitTests:
-    """The three tests of one circuit."""
+    """The three tests of one circuit.
+
+    Attributes:
+        equivalence: Whether circuit and model do better equally often.
+        independence: Whether what is left out says something of the model.
+        minimality: Whether each edge changes more than stray edges do.
+        cannot_tell: What so few prompts, or stray edges, cannot show whatever the values are, a line each.
+    """
 
     equivalence: Equivalence
     independence: Independence
     minimality: MinimalityTest
+    cannot_tell: tuple[str, ...] = ()
 
 
 def hypothesis_tests(
@@ -139,6 +149,9 @@ def hypothesis_tests(
         seed: Of permutations and stray edges.
         batch_size: Prompts in a batch.
 
+    Warns:
+        UserWarning: So few prompts, or stray edges, that a test cannot reject its hypothesis whatever the values are.
+
     Raises:
         ValueError: The circuit has no edges or all, no path can be added to it, there are fewer than 3 prompts, or a number is out
             of range.
@@ -152,11 +165,32 @@ def hypothesis_tests(
     inflated = others[len(without) :].unflatten(0, (n_stray, 2))
     changes = (others[: len(without)] - own).abs().mean(1)
     stray_changes = (inflated[:, 0] - inflated[:, 1]).abs().mean(1)
+    even = equivalence(own, found.ends.clean, margin)
+    smallest = {
+        f"equivalence: {len(pairs) - even.n_ties} prompts without ties": _smallest_of_equivalence(
+            len(pairs) - even.n_ties, margin
+        ),
+        f"independence: {len(pairs)} prompts": max(1 / (n_permutations + 1), 1 / math.factorial(min(len(pairs), 20))),
+        f"minimality: {n_stray} stray edges for {circuit.n_edges} edges": (1 - quantile) ** n_stray * circuit.n_edges,
+    }
+    cannot_tell = tuple(
+        f"{what} cannot reject it at level {level:g}: no values give a p-value below {min(1, p):.2g}"
+        for what, p in smallest.items()
+        if p >= level
+    )
+    for line in cannot_tell:
+        warnings.warn(line, stacklevel=2)
     return CircuitTests(
-        equivalence(own, found.ends.clean, margin),
+        even,
         independence(complement, found.ends.clean, n_permutations, seed),
         MinimalityTest(circuit, changes, stray_changes, minimality_p_values(changes, stray_changes, quantile), level),
+        cannot_tell,
     )
+
+
+def _smallest_of_equivalence(n: int, margin: float) -> float:
+    """The p-value of `equivalence` when one of the two is above the other on all n prompts."""
+    return (0.5 + margin) ** n + (0.5 - margin) ** n if n else 1.0
 
 
 def equivalence(circuit: Float[Tensor, "pair"], model: Float[Tensor, "pair"], margin: float = MARGIN) -> Equivalence:
@@ -230,7 +264,7 @@ def _strays(circuit: Circuit, n: int, seed: int) -> list[tuple[Circuit, Circuit]
             found.append((larger, larger - Circuit.from_edges(circuit.graph, [generator.choice(added)])))
             if len(found) == n:
                 return found
-    raise ValueError(f"circuit: expected one to which paths can be added, got {circuit}; test a smaller one")
+    raise refusal("circuit", "one to which paths can be added", repr(circuit), "test a smaller one")
 
 
 def _random_path(circuit: Circuit, generator: random.Random) -> list[str]:

@@ -33,13 +33,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, PromptPairs
-from edge_circuits.graphs.measures.values import Ends, Trial, checked, values_of
+from edge_circuits.graphs.measures.values import Ends, Trial, check_circuits, checked, values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.tables import Table
 
 STACKED_TOKENS = 1024
 
@@ -93,6 +94,25 @@ class Measures:
         """Mean KL(model || circuit) at the answer position, in nats."""
         return self.divergences.mean().item()
 
+    def table(self) -> Table:
+        """All measures, each with that of a perfect circuit."""
+        rows = (
+            ("faithfulness", self.faithfulness, 1),
+            ("completeness", self.completeness, 0),
+            ("accuracy", self.accuracy, None),
+            ("accuracy kept", self.accuracy_kept, 1),
+            ("divergence, nats", self.divergence, 0),
+        )
+        kept = tuple(row for row in rows if row[1] is not None)
+        counts = f"{self.circuit.n_edges} of {self.circuit.graph.n_edges} edges, {len(self.values)} prompts"
+        return Table(("measure", "circuit", "perfect"), kept, counts)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
 
 @dataclass(frozen=True, eq=False)
 class Minimality:
@@ -142,7 +162,8 @@ def measure(
     Raises:
         ValueError: No circuit, one of another graph, or a metric that cutting every edge does not change.
     """
-    circuits = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    circuits = list(circuits) if isinstance(circuits, (list, tuple)) else [circuits]
+    check_circuits(circuits)
     asked = [*circuits, *(~circuit for circuit in circuits)]
     found = values_of(model, asked, pairs, metric, intervention, batch_size=batch_size)
     found.ends.check()

@@ -18,10 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.metrics import Metric, Reference, accuracy, check_values, top_accuracy
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
-from edge_circuits.graphs.prompts.pairs import in_order
+from edge_circuits.graphs.prompts.pairs import check_pairs, in_order
 from edge_circuits.graphs.running.execution import MAX_TOKENS, run_batch
 from edge_circuits.graphs.running.patching import Cut, Intervention, check_intervention, cut_values
 from edge_circuits.graphs.running.plan import make_plan
@@ -104,6 +105,7 @@ class Trial:
         Raises:
             ValueError: The graph is not the model's, or the model or intervention is not supported.
         """
+        check_pairs(pairs)
         check_intervention(intervention)
         self.transformer: Transformer = adapt(
             model, kv_destinations="query-head" if graph.n_kv_heads is None else "kv-head"
@@ -148,7 +150,8 @@ def values_of(
     Raises:
         ValueError: No circuit, one of another graph, an unsupported model or intervention, or a metric of another shape.
     """
-    graph = _one_graph(circuits)
+    check_circuits(circuits)
+    graph = circuits[0].graph
     trial = Trial(model, graph, pairs, intervention, batch_size)
     asked = [Circuit.full(graph), Circuit.empty(graph), *circuits]
     rows = {circuit: row for row, circuit in enumerate(dict.fromkeys(asked))}
@@ -168,13 +171,19 @@ def answers_right(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) ->
     return (top_accuracy if pairs.wrong_answers is None else accuracy)(logits, pairs)
 
 
-def _one_graph(circuits: Sequence[Circuit]) -> Graph:
+def check_circuits(circuits: Sequence[Circuit]) -> None:
+    """Refuse what is no circuit, or circuits of several graphs.
+
+    Raises:
+        ValueError: So it is; the message says what it is.
+    """
     if not circuits:
-        raise ValueError("circuits: expected one or more, got none")
-    graph = circuits[0].graph
-    if other := next((circuit.graph for circuit in circuits if circuit.graph != graph), None):
-        raise ValueError(f"circuits: expected all of one graph, got {graph} and {other}; measure one model at a time")
-    return graph
+        raise refusal("circuits", "one or more", "none")
+    if foreign := [one for one in circuits if not isinstance(one, Circuit)]:
+        raise refusal("circuits", "a Circuit, or several", type(foreign[0]).__name__, "prune makes circuits of scores")
+    graphs = list(dict.fromkeys(circuit.graph for circuit in circuits))
+    if len(graphs) > 1:
+        raise refusal("circuits", "all of one graph", f"{graphs[0]} and {graphs[1]}", "measure one model at a time")
 
 
 def _of_batch(

@@ -323,6 +323,16 @@ class PromptPairs:
         return _fill(object.__new__(type(self)), **{f.name: getattr(self, f.name) for f in fields(self)} | changed)
 
 
+def check_pairs(pairs: object) -> None:
+    """Refuse what are no pairs, such as a tuple of prompts.
+
+    Raises:
+        ValueError: With what they are.
+    """
+    if not isinstance(pairs, PromptPairs):
+        raise refusal("pairs", "PromptPairs", type(pairs).__name__, "PromptPairs(clean=..., corrupted=...) makes them")
+
+
 def in_order(batches: Sequence[PromptPairs], values: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "pair ..."]:
     """Values computed batch by batch, put back into the order of the set that was batched; differentiable.
 

@@ -19,7 +19,7 @@ from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.nodes import Part
-from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
+from edge_circuits.graphs.prompts.pairs import PromptPairs, check_pairs, in_order
 from edge_circuits.graphs.running.patching import (
     Cut,
     Intervention,
@@ -30,6 +30,7 @@ from edge_circuits.graphs.running.patching import (
 )
 from edge_circuits.graphs.running.plan import Heads, Mixture, Plan, make_plan
 from edge_circuits.graphs.running.residual import Residual, Written
+from edge_circuits.graphs.scores import ScoredGraph
 
 MAX_TOKENS = 4096
 
@@ -58,7 +59,10 @@ def run(
     Raises:
         ValueError: The circuit is of another graph, or the model or intervention is not supported.
     """
+    check_pairs(pairs)
     check_intervention(intervention)
+    if isinstance(circuit, ScoredGraph):
+        raise refusal("circuit", "a circuit", "scores", "prune makes a circuit of them")
     grouped = circuit.graph.n_kv_heads is not None
     transformer = adapt(
         model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"

@@ -104,3 +104,16 @@ def test_a_torn_file_is_refused(tmp_path: Path) -> None:
 def test_a_method_that_takes_all_batches_at_once_has_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint has no place in method 'learned-mask'"):
         scored("learned-mask", logit_difference, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_noticed_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def never(logits: torch.Tensor, pairs: object) -> torch.Tensor:
+        assert len(pairs) == 1, "scored before the folder was made"  # of the first prompt, to know the metric again
+        return logits[:, 0]
+
+    with pytest.raises(
+        ValueError, match="checkpoint: expected a folder that is there or can be made, got .*file/below"
+    ):
+        scored("eap", never, tmp_path / "file" / "below")

@@ -110,3 +110,12 @@ def test_refusals() -> None:
         error_bars(made_up(), n_resamples=0)
     with pytest.raises(ValueError, match="expected scores kept group by group"):
         error_bars(ScoredGraph(Graph(1, 1), torch.zeros(3, 5)))
+
+
+def test_error_bars_show_themselves() -> None:
+    bars = error_bars(made_up(), n_resamples=50)
+    edge, score, low, high, stability = bars.table(1).rows[0]
+    place = bars.graph.graph.edge_index(edge)
+    assert (edge, score) == bars.graph.top(1)[0] and (low, high) == (bars.low[place].item(), bars.high[place].item())
+    assert stability == bars.sign_stability[place].item()
+    assert str(bars).startswith("95% intervals\n") and "<caption>95% intervals</caption>" in bars._repr_html_()

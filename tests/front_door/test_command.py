@@ -125,7 +125,7 @@ def test_convert_turns_the_sign_both_ways(found: Path, scores: ScoredGraph, tmp_
     assert run("convert", found / "scores.json", "--out", theirs) == 0
     from edge_circuits.graphs.files import eap_ig
 
-    assert torch.equal(eap_ig.import_scores(theirs).scores, 0 - scores.scores)
+    assert torch.equal(eap_ig.import_scores(theirs, negate=False).scores, 0 - scores.scores)
     assert run("convert", theirs, "--out", back) == 0
     assert torch.equal(ScoredGraph.load(back).scores, scores.scores)
     assert run("convert", theirs, "--to", "eap-ig", "--out", back) == 2

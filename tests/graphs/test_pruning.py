@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy
 import pytest
@@ -279,3 +280,21 @@ def test_wrong_settings_of_stable_are_refused(settings: dict, message: str, with
         prune(by_hand(CHAIN), **settings)
     with pytest.raises(ValueError, match="k: expected a whole number from 0 to 23, got 24"):
         selection_frequency(by_hand(CHAIN), 24)
+
+
+def test_pruning_to_nothing_says_from_which_k_on_something_stays() -> None:
+    """By hand: the best edges leave a0.h0, which nothing feeds until the fourth best, input->a0.h0<v>."""
+    graph = Graph(1, 1)
+    scores = torch.zeros(graph.edge_mask.shape)
+    for name, score in {"a0.h0->logits": 5.0, "a0.h0->m0": 4.0, "m0->logits": 3.0, "input->a0.h0<v>": 2.0}.items():
+        scores[graph.edge_index(name)] = score
+    scored = ScoredGraph(graph, scores)
+    for settings in ({"k": 2}, {"threshold": 3.5}):
+        with pytest.warns(
+            UserWarning, match="none of the 2 edges chosen is on a path .* from k=4 on, or with strategy='greedy'"
+        ):
+            assert not len(prune(scored, **settings))
+    with warnings.catch_warnings(action="error"):
+        assert len(prune(scored, 4)) == 4 and not len(prune(scored, 0)) and not len(prune(scored, threshold=9.0))
+    with pytest.warns(UserWarning, match="none of the 1 edges chosen .*; choose more"):
+        prune(scored, 1, strategy="greedy")

@@ -82,13 +82,14 @@ def by_hand(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_scores_are_read_by_name(by_hand: Path) -> None:
-    scored = import_scores(by_hand)
+    scored = import_scores(by_hand, negate=False)
     assert scored.graph == HAND and scored.scores.dtype == torch.float32
     assert {name: scored.score(name) for name in HAND.edges} == HAND_SCORES
 
 
 def test_negate_turns_the_sign_and_nothing_else(by_hand: Path) -> None:
     scored = import_scores(by_hand, negate=True)
+    assert scored.scores.equal(import_scores(by_hand).scores)  # a file that does not say is taken for one of a loss
     assert {name: scored.score(name) for name in HAND.edges} == {name: -score for name, score in HAND_SCORES.items()}
     assert not torch.signbit(scored.scores[scored.scores == 0]).any()
 
@@ -97,7 +98,7 @@ def test_the_marked_circuit_is_read_with_its_dead_ends(by_hand: Path) -> None:
     circuit = import_circuit(by_hand)
     assert set(circuit.edges) == HAND_KEPT
     assert torch.equal(circuit.scores, import_scores(by_hand).scores)
-    assert torch.equal(import_circuit(by_hand, negate=True).scores, -circuit.scores)
+    assert torch.equal(import_circuit(by_hand, negate=False).scores, -circuit.scores)
 
 
 def test_metadata_tells_the_origin(by_hand: Path) -> None:
@@ -132,7 +133,7 @@ def test_float64_is_kept_where_float32_would_lose_digits(tmp_path: Path) -> None
     content = json_content()
     content["edges"]["input->m0"]["score"] = 0.1
     scored = import_scores(write(content, tmp_path / "wide.json"))
-    assert scored.scores.dtype == torch.float64 and scored.score("input->m0") == 0.1
+    assert scored.scores.dtype == torch.float64 and scored.score("input->m0") == -0.1
 
 
 def test_entries_that_are_no_edges_are_ignored(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_entries_that_are_no_edges_are_ignored(tmp_path: Path) -> None:
     content["edges_scores"][2, :4] = float("nan")
     path = write(content, tmp_path / "rows.pt")
     assert set(import_circuit(path).edges) == HAND_KEPT
-    assert import_scores(path).score("m0->logits") == -4.0
+    assert import_scores(path).score("m0->logits") == 4.0
 
 
 def test_files_without_mlps_are_read_as_attention_only(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_files_without_mlps_are_read_as_attention_only(tmp_path: Path) -> None:
     content["nodes"].pop("m0")
     content["edges"] = {name: entry for name, entry in content["edges"].items() if "m0" not in name}
     scored = import_scores(write(content, tmp_path / "attention.json"))
-    assert scored.graph == Graph(1, 1, mlps=False) and scored.score("a0.h0->logits") == 3.0
+    assert scored.graph == Graph(1, 1, mlps=False) and scored.score("a0.h0->logits") == -3.0
 
 
 # Writing
@@ -163,17 +164,19 @@ def test_what_is_written_is_the_layout(tmp_path: Path, ending: str) -> None:
     export(circuit, tmp_path / f"written{ending}")
     if ending == ".json":
         written = json.loads((tmp_path / "written.json").read_text())
+        ours = {name: written.pop(name) for name in ("score_sign", "scored", "digest")}
         assert written == expected and list(written["edges"]) == list(HAND.edges)
+        assert (ours["score_sign"], ours["scored"]) == ("loss", "all edges")
     else:
         written = torch.load(tmp_path / "written.pt", weights_only=True)
-        assert written.keys() == expected.keys()
+        assert written.keys() == expected.keys() | {"score_sign", "scored"}
         for name, value in expected.items():
             is_same = torch.equal(written[name], value) if isinstance(value, torch.Tensor) else written[name] == value
             assert is_same, name
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("negate", [False, True])
+@pytest.mark.parametrize("negate", [None, False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "graph",
@@ -187,7 +190,7 @@ def test_values_come_back(
     scores = torch.randn(graph.edge_mask.shape, generator=generator, dtype=dtype) * graph.edge_mask
     scored = ScoredGraph(graph, scores)
     export(scored, tmp_path / f"scores{ending}", negate=negate, d_model=8)
-    back = import_scores(tmp_path / f"scores{ending}", negate=negate)
+    back = import_scores(tmp_path / f"scores{ending}")
     assert back.graph == graph and back.scores.dtype == dtype and torch.equal(back.scores, scores)
     assert import_circuit(tmp_path / f"scores{ending}").n_edges == 0
 
@@ -219,6 +222,55 @@ def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scores: expected finite numbers, .*, got NaN or infinite"):
         export(infinite, tmp_path / "file.json", d_model=8)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("negate", "metadata", "sign", "written"),
+    [
+        (None, {}, "loss", -1.0),
+        (None, {"signed": True}, "loss", -1.0),
+        (None, {"signed": False}, "size", 1.0),
+        (False, {}, "metric", 1.0),
+        (True, {}, "loss", -1.0),
+    ],
+)
+def test_a_file_says_which_sign_its_scores_have(
+    tmp_path: Path, ending: str, negate: bool | None, metadata: dict, sign: str, written: float
+) -> None:
+    """The score 1.0 of every edge says that cutting it raises the metric, which EAP-IG calls -1.0."""
+    scored = ScoredGraph(HAND, HAND.edge_mask.float(), metadata)
+    export(scored, tmp_path / f"s{ending}", negate=negate, d_model=8)
+    if ending == ".json":
+        content = json.loads((tmp_path / "s.json").read_text())
+        found = content["edges"]["input->m0"]["score"]
+    else:
+        content = torch.load(tmp_path / "s.pt", weights_only=True)
+        found = content["edges_scores"][0, 3].item()
+    assert (content["score_sign"], found) == (sign, written)
+    back = import_scores(tmp_path / f"s{ending}")
+    assert torch.equal(back.scores, scored.scores) and back.metadata.get("signed") == (
+        False if sign == "size" else None
+    )
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_circuit_that_knows_its_own_scores_alone_comes_back(tmp_path: Path, ending: str) -> None:
+    scores = torch.randn(HAND.edge_mask.shape, generator=torch.Generator().manual_seed(0)) * HAND.edge_mask
+    Circuit.from_edges(HAND, HAND_KEPT, scores=scores).save(tmp_path / "circuit.json")
+    loaded = Circuit.load(tmp_path / "circuit.json")
+    export(loaded, tmp_path / f"c{ending}", d_model=8)
+    back = import_circuit(tmp_path / f"c{ending}")
+    assert back == loaded and torch.equal(back.scores[back.mask], scores[back.mask])
+    assert back.scores[HAND.edge_mask & ~back.mask].isnan().all() and not back.scores[~HAND.edge_mask].any()
+
+
+def test_a_changed_json_file_of_ours_is_refused(tmp_path: Path) -> None:
+    export(ScoredGraph(HAND, HAND.edge_mask.float()), tmp_path / "s.json", d_model=8)
+    text = (tmp_path / "s.json").read_text()
+    (tmp_path / "s.json").write_text(text.replace('"score": -1.0', '"score": -1.5', 1))
+    with pytest.raises(ValueError, match='s.json: "digest": expected .*changed after it was written'):
+        import_scores(tmp_path / "s.json")
 
 
 # Refused files
@@ -303,7 +355,7 @@ def test_scores_of_nodes_and_neurons_are_not_taken_for_scores_of_edges(tmp_path:
     with pytest.raises(ValueError, match="expected a score for every edge, got fewer"):
         import_scores(write(of_nodes, tmp_path / "nodes.json"))
     path = write(of_neurons, tmp_path / "neurons.pt")
-    assert import_scores(path).score("m0->logits") == -4.0
+    assert import_scores(path).score("m0->logits") == 4.0
     with pytest.raises(ValueError, match="neurons.pt: expected a circuit of edges, got one that keeps single neurons"):
         import_circuit(path)
 
@@ -331,7 +383,7 @@ def test_published_scores_of_gpt2_small_load_and_give_the_published_auc(tmp_path
         "edges": {name: {"score": score, "in_graph": k} for name, score, k in zip(names, scores, kept)},
     }
     path = write(content, tmp_path / "importances.json")
-    scored, circuit = import_scores(path), import_circuit(path)
+    scored, circuit = import_scores(path, negate=False), import_circuit(path)
     assert scored.graph == Graph(12, 12) and set(scored.graph.edges) == set(names) and len(names) == 32_491
     assert scored.scores.dtype == torch.float32 and scored.score(names[3]) == scores[3]
     assert circuit.n_edges == sum(kept) == 756 and circuit.is_live

@@ -125,6 +125,10 @@ def test_refusals() -> None:
             curves(model, scored, PAIRS, logit_difference, shares=shares)
     with pytest.raises(ValueError, match="scored: expected scores under one or more names, got none"):
         curves(model, {}, PAIRS, logit_difference)
+    with pytest.raises(
+        ValueError, match='scored: expected scores under one or more names, got ScoredGraph; give {"name"'
+    ):
+        curves(model, scored["a"], PAIRS, logit_difference)
     curve = made_up([0.5, 1.5, 1.0])
     with pytest.raises(ValueError, match="area: expected one of 'cpr', 'cmd', got 'auc'"):
         curve.area("auc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -160,3 +161,26 @@ def test_a_circuit_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ValueError, match="circuit: expected one to which paths can be added, got .*; test a smaller one"
     ):
         hypotheses._strays(Circuit.from_edges(graph, ["input->logits"]), 1, 0)
+
+
+def test_a_handful_of_prompts_says_what_it_cannot_tell() -> None:
+    """By hand: 3 prompts give p-values from .6**3 + .4**3 = .28 and 1/3! = .17 on; 1 stray edge .1 for each edge."""
+    model = tiny("attention-only").model
+    circuit = random_circuit(Graph.from_model(model), 0.2, seed=2)
+    three = prompt_pairs([4, 5, 6], seed=1)
+    with pytest.warns(UserWarning, match="cannot reject it at level 0.05"):
+        found = hypothesis_tests(model, circuit, three, logit_difference, n_permutations=30, n_stray=1)
+    assert [line.split(":")[0] for line in found.cannot_tell] == ["equivalence", "independence", "minimality"]
+    assert "3 prompts without ties" in found.cannot_tell[0] and "below 0.28" in found.cannot_tell[0]
+    assert "below 0.17" in found.cannot_tell[1]
+    assert found.equivalence.p_value >= 0.28 and found.independence.p_value > 0.05
+
+
+def test_enough_prompts_and_stray_edges_can_tell() -> None:
+    model = tiny("attention-only").model
+    circuit = random_circuit(Graph.from_model(model), 0.2, seed=2)
+    with warnings.catch_warnings(action="error"):
+        found = hypothesis_tests(
+            model, circuit, prompt_pairs([5] * 8, seed=1), logit_difference, n_permutations=30, n_stray=10
+        )
+    assert found.cannot_tell == ()

@@ -11,6 +11,7 @@ from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.measures.quality import measure, minimality
 from edge_circuits.graphs.measures.values import Ends, values_of
+from edge_circuits.graphs.scores import ScoredGraph
 
 INTERVENTIONS = ("patching", "zero", "mean", "mean-positional")
 PAIRS = prompt_pairs([7, 5, 7, 6, 3], seed=4)
@@ -196,3 +197,29 @@ def test_a_difference_of_rounding_is_no_difference(noise: float) -> None:
     Ends(values, values - 1e-3).check()
     with pytest.raises(ValueError, match="got 0 and 0"):
         Ends(0 * values, 0 * values).check()
+
+
+def test_measures_show_themselves() -> None:
+    model = tiny("gpt2").model
+    circuit = random_circuit(Graph.from_model(model), 0.5, seed=3)
+    measured = measure(model, circuit, PAIRS, logit_difference)[0]
+    rows = {name: value for name, value, _ in measured.table()}
+    assert rows["faithfulness"] == measured.faithfulness and rows["divergence, nats"] == measured.divergence
+    assert str(measured).startswith(f"{circuit.n_edges} of {circuit.graph.n_edges} edges, {len(PAIRS)} prompts\n")
+    assert "<td>faithfulness</td>" in measured._repr_html_()
+
+
+def test_what_is_no_circuit_and_what_are_no_pairs_is_refused(without_type_checks: None) -> None:
+    model = tiny("gpt2").model
+    graph = Graph.from_model(model)
+    scored = ScoredGraph(graph, graph.edge_mask.float())
+    for circuits in (scored, [scored], graph):
+        with pytest.raises(
+            ValueError, match="circuits: expected a Circuit, or several, got (ScoredGraph|Graph); prune"
+        ):
+            measure(model, circuits, PAIRS, logit_difference)
+    with pytest.raises(ValueError, match="circuit: expected a circuit, got scores; prune makes"):
+        run(model, scored, PAIRS)
+    for call in (measure, run):
+        with pytest.raises(ValueError, match="pairs: expected PromptPairs, got tuple; PromptPairs"):
+            call(model, Circuit.full(graph), ([[1]], [[2]]), *([logit_difference] if call is measure else []))
