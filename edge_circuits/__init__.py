@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.averaging import mean_scores
+    from edge_circuits.eap.feature_edges import score_feature_edges
+    from edge_circuits.eap.feature_scores import score_features
     from edge_circuits.eap.intervals import error_bars, score_groups
     from edge_circuits.eap.methods.blend import Blend
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.by_span import SpanCircuit, SpanScores, prune_spans
     from edge_circuits.graphs.circuit import Circuit
     from edge_circuits.graphs.drawing.rendering import render
+    from edge_circuits.graphs.features.dictionary import Dictionary, heads, neurons
+    from edge_circuits.graphs.features.drawing import render_features
+    from edge_circuits.graphs.features.measuring import feature_curves
+    from edge_circuits.graphs.features.reading import read_dictionaries
+    from edge_circuits.graphs.features.running import run_features
     from edge_circuits.graphs.graph import Graph
     from edge_circuits.graphs.measures.quality import measure
     from edge_circuits.graphs.prompts.pairs import PromptPairs
@@ -52,6 +59,7 @@ __all__ = [
     "Blend",
     "Circuit",
     "CleanCorrupted",
+    "Dictionary",
     "Exact",
     "Graph",
     "HeadImportance",
@@ -67,15 +75,23 @@ __all__ = [
     "SpanScores",
     "discover",
     "error_bars",
+    "feature_curves",
+    "heads",
     "mean_scores",
     "measure",
+    "neurons",
     "open_model",
     "prune",
     "prune_spans",
+    "read_dictionaries",
     "refine",
     "render",
+    "render_features",
     "run",
+    "run_features",
     "score",
+    "score_feature_edges",
+    "score_features",
     "score_groups",
     "score_nodes",
     "sweep",
@@ -87,6 +103,7 @@ _MODULES = {
     "Circuit": "graphs.circuit",
     "Blend": "eap.methods.blend",
     "CleanCorrupted": "eap.methods.clean_corrupted",
+    "Dictionary": "graphs.features.dictionary",
     "EAP": "eap.methods.edge_attribution_patching",
     "Exact": "eap.methods.exact",
     "Graph": "graphs.graph",
@@ -103,15 +120,23 @@ _MODULES = {
     "SpanScores": "graphs.by_span",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
+    "feature_curves": "graphs.features.measuring",
+    "heads": "graphs.features.dictionary",
     "mean_scores": "eap.averaging",
     "measure": "graphs.measures.quality",
+    "neurons": "graphs.features.dictionary",
     "open_model": "benchmarks.problems.opening",
     "prune": "graphs.pruning",
     "prune_spans": "graphs.by_span",
+    "read_dictionaries": "graphs.features.reading",
     "refine": "acdc.discovery",
     "render": "graphs.drawing.rendering",
+    "render_features": "graphs.features.drawing",
     "run": "graphs.running.execution",
+    "run_features": "graphs.features.running",
     "score": "eap.scoring",
+    "score_feature_edges": "eap.feature_edges",
+    "score_features": "eap.feature_scores",
     "score_groups": "eap.intervals",
     "score_nodes": "eap.node_scores",
     "sweep": "acdc.threshold_sweep",

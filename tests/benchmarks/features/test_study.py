@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import hugging_face
+from real_directory import word_level_tokenizer
 from tqdm import tqdm
 
 from edge_circuits.benchmarks.features import study, train
 from edge_circuits.benchmarks.features.known import known_area, telling
-from edge_circuits.benchmarks.features.prompts import agreement
+from edge_circuits.benchmarks.features.prompts import ENGLISH, agreement
 from edge_circuits.benchmarks.features.study import GRAMMAR, main, results, subject
 from edge_circuits.benchmarks.trained import load
 from edge_circuits.graphs import metrics
@@ -22,6 +24,9 @@ from edge_circuits.graphs.features.nodes import ERROR, FeatureNodes
 from edge_circuits.graphs.features.reading import read_dictionaries
 from edge_circuits.graphs.features.running import run_features
 from edge_circuits.graphs.features.sites import Site
+
+FORMS = (*ENGLISH.nouns, *ENGLISH.verbs, *ENGLISH.with_object)
+WORDS = (*(form for forms in FORMS for form in forms), *ENGLISH.prepositions)
 
 
 def test_the_shipped_dictionaries_explain_the_grammar_model() -> None:
@@ -126,3 +131,41 @@ def test_what_cannot_be_asked_is_refused(capsys: pytest.CaptureFixture) -> None:
     ):
         assert main([*words, "--quiet", "--structures", "simple"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_model_of_a_directory_with_dictionaries_as_marks_et_al_publish_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A GPT-NeoX with parallel blocks, as Pythia, and a dictionary at each of its sites in dictionary_learning's layout."""
+    tokenizer = word_level_tokenizer([*WORDS, "The", "the", "that"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    hugging_face("neox-parallel", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    generator = torch.Generator().manual_seed(0)
+    names = ["embed", *(f"{kind}_out_layer{n}" for n in range(2) for kind in ("attn", "mlp", "resid"))]
+    shapes = {"encoder.weight": (40, 32), "encoder.bias": (40,), "decoder.weight": (32, 40), "bias": (32,)}
+    for name in names:
+        (folder := tmp_path / "dictionaries" / name / "10_40").mkdir(parents=True)
+        torch.save(
+            {key: 0.2 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}, folder / "ae.pt"
+        )
+    model, dictionaries = str(tmp_path / "model"), str(tmp_path / "dictionaries")
+    found = subject(model, tmp_path / "dictionaries", 0, quiet=True).nodes["features"]
+    kinds = ("attention_out", "mlp_out", "resid_post")
+    assert [each.site for each in found] == [Site("embed"), *(Site(kind, n) for n in range(2) for kind in kinds)]
+    words = ["--model", model, "--dictionaries", dictionaries, "--from-layer", "1", "--n-prompts", "6", "--quiet"]
+    assert main([*words, "--structures", "across a phrase", "--methods", "relp", "eap-ig:steps=2"]) == 0
+    told = capsys.readouterr().out
+    costs = told[told.index("cost, and") :]
+    assert [line.split()[2] for line in costs.splitlines() if line.startswith("features")] == [
+        "1",
+        "6",
+    ]  # 3 sites, 2 steps
+
+
+def test_the_guides_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+    names: dict[str, object] = {}
+    exec(compile(page.split("```python\n")[1].split("```")[0], "features.md", "exec"), names)
+    assert names["curve"].faithfulness[-1] > 0.9 and len(names["nodes"]) == 20 and names["logits"].isfinite().all()
+    assert (tmp_path / "features.svg").read_text().startswith("<svg")
