@@ -8,6 +8,7 @@ from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from edge_circuits.eap.averaging import mean_scores
+    from edge_circuits.eap.between_spans import Crossing, crossing
     from edge_circuits.eap.intervals import error_bars, score_groups
     from edge_circuits.eap.methods.blend import Blend
     from edge_circuits.eap.methods.clean_corrupted import CleanCorrupted
@@ -28,6 +29,7 @@ __all__ = [
     "EAP",
     "Blend",
     "CleanCorrupted",
+    "Crossing",
     "Exact",
     "HeadImportance",
     "InformationFlow",
@@ -36,6 +38,7 @@ __all__ = [
     "Method",
     "Random",
     "RelP",
+    "crossing",
     "error_bars",
     "mean_scores",
     "score",
@@ -47,6 +50,7 @@ __all__ = [
 _MODULES = {
     "Blend": "methods.blend",
     "CleanCorrupted": "methods.clean_corrupted",
+    "Crossing": "between_spans",
     "EAP": "methods.edge_attribution_patching",
     "Exact": "methods.exact",
     "HeadImportance": "methods.head_importance",
@@ -56,6 +60,7 @@ _MODULES = {
     "Method": "methods.method",
     "Random": "methods.random_scores",
     "RelP": "methods.relp",
+    "crossing": "between_spans",
     "error_bars": "intervals",
     "mean_scores": "averaging",
     "score": "scoring",

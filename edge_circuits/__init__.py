@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.averaging import mean_scores
+    from edge_circuits.eap.between_spans import Crossing, crossing
     from edge_circuits.eap.feature_edges import score_feature_edges
     from edge_circuits.eap.feature_scores import score_features
     from edge_circuits.eap.intervals import error_bars, score_groups
@@ -59,6 +60,7 @@ __all__ = [
     "Blend",
     "Circuit",
     "CleanCorrupted",
+    "Crossing",
     "Dictionary",
     "Exact",
     "Graph",
@@ -73,6 +75,7 @@ __all__ = [
     "ScoredGraph",
     "SpanCircuit",
     "SpanScores",
+    "crossing",
     "discover",
     "error_bars",
     "feature_curves",
@@ -100,9 +103,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Circuit": "graphs.circuit",
     "Blend": "eap.methods.blend",
+    "Circuit": "graphs.circuit",
     "CleanCorrupted": "eap.methods.clean_corrupted",
+    "Crossing": "eap.between_spans",
     "Dictionary": "graphs.features.dictionary",
     "EAP": "eap.methods.edge_attribution_patching",
     "Exact": "eap.methods.exact",
@@ -118,6 +122,7 @@ _MODULES = {
     "ScoredGraph": "graphs.scores",
     "SpanCircuit": "graphs.by_span",
     "SpanScores": "graphs.by_span",
+    "crossing": "eap.between_spans",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
     "feature_curves": "graphs.features.measuring",
