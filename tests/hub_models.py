@@ -24,6 +24,8 @@ _BASES = {
 }
 _YARN = dict(rope_type="yarn", rope_theta=100.0, factor=8.0, original_max_position_embeddings=16)
 _YARN |= dict(beta_fast=32.0, beta_slow=1.0, truncate=False)
+_LONG = dict(rope_type="longrope", rope_theta=100.0, original_max_position_embeddings=16, factor=4.0)
+_LONG |= dict(short_factor=[1.0, 1.5, 2.0, 3.0], long_factor=[4.0, 5.0, 6.0, 7.0])
 _HEADS = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=D_VOCAB)
 
 
@@ -67,6 +69,11 @@ HUB: dict[str, Kind] = {
     "phi3": Kind(
         "Phi3",
         _GROUPED | dict(sliding_window=WINDOW, pad_token_id=0, partial_rotary_factor=0.75),
+        Names(projections=("qkv_proj",), together=_grouped),
+    ),
+    "phi3-long": Kind(
+        "Phi3",
+        _GROUPED | dict(pad_token_id=0, original_max_position_embeddings=16, rope_parameters=_LONG),
         Names(projections=("qkv_proj",), together=_grouped),
     ),
     "gptj": Kind(

@@ -88,6 +88,12 @@ def _mpt_slopes(model: nn.Module) -> Tensor:
     return bias[:, 0, 1] - bias[:, 0, 0]
 
 
+def _up_to_long_angles(config: Any) -> int | None:
+    """The length up to which angles do not depend on the prompt's length."""
+    rotary = config.rope_parameters
+    return rotary["original_max_position_embeddings"] if rotary["rope_type"] == "longrope" else None
+
+
 def _gptj_angles(model: nn.Module, attention: nn.Module, positions: Tensor) -> tuple[Tensor, Tensor]:
     sin, cos = attention.embed_positions[positions].chunk(2, dim=-1)
     return cos, sin
@@ -109,7 +115,7 @@ FAMILIES: dict[str, Family] = {
     "Gemma3ForCausalLM": Family(only={"use_bidirectional_attention": (False, None)}),
     "OlmoForCausalLM": Family(),
     "PhiForCausalLM": Family(),
-    "Phi3ForCausalLM": Family(),
+    "Phi3ForCausalLM": Family(longest=_up_to_long_angles),
     "GPTJForCausalLM": Family(
         scale=lambda attention: 1 / attention.scale_attn,
         adjacent=True,

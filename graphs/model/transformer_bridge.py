@@ -235,7 +235,7 @@ class _Bridge:
         types = getattr(module, "rope_type", "default")
         of_layer = (self.settings.layer_types[layer],) if isinstance(types, dict) else ()
         kind = types[of_layer[0]] if of_layer else types
-        if kind not in STATIC_ROTARY:
+        if kind not in STATIC_ROTARY and not (kind == "longrope" and self.longest):
             raise ValueError(
                 f"rotary embedding of type {kind!r} is not supported; supported: {', '.join(STATIC_ROTARY)}."
             )

@@ -118,9 +118,10 @@ def test_refuses(make: Callable[[], torch.nn.Module], message: str) -> None:
         adapt(make())
 
 
-def test_refuses_prompts_longer_than_the_scale_of_queries_is_one() -> None:
+@pytest.mark.parametrize("kind", ["ministral3", "phi3-long"])
+def test_refuses_prompts_for_which_the_model_would_be_another(kind: str) -> None:
     with pytest.raises(ValueError, match="a prompt has 17 tokens, the model reads at most 16"):
-        adapt(hub_model_with("ministral3")).embed(torch.zeros(1, 17, dtype=torch.long))
+        adapt(hub_model_with(kind)).embed(torch.zeros(1, 17, dtype=torch.long))
 
 
 def test_refuses_an_unknown_kind_of_key_value_destinations() -> None:
