@@ -164,7 +164,7 @@ def report(result: Verification) -> str:
         f"1. the circuit alone answers: {_verdict(result.circuit_answers)}",
         f"   accuracy  whole model {result.accuracy:.1%}, circuit {result.circuit_accuracy:.1%}, "
         f"everything cut {result.corrupted_accuracy:.1%}",
-        f"2. each of its edges matters: {_verdict(result.each_edge_matters)}",
+        f"2. each of its edges matters, by {LEAST_COST * abs(result.metric):.3f} or more: {_edges_verdict(result)}",
         f"   {'fall of the metric when cut':30} {'causal model':>12} {'circuit':>9} {'whole':>9} {'prompts':>8}",
         *(
             f"   {cost.edge:30} {cost.expected:12.3f} {cost.in_circuit:9.3f} {cost.in_model:9.3f} {cost.n_prompts:8}"
@@ -176,6 +176,14 @@ def report(result: Verification) -> str:
         f"   as right or wrong as before on {result.same_answers:.1%} of the prompts, KL(whole || circuit) {result.divergence:.4f} nats",
     ]
     return "\n".join(lines)
+
+
+def _edges_verdict(result: Verification) -> str:
+    """Check 2 in words: prompts that tell nothing of an edge are no proof against it."""
+    silent = [cost.edge for cost in result.edges if not cost.n_prompts]
+    if not silent:
+        return _verdict(result.each_edge_matters)
+    return f"NOT TOLD, no prompt shows the work of {', '.join(silent)}; take more than {result.n_prompts} prompts"
 
 
 def _verdict(passed: bool) -> str:

@@ -169,7 +169,7 @@ def curves(
     model: nn.Module,
     scored: Mapping[str, ScoredGraph],
     pairs: PromptPairs,
-    metric: Metric,
+    metric: Metric | str,
     intervention: Intervention = "patching",
     *,
     shares: Sequence[float] = SHARES,
@@ -183,7 +183,7 @@ def curves(
         model: A TransformerLens model; left unchanged.
         scored: Scores of the model's edges by name, best made on other prompts.
         pairs: The prompts to measure on.
-        metric: `metric(logits, pairs)`, one value a prompt.
+        metric: `metric(logits, pairs)`, one value a prompt; or a metric's name.
         intervention: What a cut edge reads.
         shares: Of the graph's edges, ascending, above 0 and up to 1.
         by: How edges are ranked, see `graphs.prune`; for all, or for each name.

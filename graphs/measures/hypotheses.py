@@ -122,7 +122,7 @@ def hypothesis_tests(
     model: nn.Module,
     circuit: Circuit,
     pairs: PromptPairs,
-    metric: Metric,
+    metric: Metric | str,
     intervention: Intervention = "patching",
     *,
     margin: float = MARGIN,
@@ -139,7 +139,7 @@ def hypothesis_tests(
         model: A TransformerLens model; left unchanged.
         circuit: Of the model's graph, with edges and not all.
         pairs: Prompts that the circuit was not found with.
-        metric: `metric(logits, pairs)`, one value a prompt.
+        metric: `metric(logits, pairs)`, one value a prompt; or a metric's name.
         intervention: What a cut edge reads.
         margin: How far from even the chances may be under the null hypothesis of equivalence.
         quantile: Above which share of stray edges each edge is to be.

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.measures.values import Ends, Trial, check_circuits, checked, values_of
-from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.metrics import Metric, as_metric
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
@@ -144,7 +144,7 @@ def measure(
     model: nn.Module,
     circuits: Circuit | Sequence[Circuit],
     pairs: PromptPairs,
-    metric: Metric,
+    metric: Metric | str,
     intervention: Intervention = "patching",
     *,
     batch_size: int | None = None,
@@ -155,7 +155,7 @@ def measure(
         model: A TransformerLens model; left unchanged.
         circuits: One or more of the model's graph.
         pairs: Prompts, best ones that the circuits were not found with.
-        metric: `metric(logits, pairs)`, one value a prompt.
+        metric: `metric(logits, pairs)`, one value a prompt; or a metric's name.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (means over all `pairs`).
         batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
 
@@ -187,7 +187,7 @@ def minimality(
     model: nn.Module,
     circuit: Circuit,
     pairs: PromptPairs,
-    metric: Metric,
+    metric: Metric | str,
     intervention: Intervention = "patching",
     *,
     batch_size: int | None = None,
@@ -203,6 +203,7 @@ def minimality(
         ValueError: The circuit is of another graph, or cutting every edge does not change the metric.
     """
     trial = Trial(model, circuit.graph, pairs, intervention, batch_size)
+    metric = as_metric(metric, trial.transformer, pairs)
     full, empty = Circuit.full(circuit.graph), Circuit.empty(circuit.graph)
     parts = []
     for batch, cut in trial.each():

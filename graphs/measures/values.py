@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.metrics import Metric, Reference, accuracy, check_values, top_accuracy
+from edge_circuits.graphs.metrics import Metric, Reference, accuracy, as_metric, check_values, top_accuracy
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import check_pairs, in_order
@@ -132,7 +132,7 @@ def values_of(
     model: nn.Module,
     circuits: Sequence[Circuit],
     pairs: PromptPairs,
-    metric: Metric,
+    metric: Metric | str,
     intervention: Intervention = "patching",
     *,
     batch_size: int | None = None,
@@ -143,7 +143,7 @@ def values_of(
         model: A TransformerLens model; left unchanged.
         circuits: All of the model's graph; equal ones run once.
         pairs: The prompts to measure on.
-        metric: `metric(logits, pairs)`, one value a prompt.
+        metric: `metric(logits, pairs)`, one value a prompt; or a metric's name.
         intervention: What a cut edge reads; means are taken over all `pairs`.
         batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
 
@@ -153,6 +153,7 @@ def values_of(
     check_circuits(circuits)
     graph = circuits[0].graph
     trial = Trial(model, graph, pairs, intervention, batch_size)
+    metric = as_metric(metric, trial.transformer, pairs)
     asked = [Circuit.full(graph), Circuit.empty(graph), *circuits]
     rows = {circuit: row for row, circuit in enumerate(dict.fromkeys(asked))}
     measured = [_of_batch(trial, list(rows), batch, cut, metric) for batch, cut in trial.each()]
