@@ -25,8 +25,8 @@ from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import ARROW, parse_destination, parse_source
 from edge_circuits.graphs.scores import checked_scores
-from edge_circuits.graphs.signs import effect_of, has_sign
-from edge_circuits.graphs.summary import head_names, layer_table
+from edge_circuits.graphs.signs import has_sign
+from edge_circuits.graphs.summary import edge_table, head_names, layer_table, origin
 from edge_circuits.graphs.tables import Table
 
 if TYPE_CHECKING:
@@ -128,11 +128,9 @@ class Circuit:
 
     def __str__(self) -> str:
         asked = "" if self.n_requested is None else f" ({self.n_requested} requested)"
-        known = [str(self.metadata[name]) for name in ("model", "task", "method") if name in self.metadata]
         counts = f"Circuit of {self.n_edges} of {self.graph.n_edges} edges{asked}, {len(self.nodes)} nodes"
-        lines = [": ".join([counts, ", ".join(known)]) if known else counts]
-        lines.append(f"heads: {' '.join(self.heads()) or 'none'}")
-        return "\n".join([*lines, str(self.table(10))])
+        heads = f"heads: {' '.join(self.heads()) or 'none'}"
+        return "\n".join([": ".join(filter(None, (counts, origin(self.metadata)))), heads, str(self.table(10))])
 
     def _repr_svg_(self) -> str | None:
         return layered_svg(picture_of(self)) if self.n_edges <= MOST_SHOWN else None
@@ -159,9 +157,7 @@ class Circuit:
             return Table(("edge",), tuple((name,) for name in self.edges[: whole_number("top", top)]))
         scored = zip(self.edges, self.scores.T[self.mask.T].tolist())
         best = sorted(scored, key=lambda pair: -abs(pair[1]))[: whole_number("top", top)]
-        if not has_sign(self.scores, self.metadata):
-            return Table(("edge", "score"), tuple(best))
-        return Table(("edge", "score", "effect"), tuple((name, score, effect_of(score)) for name, score in best))
+        return edge_table(best, has_sign=has_sign(self.scores, self.metadata))
 
     def layers(self) -> Table:
         """Numbers of kept edges by layer and part."""

@@ -20,8 +20,8 @@ from edge_circuits.graphs.files import json_format
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import reading
 from edge_circuits.graphs.graph import Graph
-from edge_circuits.graphs.signs import effect_of, has_sign
-from edge_circuits.graphs.summary import head_map, head_table, layer_table
+from edge_circuits.graphs.signs import has_sign
+from edge_circuits.graphs.summary import edge_table, head_map, head_table, layer_table, origin
 from edge_circuits.graphs.tables import Table, frame
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class ScoredGraph:
         return iter(self.graph.edges)
 
     def __str__(self) -> str:
-        known = [str(self.metadata[name]) for name in ("model", "task", "method", "metric") if name in self.metadata]
-        return f"Scores of {len(self)} edges" + (f": {', '.join(known)}" if known else "") + f"\n{self.table(10)}"
+        head = ": ".join(filter(None, (f"Scores of {len(self)} edges", origin(self.metadata))))
+        return f"{head}\n{self.table(10)}"
 
     def _repr_html_(self) -> str:
         return heat_map(self) + self.table(10)._repr_html_()
@@ -142,10 +142,7 @@ class ScoredGraph:
         Raises:
             ValueError: As `top`.
         """
-        best = self.top(top)
-        if not self.has_sign:
-            return Table(("edge", "score"), tuple(best))
-        return Table(("edge", "score", "effect"), tuple((name, score, effect_of(score)) for name, score in best))
+        return edge_table(self.top(top), has_sign=self.has_sign)
 
     def to_pandas(self) -> pandas.DataFrame:
         """All edges, in edge order, with source, destination and score; pandas is an extra: `edge-circuits[pandas]`."""

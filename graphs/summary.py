@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import PARTS
+from edge_circuits.graphs.signs import effect_of
 from edge_circuits.graphs.tables import Table
 
 
@@ -40,6 +44,18 @@ def layer_table(graph: Graph, values: Float[Tensor, "source destination"], title
         rows.append(tuple(row))
     mlp = (["into MLP"], ["out of MLP"]) if graph.mlps else ([], [])
     return Table(("layer", "into q", "into k", "into v", *mlp[0], "out of heads", *mlp[1]), tuple(rows), title)
+
+
+def edge_table(scored: Iterable[tuple[str, float]], *, has_sign: bool) -> Table:
+    """Edges with their scores, and whether each helps (cutting it lowers the metric) or hurts."""
+    if not has_sign:
+        return Table(("edge", "score"), tuple(scored))
+    return Table(("edge", "score", "effect"), tuple((edge, score, effect_of(score)) for edge, score in scored))
+
+
+def origin(metadata: Mapping[str, Any]) -> str:
+    """Model, task, method and metric, as far as they are known."""
+    return ", ".join(str(metadata[name]) for name in ("model", "task", "method", "metric") if name in metadata)
 
 
 def head_table(graph: Graph, scores: Float[Tensor, "source destination"], top: int) -> Table:

@@ -6,15 +6,19 @@ one changed character of the content does.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.files.digest import digest_of
+
+_LIBRARIES = ("edge-circuits", "torch", "transformer-lens", "transformers")
 
 MOST_LEVELS = 64  # of lists and dicts within one another
 
@@ -57,6 +61,35 @@ def parsed(content: bytes | str) -> Any:
         raise ValueError(f"expected JSON, got a torn or other file ({error})") from error
     _check_depth(value)
     return value
+
+
+def json_types(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as it comes back from JSON: tuples are lists, keys are texts.
+
+    Raises:
+        ValueError: An entry does not fit; the message names it.
+    """
+    for name, entry in metadata.items():
+        if not isinstance(name, str):
+            raise refusal("metadata", "texts as keys", repr(name))
+        try:
+            parsed(json.dumps(entry, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise refusal(
+                f"metadata[{name!r}]", "texts, finite numbers, lists and dicts of them", f"another value ({error})"
+            ) from error
+    return parsed(json.dumps(dict(metadata)))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that are installed, without importing them."""
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

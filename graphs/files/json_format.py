@@ -28,9 +28,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -40,7 +38,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, refusal, whole_number
-from edge_circuits.graphs.files.documents import check_seal, parsed, sealed, warn_without_digest
+from edge_circuits.graphs.files.documents import (
+    check_seal,
+    json_types,
+    library_versions,
+    parsed,
+    sealed,
+    warn_without_digest,
+)
 from edge_circuits.graphs.graph import Graph
 
 FORMAT = "edge-circuits"
@@ -53,7 +58,6 @@ LARGEST = 2**27  # sources times destinations: a model of 80 layers with 64 head
 _LOADERS: dict[str, str] = {"scores": "ScoredGraph.load", "circuit": "Circuit.load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _GRAPH_FIELDS = ("n_layers", "n_heads", "n_kv_heads", "mlps", "parallel")
-_LIBRARIES = ("edge-circuits", "torch", "transformer-lens", "transformers")
 
 
 class Saved(NamedTuple):
@@ -94,8 +98,8 @@ def to_text(saved: Saved) -> bytes:
         "format": FORMAT,
         "version": VERSION,
         "kind": saved.kind,
-        "metadata": _json_types(saved.metadata),
-        "written_with": _versions(),
+        "metadata": json_types(saved.metadata),
+        "written_with": library_versions(),
         "graph": {name: getattr(saved.graph, name) for name in _GRAPH_FIELDS},
         **(_scores_content(saved) if saved.mask is None else _circuit_content(saved)),
     }
@@ -174,35 +178,6 @@ def _packed(
         "order": "destination, then source",
         "base64": base64.b64encode(little_endian).decode("ascii"),
     }
-
-
-def _json_types(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata as it comes back from JSON: tuples are lists, keys are texts.
-
-    Raises:
-        ValueError: An entry does not fit; the message names it.
-    """
-    for name, entry in metadata.items():
-        if not isinstance(name, str):
-            raise refusal("metadata", "texts as keys", repr(name))
-        try:
-            parsed(json.dumps(entry, allow_nan=False))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise refusal(
-                f"metadata[{name!r}]", "texts, finite numbers, lists and dicts of them", f"another value ({error})"
-            ) from error
-    return parsed(json.dumps(dict(metadata)))
-
-
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that are installed, without importing them."""
-    versions = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 # Reading
