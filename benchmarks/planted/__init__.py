@@ -24,7 +24,21 @@ score must see past gradients at the clean prompt. Area under the ROC curve and 
 
 Random scores give about 0.5 (the mean of twenty draws). Exact patching is near 1 because each edge of the circuit is trained,
 and checked, to matter, and the joint effect of all others to vanish. The areas are all large, since most edges outside score
-close to nothing: compare methods by average precision too. Greater-Than is too easy to tell the better methods apart.
+close to nothing, and knowing the circuit's nodes alone gives .98 to .99: compare methods by average precision and among hard
+negatives too (`roc`). Greater-Than is too easy to tell the better methods apart.
+
+A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone.
+Of the whole model's right answers the circuit keeps (256 held-out prompts, seed 7):
+
+    |              | patching | zero | mean | mean-positional |
+    | ------------ | -------- | ---- | ---- | --------------- |
+    | ioi          | 1.00     | 0.11 | 0.07 | 0.70            |
+    | greater_than | 1.00     | 1.00 | 0.10 | 1.00            |
+    | docstring    | 1.00     | 0.06 | 0.00 | 0.55            |
+
+(Greater-Than's metric under "zero" is half of the model's: its answers are right, and less sure.) Use "patching" with these.
+
+`HARDER` lists what is asked for by name alone: `induction`, by k composition.
 """
 
 from __future__ import annotations
@@ -33,6 +47,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from edge_circuits.graphs.checks import choice
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -40,6 +56,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs import Circuit
 
 NAMES = ("ioi", "greater_than", "docstring")
+HARDER = ("induction",)  # asked for by name alone
 
 
 class Planted(NamedTuple):
@@ -56,8 +73,7 @@ def planted_task(name: str) -> PlantedTask:
     Raises:
         ValueError: There is none.
     """
-    if name not in NAMES:
-        raise ValueError(f"planted task: expected one of {', '.join(NAMES)}, came {name!r}")
+    choice("planted task", name, (*NAMES, *HARDER))
     return importlib.import_module(f"{__name__}.{name}").PLANTED
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from edge_circuits.benchmarks.planted.causal import CausalModel
 from edge_circuits.benchmarks.tasks.task import Split, Task
+from edge_circuits.benchmarks.tasks.words import WordTokenizer
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
+from edge_circuits.graphs.running.patching import Intervention
 
 CORRUPTION = "random"  # the corrupted prompt is another random one of the same template
 
@@ -29,6 +31,8 @@ class Training:
         learning_rate: Peak of AdamW's rate, after a short rise and before a cosine's fall to zero.
         next_word: Weight of the next-word loss of the whole model at all positions before the answer.
         seed: Of weights, prompts and cuts.
+        squares_alone: Weight of squared differences against KL (`distance`) while the circuit is planted alone.
+        squares: The same at the end of training.
     """
 
     steps: int = 1200
@@ -38,6 +42,35 @@ class Training:
     learning_rate: float = 3e-3
     next_word: float = 0.2
     seed: int = 0
+    squares_alone: float = 0.0
+    squares: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordTask:
+    """Prompts of a small vocabulary that are no task of `edge_circuits.benchmarks.tasks`.
+
+    Attributes:
+        words: The vocabulary behind padding and BOS.
+        metric: Name of its metric.
+        draw: `draw(n, seed, split)` gives prompts, corrupted to others of the same template.
+    """
+
+    words: Sequence[str]
+    metric: str
+    draw: Callable[[int, int, Split], PromptPairs]
+
+    def word_tokenizer(self) -> WordTokenizer:
+        """The tokenizer of the small vocabulary."""
+        return WordTokenizer(self.words)
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """The small vocabulary in the order of its token ids, special tokens included."""
+        return self.word_tokenizer().vocabulary
+
+    def word_pairs(self, n: int, seed: int = 0, split: Split = "train", variant: str = CORRUPTION) -> PromptPairs:
+        """n pairs."""
+        return self.draw(n, seed, split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +86,18 @@ class PlantedTask:
         attends: Prompts and answer positions to, for each head of the circuit, the keys that each query is to look at; queries
             without keys are free.
         roles: Name of a class of nodes -> its nodes.
+        interventions: Under which the circuit is trained to be true; it is interchanged edge by edge under the first.
         training: How the weights shipped were trained.
     """
 
     name: str
-    task: Task
+    task: Task | WordTask
     settings: Mapping[str, Any]
     causal: CausalModel
     read: Callable[[Int[Tensor, "batch pos"]], Tensor]
     attends: Callable[[Int[Tensor, "batch pos"], Int[Tensor, "batch"]], Mapping[str, Bool[Tensor, "batch pos pos"]]]
     roles: Mapping[str, tuple[str, ...]]
+    interventions: tuple[Intervention, ...] = ("patching",)
     training: Training = field(default_factory=Training)
 
     @property

@@ -14,7 +14,8 @@ Then the rest of the model is given random output weights, and the loss is the s
 5. next word: the whole model's cross-entropy at all positions before the answer, so that what is outside the circuit has
    work of its own.
 
-The edges drawn are none, one edge, all out-edges of one node, or a random half of the circuit.
+Where the circuit is to be true under other interventions too, its answer with everything else cut by one of them is a part of
+all steps. The edges drawn are none, one edge, all out-edges of one node, or a random half of the circuit.
 
 Reference: Geiger et al. 2022, Inducing Causal Structure for Interpretable Neural Networks; Gupta et al. 2024, InterpBench.
 """
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edge_circuits.benchmarks.planted import NAMES, planted_task
+from edge_circuits.benchmarks.planted import HARDER, NAMES, planted_task
 from edge_circuits.benchmarks.planted.attention import attention_loss
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.weights import SHIPPED, save
@@ -43,11 +45,10 @@ from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.execution import run_batch
-from edge_circuits.graphs.running.patching import cut_values, trimmed
+from edge_circuits.graphs.running.patching import Intervention, cut_values, trimmed
 from edge_circuits.graphs.running.plan import Plan, make_plan
 
 POOL = 12_800  # prompt pairs drawn at a time
-SQUARES = 2.0  # weight of squared differences against KL at the end of training; it grows from zero once the circuit is planted
 EMBEDDING_SPREAD = 0.3  # standard deviation
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
@@ -154,13 +155,19 @@ class Losses:
         transformer = adapt(model, trainable=True)
         corrupted = cut_values(transformer, [batch], "patching")(batch)
         cut, alone = self.draw_cut(), self.training.alone
-        squares = SQUARES * (step - alone) / (self.training.steps - alone) if step > alone else 0.0
+        squares = self.squares(step)
 
-        def part(circuit: Circuit, cut: frozenset[str]) -> Float[Tensor, ""]:
-            logits = run_batch(transformer, self._plan(circuit, cut), batch, corrupted)
+        def part(
+            circuit: Circuit, cut: frozenset[str], to: Any = corrupted, intervention: Intervention = "patching"
+        ) -> Float[Tensor, ""]:
+            logits = run_batch(transformer, self._plan(circuit, cut, intervention), batch, to)
             return distance(self.task.target(batch, cut), logits, squares)
 
         parts = {"circuit, cut": part(self.circuit, cut)}
+        if len(self.task.interventions) > 1:
+            other = self.rng.choice(self.task.interventions[1:])
+            values = cut_values(transformer, [batch], other)(batch)
+            parts["circuit, other"] = part(self.circuit, frozenset(), values, other)
         if step < alone:
             attends = self.task.attends(trimmed(batch.corrupted, batch), batch.positions)
             parts["attention"] = (1 - step / alone) * attention_loss(transformer, corrupted, batch.positions, attends)
@@ -169,6 +176,13 @@ class Losses:
         if self.rng.random() < 0.5:
             return parts | {"whole, cut": part(self.whole, cut)}
         return parts | {"circuit": part(self.circuit, frozenset())}
+
+    def squares(self, step: int) -> float:
+        """The weight of squared differences: it grows from zero, first to that of the circuit alone, then to that of the end."""
+        alone, first, last = self.training.alone, self.training.squares_alone, self.training.squares
+        if step < alone:
+            return first * step / alone
+        return first + (last - first) * (step - alone) / (self.training.steps - alone)
 
     def draw_cut(self) -> frozenset[str]:
         """No edge, one edge of the circuit, all out-edges of a node, or a random half of the circuit."""
@@ -179,8 +193,8 @@ class Losses:
             return frozenset(self.task.causal.out_edges(self.rng.choice(self.task.causal.sources)))
         return frozenset(edge for edge in edges if kind == "half" and self.rng.random() < 0.5)
 
-    def _make_plan(self, circuit: Circuit, cut: frozenset[str]) -> Plan:
-        return make_plan(circuit.graph, (circuit - Circuit.from_edges(circuit.graph, cut)).mask, "patching")
+    def _make_plan(self, circuit: Circuit, cut: frozenset[str], intervention: Intervention) -> Plan:
+        return make_plan(circuit.graph, (circuit - Circuit.from_edges(circuit.graph, cut)).mask, intervention)
 
     def _whole_model(self, transformer: Transformer, batch: PromptPairs, squares: float) -> dict[str, Tensor]:
         tokens = trimmed(batch.clean, batch)
@@ -208,7 +222,7 @@ def distance(
 
 def _add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", choices=NAMES)
+    add("name", choices=(*NAMES, *HARDER))
     add("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
     add("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
     add("--seed", type=int, help="of weights, prompts and cuts")

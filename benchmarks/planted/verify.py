@@ -1,10 +1,11 @@
 """Check that a planted circuit is the circuit: `python -m edge_circuits.benchmarks.planted.verify ioi`.
 
-On held-out prompts, with cut edges reading another random prompt of the same template:
+On held-out prompts, with cut edges reading another random prompt of the same template (or what `--intervention` says):
 
 1. the circuit alone answers: its accuracy is at least 95 % of the whole model's;
 2. each edge matters: cutting it costs the metric, in the circuit and in the whole model alike, at least 5 % of the whole
-   model's metric, on average over the prompts where the causal model says that it should;
+   model's metric, on average over the prompts where the causal model says that it should; cutting an edge of a head that hurts
+   gains as much instead;
 3. everything else does not: with all other edges cut, the mean metric stays within 5 %, 95 % of the prompts stay right or
    stay wrong, and the whole model's distribution is at most 0.05 nats away (KL).
 
@@ -14,6 +15,7 @@ Accuracy is the share of prompts on which an answer has the largest logit of the
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +23,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from edge_circuits.benchmarks.planted import NAMES, Planted, load
+from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, load
 from edge_circuits.benchmarks.planted.model import PlantedTask
 from edge_circuits.benchmarks.study import DIFFERS, DONE, Study
 from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
+from edge_circuits.graphs.running.patching import Intervention
 
 N_PROMPTS = 512
 SEED = 7
@@ -38,9 +41,10 @@ TOLD = 0.02  # change of the causal model's metric, as a share, from which a pro
 
 @dataclass(frozen=True)
 class EdgeCost:
-    """What cutting one edge of the circuit costs, over the prompts that tell of it.
+    """What cutting one edge of the circuit costs, over the prompts that tell of it; of an edge that hurts, what it gains.
 
     Attributes:
+        hurts: Whether the causal model's metric rises when it is cut.
         n_prompts: How many these are.
         expected: Fall of the metric in the causal model.
         in_circuit: Fall of the metric when it is cut beside all edges outside the circuit.
@@ -48,6 +52,7 @@ class EdgeCost:
     """
 
     edge: str
+    hurts: bool
     n_prompts: int
     expected: float
     in_circuit: float
@@ -99,14 +104,21 @@ class Verification:
 
 
 @torch.no_grad()
-def verify(planted: Planted, n_prompts: int = N_PROMPTS, seed: int = SEED, quiet: bool = False) -> Verification:
-    """Run the three checks on held-out prompts."""
+def verify(
+    planted: Planted,
+    n_prompts: int = N_PROMPTS,
+    seed: int = SEED,
+    intervention: Intervention = "patching",
+    quiet: bool = False,
+) -> Verification:
+    """Run the three checks on held-out prompts; the circuit is trained to be true under "patching", see `PlantedTask`."""
     model, circuit, task = planted
     pairs = task.pairs(n_prompts, seed=seed, split="test")
     whole, empty = Circuit.full(task.graph), Circuit.empty(task.graph)
     metric, accuracy = metrics.load(task.task.metric), metrics.top_accuracy
     logits = {
-        name: run(model, edges, pairs) for name, edges in (("whole", whole), ("circuit", circuit), ("empty", empty))
+        name: run(model, edges, pairs, intervention=intervention)
+        for name, edges in (("whole", whole), ("circuit", circuit), ("empty", empty))
     }
     measured = {name: metric(values, pairs).mean().item() for name, values in logits.items()}
     right = {name: accuracy(values, pairs).mean().item() for name, values in logits.items()}
@@ -123,32 +135,42 @@ def verify(planted: Planted, n_prompts: int = N_PROMPTS, seed: int = SEED, quiet
         same_answers=same.float().mean().item(),
         divergence=-metrics.KLDivergence(pairs, logits["whole"])(logits["circuit"], pairs).mean().item(),
         edges=tuple(
-            edge_cost(edge, planted, pairs, metric(logits["whole"], pairs), metric(logits["circuit"], pairs))
+            edge_cost(
+                edge, planted, pairs, {name: metric(logits[name], pairs) for name in ("whole", "circuit")}, intervention
+            )
             for edge in tqdm(task.causal.edges, desc="edges", disable=quiet, leave=False)
         ),
     )
 
 
 def edge_cost(
-    edge: str, planted: Planted, pairs: PromptPairs, in_model: Float[Tensor, "pair"], in_circuit: Float[Tensor, "pair"]
+    edge: str,
+    planted: Planted,
+    pairs: PromptPairs,
+    before: Mapping[str, Float[Tensor, "pair"]],
+    intervention: Intervention = "patching",
 ) -> EdgeCost:
-    """What cutting an edge costs, given the metric of the whole model and of the circuit prompt by prompt."""
+    """What cutting an edge costs, given the metric of the "whole" model and of the "circuit" prompt by prompt."""
     model, circuit, task = planted
     metric = metrics.load(task.task.metric)
     right = metric(task.target(pairs), pairs)
     expected = right - metric(task.target(pairs, (edge,)), pairs)
+    hurts = bool(expected.mean() < 0)
+    expected = -expected if hurts else expected
     tells = expected > TOLD * right.mean()
     one = Circuit.from_edges(task.graph, (edge,))
 
-    def fall(before: Tensor, kept: Circuit) -> float:
-        return _mean(before - metric(run(model, kept - one, pairs), pairs), tells)
+    def fall(name: str, kept: Circuit) -> float:
+        after = metric(run(model, kept - one, pairs, intervention=intervention), pairs)
+        return _mean(after - before[name] if hurts else before[name] - after, tells)
 
     return EdgeCost(
         edge=edge,
+        hurts=hurts,
         n_prompts=int(tells.sum()),
         expected=_mean(expected, tells),
-        in_circuit=fall(in_circuit, circuit),
-        in_model=fall(in_model, Circuit.full(task.graph)),
+        in_circuit=fall("circuit", circuit),
+        in_model=fall("whole", Circuit.full(task.graph)),
     )
 
 
@@ -168,6 +190,7 @@ def report(result: Verification) -> str:
         f"   {'fall of the metric when cut':30} {'causal model':>12} {'circuit':>9} {'whole':>9} {'prompts':>8}",
         *(
             f"   {cost.edge:30} {cost.expected:12.3f} {cost.in_circuit:9.3f} {cost.in_model:9.3f} {cost.n_prompts:8}"
+            + ("  hurts" if cost.hurts else "")
             for cost in result.edges
         ),
         f"3. everything else does not: {_verdict(result.nothing_else_matters)}",
@@ -191,17 +214,20 @@ def _verdict(passed: bool) -> str:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*NAMES, *HARDER))
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help=f"how many held-out prompts ({N_PROMPTS})")
 
 
 def _work(given: argparse.Namespace) -> int:
-    result = verify(load(given.name, given.weights), given.prompts, quiet=given.quiet)
+    planted = load(given.name, given.weights)
+    result = verify(planted, given.prompts, intervention=given.intervention, quiet=given.quiet)
     print(report(result))
     return DONE if result.passed else DIFFERS
 
 
-STUDY = Study("planted.verify", "Check that a planted circuit is the circuit.", ("weights", "quiet"), _add, _work)
+STUDY = Study(
+    "planted.verify", "Check that a planted circuit is the circuit.", ("weights", "intervention", "quiet"), _add, _work
+)
 main, parser = STUDY.main, STUDY.parser
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def test_shipped_weights_are_small_and_say_how_they_were_made(planted: Planted) 
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert path.stat().st_size < MOST_BYTES
     assert about["command"].startswith(f"python -m edge_circuits.benchmarks.planted.train {planted.task.name} ")
-    assert about["training"] == vars(planted.task.training)
+    assert Training(**about["training"]) == planted.task.training
     assert about["edges"] == list(planted.circuit.edges) or set(about["edges"]) == set(planted.circuit.edges)
 
 
@@ -337,5 +337,5 @@ def test_weights_of_another_circuit_are_refused(tmp_path: Path) -> None:
 def test_missing_weights_and_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found none; run python -m edge_circuits.benchmarks.planted.train ioi"):
         load("ioi", tmp_path)
-    with pytest.raises(ValueError, match="expected one of ioi.*came 'sorting'"):
+    with pytest.raises(ValueError, match="expected one of 'ioi'.*got 'sorting'"):
         load("sorting")

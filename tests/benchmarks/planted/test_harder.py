@@ -1,0 +1,109 @@
+"""The harder planted circuits: their causal models by hand, where heads are to look, and the three checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, induction, load, planted_task
+from edge_circuits.benchmarks.planted.causal import CausalModel, sink
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training
+from edge_circuits.benchmarks.planted.train import Losses, train
+from edge_circuits.benchmarks.planted.verify import edge_cost, report, verify
+from edge_circuits.graphs import Circuit, metrics, run
+
+MOVERS = {"induction": induction.INDUCTION}
+
+
+@pytest.fixture(params=HARDER)
+def task(request: pytest.FixtureRequest) -> PlantedTask:
+    """Each harder task, without weights."""
+    return planted_task(request.param)
+
+
+def test_they_are_asked_for_by_name_alone() -> None:
+    assert not set(HARDER) & set(NAMES) and set(MOVERS) == set(HARDER)
+
+
+def test_causal_models_answer_their_tasks_and_every_edge_counts(task: PlantedTask) -> None:
+    pairs, metric = task.pairs(64, seed=2), metrics.load(task.task.metric)
+    whole = task.target(pairs)
+    assert metrics.accuracy(whole, pairs).mean() == 1
+    torch.testing.assert_close(task.target(pairs, task.causal.edges), task.target(pairs.swapped()))
+    right = metric(whole, pairs)
+    for edge in task.causal.edges:
+        change = (right - metric(task.target(pairs, (edge,)), pairs)).mean()
+        assert change.abs() > 0.06 * right.mean(), edge
+
+
+def test_heads_are_to_look_where_the_answer_is(task: PlantedTask) -> None:
+    pairs = task.pairs(20, seed=1)
+    wanted = task.attends(pairs.clean, pairs.positions)
+    for row, position in enumerate(pairs.positions.tolist()):
+        for node in MOVERS[task.name]:
+            keys = wanted[node][row, position].nonzero()[:, 0]
+            assert len(keys) and keys.max() <= position
+            assert set(pairs.clean[row, keys].tolist()) == set(pairs.answers[row].tolist()) - {-1}
+
+
+def test_induction_by_hand() -> None:
+    """Five words, then the second again: the word before is the last one at the third alone."""
+    tokens = torch.tensor([[1, 5, 6, 7, 8, 9, 6, 0]])
+    before = induction.previous([tokens])
+    assert before.tolist() == [[0, 1, 5, 6, 7, 8, 9, 6]]
+    weights = induction.induction([tokens], [before, before], [tokens])[0]
+    assert weights[7].item() == pytest.approx(math.exp(5) / (math.exp(5) + 4))
+    assert weights.sum().item() == pytest.approx(1)
+    one_cut = induction.induction([tokens], [before, torch.zeros_like(before)], [tokens])[0]
+    assert one_cut[7].item() == pytest.approx(math.exp(2.5) / (math.exp(2.5) + 4))
+
+
+@pytest.mark.parametrize("name", HARDER)
+def test_a_shipped_circuit_is_the_circuit(name: str) -> None:
+    result = verify(load(name), n_prompts=96, quiet=True)
+    assert result.passed, report(result)
+
+
+def test_an_edge_that_hurts_gains_when_it_is_cut() -> None:
+    """With the answers exchanged for the wrong answers, every edge hurts, and the cost is the gain."""
+    planted = load("induction")
+
+    def opposed(inputs: list[torch.Tensor]) -> torch.Tensor:
+        return -induction.answer(inputs)
+
+    *variables, last = planted.task.causal.variables
+    against = CausalModel((*variables, sink("logits", opposed, *last.reads["inputs"])))
+    pairs, metric = planted.task.pairs(32, seed=4), metrics.logit_difference
+    edge, whole = "a1.h2->logits", Circuit.full(planted.task.graph)
+    before = {
+        "whole": metric(run(planted.model, whole, pairs), pairs),
+        "circuit": metric(run(planted.model, planted.circuit, pairs), pairs),
+    }
+    costs = [
+        edge_cost(edge, Planted(planted.model, planted.circuit, one), pairs, before)
+        for one in (planted.task, replace(planted.task, causal=against))
+    ]
+    assert [cost.hurts for cost in costs] == [False, True]
+    assert costs[1].expected == pytest.approx(costs[0].expected, rel=0.1)
+    assert costs[0].in_model > 1 and costs[1].in_model == pytest.approx(-costs[0].in_model, rel=0.1)
+
+
+def test_other_interventions_are_trained_too() -> None:
+    tiny = {**planted_task("induction").settings, "d_model": 16, "d_head": 4, "d_mlp": 16}
+    task = replace(planted_task("induction"), settings=tiny, interventions=("patching", "zero", "mean"))
+    training = Training(steps=2, alone=1, batch_size=8)
+    model, losses = train(task, training, quiet=True)
+    assert len(losses) == 2
+    parts = Losses(task, training)(model, task.pairs(8), 0)
+    assert "circuit, other" in parts and parts["circuit, other"].isfinite()
+    assert "circuit, other" not in Losses(replace(task, interventions=("patching",)), training)(model, task.pairs(8), 0)
+
+
+def test_the_weight_of_squares_grows_in_two_steps() -> None:
+    losses = Losses(planted_task("induction"), Training(steps=100, alone=40, squares_alone=4.0, squares=10.0))
+    assert [losses.squares(step) for step in (0, 20, 40, 70, 100)] == [0, 2, 4, 7, 10]
+    usual = Losses(planted_task("induction"), Training(steps=100, alone=40))
+    assert [usual.squares(step) for step in (0, 40, 70)] == [0, 0, 1]
