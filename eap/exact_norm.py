@@ -32,7 +32,7 @@ from edge_circuits.eap.gradients import Inside
 from edge_circuits.graphs.model.norm import Norm, apply_norm
 from edge_circuits.graphs.nodes import PARTS, Part
 
-N_EXACT = 16
+N_EXACT = 4
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,10 @@ def score(
             "relp:reader=norm":
             "eap", `EAP`: edge attribution patching, the gradient on the clean prompt times the source's change;
             "relp", `RelP`: the same pass with the coefficients of layer-wise relevance propagation in the gradient's place;
+            "blend", `Blend`: small effects by the gradient, large ones by relevance propagation, both exactly through the destination;
+            "gim", the rules of gradient interaction modifications;
             "eap-ig", `IntegratedGradients`: gradients averaged over points from the cut input to the clean one;
-            "eap-ig-activations": over the line of each source's own values instead;
+            "eap-ig-activations": over the line of each source's own values instead, "eap-ig-all-activations" as published;
             "clean-corrupted", `CleanCorrupted`: gradients averaged over the two ends;
             "hisp", `HeadImportance`: an edge as important as the lesser of its nodes;
             "information-flow-routes", `InformationFlow`: each source's share of what is read, without metric or gradient;

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.destinations import Reader, check_reader
+from edge_circuits.eap.exact_norm import N_EXACT
 from edge_circuits.eap.methods.edge_attribution_patching import EAP
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.methods.relp import RelP
@@ -43,7 +44,7 @@ class Blend(Method):
     short_names: ClassVar = {"blend": {}}
 
     reader: Reader = "exact"
-    exact_sources: int = 4
+    exact_sources: int = N_EXACT
     share: float = 0.1
 
     def __post_init__(self) -> None:

@@ -369,7 +369,7 @@ def test_results_name_their_settings() -> None:
         "intervention": "patching",
         "n_prompts": 2,
         "reader": "linear",
-        "exact_sources": 16,
+        "exact_sources": 4,
         "steps": 3,
         "rule": "midpoint",
         "at": "inputs",

@@ -234,7 +234,7 @@ def test_rules_are_named_and_compared_by_value() -> None:
     assert RelP(attention="ah", reader="norm").label == "relp:reader=norm,attention=ah"
     assert RelP(attention="ah").settings == {
         "reader": "linear",
-        "exact_sources": 16,
+        "exact_sources": 4,
         "metric_as": "slope",
         "norm": "ln",
         "activation": "identity",
