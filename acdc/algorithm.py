@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.speculation import stack_size
-from edge_circuits.acdc.trace import Trace, agreed, is_kept
+from edge_circuits.acdc.trace import SAFETY, Trace, agreed, is_kept
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on, reached_from_input
@@ -58,9 +58,11 @@ def sweep_edges(
     """
     sweep = EdgeSweep(search, float(threshold))
     is_first = search.processes.is_first
-    path = trace_path(checkpoint, sweep.threshold) if checkpoint is not None and is_first else None
-    found = Trace.load(path) if path is not None and path.exists() else None
-    if (begun := search.processes.from_first(found)) is not None:
+    path = search.processes.read_by_first(
+        lambda: None if checkpoint is None else trace_path(checkpoint, sweep.threshold)
+    )
+    begun = search.processes.read_by_first(lambda: Trace.load(path) if path is not None and path.exists() else None)
+    if begun is not None:
         sweep.take(_own(begun, sweep, checkpoint))
     elif known:
         sweep.take_agreed(max(known, key=lambda trace: agreed(trace, threshold)))
@@ -68,7 +70,7 @@ def sweep_edges(
     with tqdm(**shown, disable=quiet or not is_first) as bar:
         while not sweep.complete:
             sweep.advance(bar)
-            if path is not None:
+            if path is not None and is_first:
                 sweep.trace.save(path)
     return sweep.trace
 
@@ -98,10 +100,10 @@ def trace_path(folder: str | os.PathLike[str], threshold: float) -> Path:
 
 
 def _own(begun: Trace, sweep: EdgeSweep, folder: str | os.PathLike[str]) -> Trace:
-    """A trace that was read from a folder, if it is of this search and threshold.
+    """A trace that was read from a folder, if it is of this search and threshold, and says what this search finds.
 
     Raises:
-        ValueError: It is of another one; the message says in what.
+        ValueError: It is of another one, or its values or decisions cannot be this search's; the message says in what.
     """
     nothing = sweep.trace
     mine, its = (
@@ -113,6 +115,14 @@ def _own(begun: Trace, sweep: EdgeSweep, folder: str | os.PathLike[str]) -> Trac
             expected = f"a trace of this sweep, whose {name} is {value}"
             remedy = "give another folder, or delete the trace to begin anew"
             raise refusal("checkpoint", expected, f"one in {folder} whose {name} is {its.get(name)}", remedy)
+    remedy = "delete the trace to begin anew"
+    if not abs(begun.start_value - nothing.start_value) <= SAFETY * max(begun.noise, nothing.noise):
+        values = f"start value {nothing.start_value}", f"one in {folder} with {begun.start_value}"
+        raise refusal("checkpoint", *values, remedy)
+    for edge, before, after, kept, _ in begun.decisions:
+        if kept != (after is not None and is_kept(before, after, begun.threshold, begun.change)):
+            decided = f"{edge} {'kept' if kept else 'cut'} in {folder}, from {before} to {after}"
+            raise refusal("checkpoint", f"decisions by threshold {begun.threshold}", decided, remedy)
     return begun
 
 

@@ -77,7 +77,8 @@ def discover(
         Conmy et al. 2023, Algorithm 1.
     """
     check_threshold(threshold)
-    search = Search(model, pairs, metric, SearchSettings(**settings))
+    agreed = dict(threshold=threshold, checkpoint=checkpoint)
+    search = Search(model, pairs, metric, SearchSettings(**settings), **agreed)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
 
 
@@ -118,5 +119,6 @@ def refine(
         Syed, Rager and Conmy 2023, section 5.2.
     """
     check_threshold(threshold)
-    search = Search(model, pairs, metric, SearchSettings(**settings), circuit)
+    agreed = dict(threshold=threshold, checkpoint=checkpoint)
+    search = Search(model, pairs, metric, SearchSettings(**settings), circuit, **agreed)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

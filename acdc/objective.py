@@ -37,10 +37,8 @@ class Objective:
         Raises:
             ValueError: There is no such metric.
         """
-        if not callable(metric) and choice("metric", metric, [KL, *METRICS], "or give a function") != KL:
-            metric = load(metric)
-        self.metric, self.batches = metric, batches
-        self._references = [Reference.of(logits) for logits in clean] if metric == KL else []
+        self.metric, self.batches = as_objective(metric), batches
+        self._references = [Reference.of(logits) for logits in clean] if self.metric == KL else []
 
     @property
     def name(self) -> str:
@@ -64,3 +62,13 @@ class Objective:
         values = self.metric(logits, batch)
         check_shape(values, batch, self.metric)
         return values
+
+
+def as_objective(metric: Metric | str) -> Metric | str:
+    """ "kl" as it is, and a metric by its name.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    is_kl = not callable(metric) and choice("metric", metric, [KL, *METRICS], "or give a function") == KL
+    return metric if is_kl or callable(metric) else load(metric)

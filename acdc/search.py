@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from edge_circuits.acdc import order as orders
-from edge_circuits.acdc.objective import Objective
+from edge_circuits.acdc.objective import Objective, as_objective
 from edge_circuits.acdc.order import Edge
 from edge_circuits.acdc.trace import Change
 from edge_circuits.graphs import Circuit, PromptPairs
@@ -26,6 +26,7 @@ from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.execution import run_batch
+from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
 from edge_circuits.graphs.running.plan import make_plan
@@ -69,6 +70,7 @@ class Search:
         metric: Metric | str,
         settings: SearchSettings = SearchSettings(),
         start: Circuit | None = None,
+        **of_sweep: object,
     ) -> None:
         """Run the model and the circuit at the start.
 
@@ -78,23 +80,28 @@ class Search:
             metric: "kl" or a task metric.
             settings: The rest.
             start: The circuit at the start; None: all edges.
+            **of_sweep: What the processes of a group have to agree on besides.
 
         Raises:
             ValueError: The circuit is of another graph, or what `discover` refuses.
         """
-        check_pairs(pairs)
-        self.settings = settings
-        self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
-        self.graph = self.transformer.graph
-        self.start = Circuit.full(self.graph) if start is None else start
-        if self.start.graph != self.graph:
-            raise refusal(
-                "circuit", f"one of {self.graph}", f"one of {self.start.graph}", "take a circuit of this model"
-            )
-        self.order = orders.checked(self.graph, settings.order, self.start.mask)
-        self.processes = Processes(settings.process_group, self.transformer.device)
-        batches = self.processes.batches(pairs, settings.batch_size, MAX_TOKENS)
-        batches = [batch.to(self.transformer.device) for batch in batches]
+        self.settings, self.processes = settings, Processes(settings.process_group)
+        with self.processes.agreeing() as asked:
+            check_pairs(pairs)
+            self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
+            self.processes.send_from(self.transformer.device)
+            self.graph = self.transformer.graph
+            self.start = Circuit.full(self.graph) if start is None else start
+            if self.start.graph != self.graph:
+                raise refusal(
+                    "circuit", f"one of {self.graph}", f"one of {self.start.graph}", "take a circuit of this model"
+                )
+            self.order = orders.checked(self.graph, settings.order, self.start.mask)
+            batches = self.processes.batches(pairs, settings.batch_size, MAX_TOKENS)
+            batches = [batch.to(self.transformer.device) for batch in batches]
+            self.origin = self._origin(model, pairs, as_objective(metric), batches)
+            asked |= {"circuit": digest_of(repr(self.start.edges)), "change": settings.change}
+            asked |= {name: repr(value) for name, value in {**self.origin, **of_sweep}.items()}
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
         make_cut = cut_values(self.transformer, batches, settings.intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
@@ -105,10 +112,6 @@ class Search:
             True: max(map(len, batches)),
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
-        self.origin = self._origin(pairs, batches, clean)
-        self.processes.check_same(
-            {"search": {**self.origin, "start": digest_of(repr(self.start.edges)), "change": settings.change}}
-        )
         self.start_value = self._start_value()
 
     def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
@@ -121,19 +124,19 @@ class Search:
         runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
         return self.check_finite(self.value(runs), "the circuit at the start")
 
-    def _origin(self, pairs: PromptPairs, batches: Sequence[PromptPairs], clean: Sequence[Tensor]) -> dict[str, Any]:
-        """What a trace says of its origin, enough to recognise it."""
-        sizes = torch.stack([logits.double().square().sum() for logits in clean]).cpu()
+    def _origin(
+        self, model: nn.Module, pairs: PromptPairs, metric: Metric | str, batches: Sequence[PromptPairs]
+    ) -> dict[str, Any]:
+        """What a trace says of its origin: all that decides its values."""
+        asked = question(model, self.transformer, pairs, metric, batches)
         return {
+            **asked,
             "model": self.transformer.name,
-            "metric": self.objective.name,
             "intervention": self.settings.intervention,
             "n_prompts": len(pairs),
-            "prompts": pairs.digest,
             "order": digest_of(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
             "stacked_tokens": self.settings.stacked_tokens,
-            "clean_logits": f"{sum(self.processes.in_order(sizes, self.n_batches).tolist()):.4e}",
         }
 
     def cached_runs(self, mask: Bool[Tensor, "source destination"]) -> list[CachedRun]:

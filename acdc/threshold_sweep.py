@@ -93,7 +93,8 @@ def sweep(
         check_threshold(threshold)
     if not thresholds or len(set(thresholds)) < len(thresholds):
         raise refusal("thresholds", "one or more different numbers", list(thresholds))
-    search = Search(model, pairs, metric, SearchSettings(**settings), circuit)
+    agreed = dict(thresholds=sorted(map(float, thresholds)), checkpoint=checkpoint)
+    search = Search(model, pairs, metric, SearchSettings(**settings), circuit, **agreed)
     traces: list[Trace] = []
     for threshold in sorted(map(float, thresholds)):
         traces.append(sweep_edges(search, threshold, known=traces, checkpoint=checkpoint, quiet=quiet))

@@ -6,7 +6,10 @@ never reads it, and the same question finds it again. Exact patching has one mor
 
 from __future__ import annotations
 
+import json
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,9 +19,46 @@ from torch import Tensor
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.files.arrays import from_npz, to_npz
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.files.documents import reading
+from edge_circuits.graphs.running.fingerprint import differing
 
 SECONDS_BETWEEN = 20.0  # from one writing to the next
+
+
+_DECIDES_NOTHING = ("checkpoint", "budget")  # processes agree on them, and the scores that are kept are the same
+
+
+def path_of(folder: Path, method: str, asked: Mapping[str, str]) -> Path:
+    """The file of a question, beside which the question is written.
+
+    If there is none, but files of other questions with the method, a warning says in what the nearest of them differs.
+
+    Args:
+        asked: All that decides the scores (`edge_circuits.graphs.running.fingerprint.question`).
+    """
+    asked = {name: value for name, value in asked.items() if name not in _DECIDES_NOTHING}
+    path = folder / f"{method}-{digest_of(*(f'{name}: {value}' for name, value in sorted(asked.items())))}.npz"
+    described = path.with_suffix(".json")
+    if described.exists():
+        return path
+    others = [differing(asked, _question(other)) for other in sorted(folder.glob(f"{method}-*.json"))]
+    if nearest := min(others, key=len, default=None):
+        warnings.warn(
+            f"checkpoint: {folder} has {method} scores of another question, which differs in {', '.join(nearest)}; they are "
+            "left there, and nothing of them is used.",
+            stacklevel=3,
+        )
+    write_whole(described, json.dumps(asked, indent=1).encode())
+    return path
+
+
+def _question(path: Path) -> dict[str, str]:
+    """A question that was written beside scores; an empty one where it cannot be read."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        return {}
 
 
 class Checkpoint:
@@ -47,7 +87,7 @@ class Checkpoint:
         self._seconds_before = 0.0
         self._begun = self._written = time.monotonic()
         if path is not None:
-            _make_folder(path.parent)
+            make_folder(path.parent)
             if path.exists():
                 self._load(path)
 
@@ -76,7 +116,7 @@ class Checkpoint:
         return {"scores": self.scores, "done": self.done, "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder before anything is computed that is to be kept there.
 
     Raises:

@@ -29,6 +29,7 @@ from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.distributed import Processes
+from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
 
 Direction = Literal["noising", "denoising"]
@@ -92,17 +93,20 @@ def score_nodes(
         ValueError: an unknown method or direction, a method or rule that does not fit the model or nodes, an
             unsupported model, or a metric that cannot be scored with.
     """
-    method = _checked(method, direction)
-    transformer = adapt(model)
-    metric = as_metric(metric, transformer, pairs)
-    method.check_model(transformer)
-    if direction == "noising":
-        method.check_metric(metric)
-    processes = Processes(process_group, transformer.device)
-    processes.check_same({"settings": f"{method}, {direction}, {metric_name(metric)}"})
-    batches = [
-        batch.to(transformer.device) for batch in processes.mine(processes.batches(pairs, batch_size, MAX_TOKENS))
-    ]
+    processes = Processes(process_group)
+    with processes.agreeing() as asked:
+        method = _checked(method, direction)
+        transformer = adapt(model)
+        processes.send_from(transformer.device)
+        metric = as_metric(metric, transformer, pairs)
+        method.check_model(transformer)
+        if direction == "noising":
+            method.check_metric(metric)
+        batches = processes.batches(pairs, batch_size, MAX_TOKENS)
+        if processes.size > 1:
+            settings = dict(method=method.described, direction=direction)
+            asked |= question(model, transformer, pairs, metric, batches, **settings)
+    batches = [batch.to(transformer.device) for batch in processes.mine(batches)]
     per_prompt: dict[str, Tensor] = {}
     quiet = quiet or not processes.is_first
     with tqdm(

@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
 from edge_circuits.eap.budget import affordable, with_exact
-from edge_circuits.eap.checkpoint import Checkpoint
+from edge_circuits.eap.checkpoint import Checkpoint, make_folder, path_of
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
@@ -24,13 +24,12 @@ from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.by_span import SpanScores
 from edge_circuits.graphs.checks import choice, number, refusal
-from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
-from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
+from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.distributed import Processes
-from edge_circuits.graphs.running.fingerprint import first_logits, model_mark
+from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
 
 By = Literal["span", "token"]
@@ -103,17 +102,26 @@ def score(
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.
     """
-    check_pairs(pairs)
-    method = find(method)
-    _check(method, intervention, token_chunk, checkpoint, process_group)
-    _check_budget(budget, method, by)
-    pairs = _with_spans(pairs, by, method)
-    transformer = adapt(model, kv_destinations=kv_destinations)
-    metric = as_metric(metric, transformer, pairs)
-    method.check_model(transformer)
-    method.check_metric(metric)
-    processes = Processes(process_group, transformer.device)
-    batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
+    processes = Processes(process_group)
+    with processes.agreeing() as asked:
+        check_pairs(pairs)
+        method = find(method)
+        _check(method, intervention, token_chunk, checkpoint, process_group)
+        _check_budget(budget, method, by)
+        if checkpoint is not None and processes.is_first:
+            make_folder(Path(checkpoint))
+        pairs = _with_spans(pairs, by, method)
+        transformer = adapt(model, kv_destinations=kv_destinations)
+        processes.send_from(transformer.device)
+        metric = as_metric(metric, transformer, pairs)
+        method.check_model(transformer)
+        method.check_metric(metric)
+        batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]
+        if checkpoint is not None or processes.size > 1:
+            measured = metric if method.needs_metric else None
+            settings = dict(method=method.described, intervention=intervention, token_chunk=token_chunk, by=by)
+            asked |= question(model, transformer, pairs, measured, batches, **settings)
+            asked |= {"checkpoint": str(checkpoint), "budget": str(budget)}
     cuts = cut_values(transformer, batches, intervention, processes)
     job = Job(
         transformer, metric, cuts, intervention, token_chunk, by is not None, quiet=quiet or not processes.is_first
@@ -124,10 +132,10 @@ def score(
         scores = method.scores_of_all(job, batches)
         seconds = time.monotonic() - start
     else:
-        asked = _asked(job, method, pairs, batches, metadata) if checkpoint is not None or processes.size > 1 else {}
-        processes.check_same(asked)
         if checkpoint is not None:
-            job = replace(job, checkpoint=Path(checkpoint) / f"{method.name}-{digest_of(repr(asked))}.npz")
+            job = replace(
+                job, checkpoint=processes.read_by_first(lambda: path_of(Path(checkpoint), method.name, asked))
+            )
         total, seconds = _summed(job, batches, processes, method)
         scores = total / len(pairs)
     scores, metadata = (
@@ -196,11 +204,9 @@ def _summed(
     """The scores of all batches added up, in float64 on the CPU, and the seconds they took."""
     spans = (len(batches[0].spans),) if job.by_span else ()
     zeros = torch.zeros(*job.transformer.graph.edge_mask.shape, *spans, dtype=torch.float64)
-    sums = Checkpoint(
-        job.checkpoint if processes.is_first else None, zeros, torch.zeros(len(batches), dtype=torch.bool)
+    sums = processes.read_by_first(
+        lambda: Checkpoint(job.checkpoint, zeros, torch.zeros(len(batches), dtype=torch.bool))
     )
-    if job.checkpoint is not None:
-        sums.scores, sums.done = processes.from_first((sums.scores, sums.done))
     n_done = int(sums.done.sum())
     with tqdm(total=sum(map(len, batches)), desc=method.name, unit="prompt", disable=job.quiet) as bar:
         bar.update(sum(map(len, batches[:n_done])))
@@ -208,31 +214,12 @@ def _summed(
         for number, scores in enumerate(scored, start=n_done):
             sums.scores += scores
             sums.done[number] = True
-            sums.save_now_and_then()
+            if processes.is_first:
+                sums.save_now_and_then()
             bar.update(len(batches[number]))
-    if n_done < len(batches):
+    if n_done < len(batches) and processes.is_first:
         sums.save()
     return sums.scores, processes.from_first(sums.seconds)
-
-
-def _asked(
-    job: Job, method: Method, pairs: PromptPairs, batches: list[PromptPairs], metadata: dict[str, Any]
-) -> dict[str, str]:
-    """All that decides the scores, named."""
-    first, logits = pairs[:1].to(job.transformer.device), first_logits(job.transformer, pairs)
-    measured = "without"
-    if method.needs_metric:
-        with torch.no_grad():
-            value = job.metric(logits, first)
-            check_values(value, first, job.metric)
-        measured = f"{metadata['metric']}, {value.item():.4e} for the first prompt"
-    return {
-        "prompts": pairs.digest,
-        "model": model_mark(job.transformer, logits),
-        "metric": measured,
-        "settings": f"{method.name}, {metadata['settings']}, by span {job.by_span}, token_chunk {job.token_chunk}",
-        "batches": repr([list(batch.clean.shape) for batch in batches]),
-    }
 
 
 def _metadata(job: Job, pairs: PromptPairs, method: Method) -> dict[str, Any]:

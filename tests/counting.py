@@ -7,6 +7,9 @@ from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
 
+IDENTIFIED = 4
+"""Calls of a metric by which a question knows it: two on made-up logits (for each 64 prompts), two on the model's own."""
+
 
 class Stopped(BaseException):
     """Raised in the middle of a run."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import two_processes
+from counting import IDENTIFIED
 from models import relative_error
 from two_processes import QUESTIONS
 
@@ -62,7 +63,7 @@ def test_other_sums_differ_by_rounding(name: str, one: dict[str, Any], two: list
 def test_two_go_on_from_where_one_was_stopped(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     scores, n_calls = zip(*(each["begun scores"] for each in two))
     assert all(torch.equal(each, one["score eap"]) for each in scores)
-    assert n_calls == (3, 2)  # each the first prompt; of five batches two were done, two are for the first process
+    assert n_calls == (IDENTIFIED + 2, IDENTIFIED + 1)  # of five batches two were done, two are for the first process
     decisions, n_calls = zip(*(each["begun sweep"] for each in two))
     whole, n_whole = one["begun sweep"]
     assert decisions == (whole, whole)
@@ -71,13 +72,13 @@ def test_two_go_on_from_where_one_was_stopped(one: dict[str, Any], two: list[dic
 
 def test_one_goes_on_from_where_two_were_stopped(folders: tuple[Path, Path], two: list[dict[str, Any]]) -> None:
     scores, n_calls = two_processes.begun_scores(None, folders[1])
-    assert n_calls == 1 and torch.equal(scores, two[0]["begun scores"][0])
+    assert n_calls == IDENTIFIED and torch.equal(scores, two[0]["begun scores"][0])
 
 
 def test_what_cannot_be_shared_is_refused_in_every_process(two: list[dict[str, Any]]) -> None:
     for each in two:
-        assert "expected the same prompts in every process" in each["refused: prompts"]
-        assert "expected the same settings in every process" in each["refused: rules"]
+        assert "expected the same n_prompts in every process" in each["refused: prompts"]
+        assert "expected the same method in every process" in each["refused: rules"]
         assert (
             "got 1 batches of 9 prompts for 2 processes; give a smaller batch_size" in each["refused: too few batches"]
         )

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from counting import Counting, Stopped
+from counting import IDENTIFIED, Counting, Stopped
 from models import curved, logit_difference, prompt_pairs, tiny
 
 from edge_circuits import acdc, eap
@@ -32,8 +32,8 @@ Group = dist.ProcessGroup | None
 def scores(group: Group, method: str, kind: str = "llama", **settings: Any) -> torch.Tensor:
     """Edge scores; five batches of two or one."""
     settings = dict(batch_size=2, quiet=True) | settings
-    settings |= {"edges": SOME_EDGES} if method == "exact" else {}
-    return eap.score(tiny(kind).model, PAIRS, logit_difference, method, process_group=group, **settings).scores
+    asked = eap.Exact(SOME_EDGES) if method == "exact" else method
+    return eap.score(tiny(kind).model, PAIRS, logit_difference, asked, process_group=group, **settings).scores
 
 
 def found(group: Group, metric: Any, kind: str = "attention-only", **settings: Any) -> list[Any]:
@@ -89,7 +89,7 @@ def begun_sweep(group: Group, folder: Path, most: float = float("inf")) -> tuple
 def begin(folder: Path) -> None:
     """Leave checkpoints of runs that were stopped."""
     with patch.object(checkpoint, "SECONDS_BETWEEN", -1.0):  # written after every batch
-        for run, most in ((begun_scores, 3), (begun_sweep, 150)):
+        for run, most in ((begun_scores, IDENTIFIED + 2), (begun_sweep, 150)):
             try:
                 run(None, folder, most)
             except Stopped:

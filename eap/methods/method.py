@@ -14,6 +14,7 @@ a value. Settings are the dataclass' fields: what a method does not have cannot 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -94,6 +95,15 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """All settings, as JSON has them; a mask as its number of edges and a digest."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def described(self) -> str:
+        """The method by its name, its settings, and the text of its class, which a user may have changed."""
+        try:
+            text = inspect.getsource(type(self))
+        except (OSError, TypeError):  # typed into an interpreter
+            text = ""
+        return f"{type(self).__module__} {self.name} {self.settings} {digest_of(text)}"
 
     def with_seed(self, seed: int) -> Method:
         """The same method with another seed; itself where it has none."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
-from counting import Counting, Stopped
+from counting import IDENTIFIED, Counting, Stopped
 from models import logit_difference
 
 from edge_circuits import acdc
@@ -116,7 +117,7 @@ def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
 
 def test_a_finished_sweep_is_only_read(trained, tmp_path):
     whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=tmp_path, quiet=True).trace
-    only_the_start = Counting(1)
+    only_the_start = Counting(IDENTIFIED + 1)
     assert acdc.discover(*trained, only_the_start, 0.3, checkpoint=tmp_path, quiet=True).trace == whole
 
 
@@ -164,3 +165,31 @@ def test_the_model_comes_back_as_it_was(trained):
 def count_hooks(model):
     """How many hooks a model's modules have; a bridge has some of its own."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_a_trace_of_a_scaled_metric_is_refused(trained, tmp_path):
+    model, pairs = trained
+    factor = [1.0]
+
+    def metric(logits, pairs):
+        return factor[0] * logit_difference(logits, pairs)
+
+    acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
+    factor[0] = 100.0
+    with pytest.raises(ValueError, match="a trace of this sweep, whose metric's values is .* begin anew"):
+        acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(start_value=lambda value: value + 0.1), "expected start value"),
+        (dict(kept=lambda kept: (not kept[0], *kept[1:])), "expected decisions by threshold 0.3"),
+    ],
+)
+def test_a_trace_whose_numbers_cannot_be_is_refused(trained, tmp_path, change, message):
+    whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=tmp_path, quiet=True).trace
+    ((name, changed),) = change.items()
+    replace(whole, **{name: changed(getattr(whole, name))}).save(tmp_path / "threshold-0.3.jsonl")
+    with pytest.raises(ValueError, match=f"checkpoint: {message}.*begin anew"):
+        acdc.discover(*trained, logit_difference, 0.3, checkpoint=tmp_path, quiet=True)

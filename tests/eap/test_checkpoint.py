@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from counting import Counting, Stopped
+from counting import IDENTIFIED, Counting, Stopped
 from models import build, logit_difference, prompt_pairs, tiny
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from edge_circuits import eap
 from edge_circuits.eap import checkpoint
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.running import fingerprint
 
 PAIRS = prompt_pairs([6, 6, 4], seed=2)
 Metric = Callable[[Tensor, PromptPairs], Tensor]
@@ -37,25 +38,26 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) 
     counting = Counting()
     whole = scored(method, counting, None)
     with pytest.raises(Stopped):
-        scored(method, Counting(most), tmp_path)
+        scored(method, Counting(IDENTIFIED + most - 1), tmp_path)
     rest = Counting()
     assert torch.equal(scored(method, rest, tmp_path), whole)
     begun_again = (
         Graph.from_model(tiny("attention-only").model).n_sources if method == "exact" else 0
     )  # the edges of a destination
-    assert rest.n_calls <= counting.n_calls + 3 - most + begun_again  # the first prompt is looked at in both
+    assert rest.n_calls <= IDENTIFIED + counting.n_calls + 3 - most + begun_again
     again = Counting()
     assert torch.equal(scored(method, again, tmp_path), whole)
-    assert again.n_calls == 1  # the first prompt, by which the run is known
+    assert again.n_calls == IDENTIFIED
 
 
 def test_methods_without_a_metric_go_on_too(tmp_path: Path) -> None:
     for method in ("random", "information-flow-routes"):
         whole = scored(method, logit_difference, tmp_path)
         assert torch.equal(scored(method, logit_difference, tmp_path), whole)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
+@pytest.mark.filterwarnings("ignore:checkpoint. .* scores of another question")
 def test_another_question_does_not_read_it(tmp_path: Path) -> None:
     edges = torch.zeros_like(Graph.from_model(tiny("attention-only").model).edge_mask)
     edges[0, -1] = True
@@ -73,7 +75,7 @@ def test_another_question_does_not_read_it(tmp_path: Path) -> None:
     ]
     for number, (method, metric, settings) in enumerate(asked):
         assert torch.equal(scored(method, metric, tmp_path, **settings), scored(method, metric, None, **settings))
-        assert len([file for file in tmp_path.iterdir() if "batch" not in file.name]) == number + 1
+        assert len([file for file in tmp_path.glob("*.npz") if "batch" not in file.name]) == number + 1
 
 
 def twice(logits: Tensor, pairs: PromptPairs) -> Tensor:
@@ -117,3 +119,33 @@ def test_a_folder_that_cannot_be_made_is_noticed_before_anything_is_computed(tmp
         ValueError, match="checkpoint: expected a folder that is there or can be made, got .*file/below"
     ):
         scored("eap", never, tmp_path / "file" / "below")
+
+
+def test_a_metric_that_was_edited_is_another_question(tmp_path: Path) -> None:
+    factor = [1.0]
+
+    def metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        return factor[0] * logit_difference(logits, pairs)
+
+    before = scored("eap", metric, tmp_path)
+    factor[0] = 100.0
+    with pytest.warns(UserWarning, match="scores of another question, which differs in metric's values; they are left"):
+        after = scored("eap", metric, tmp_path)
+    torch.testing.assert_close(after, 100 * before)
+
+
+def test_a_weight_that_hardly_matters_is_another_question(tmp_path: Path) -> None:
+    model = build("gpt2", torch.float64).model
+    settings = dict(batch_size=1, quiet=True, checkpoint=tmp_path)
+    eap.score(model, PAIRS, logit_difference, "eap", **settings)
+    with torch.no_grad():
+        model.blocks[1].mlp.original_component.c_proj.bias[0] += 1e-9
+    with pytest.warns(UserWarning, match="which differs in weights"):
+        eap.score(model, PAIRS, logit_difference, "eap", **settings)
+
+
+def test_a_method_of_other_code_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored("eap", logit_difference, tmp_path)
+    monkeypatch.setattr(fingerprint, "code_digest", lambda: "other")
+    with pytest.warns(UserWarning, match="which differs in code"):
+        scored("eap", logit_difference, tmp_path)
