@@ -54,6 +54,13 @@ _GEMMA = _LLAMA | dict(act_fn="gelu_new", d_head=16, rotary_dim=16)
 _CAPS = dict(attn_scale=12**0.5, attn_scores_soft_cap=2.0, output_logits_soft_cap=3.0)
 _LOCAL = dict(use_local_attn=True, window_size=WINDOW)
 
+_PARTLY = dict(act_fn="gelu_new", positional_embedding_type="rotary", rotary_dim=4, parallel_attn_mlp=True)
+_GPTJ = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=N_CTX, vocab_size=D_VOCAB, rotary_dim=4)
+_NEO = dict(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=48, vocab_size=D_VOCAB, window_size=WINDOW)
+_NEO |= dict(max_position_embeddings=N_CTX, attention_types=[[["global", "local"], 1]])
+_OPT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, vocab_size=D_VOCAB)
+_OPT |= dict(max_position_embeddings=N_CTX, word_embed_proj_dim=32)
+
 _GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=N_CTX, vocab_size=D_VOCAB)
 
 HUGGING_FACE = {
@@ -78,6 +85,15 @@ HUGGING_FACE = {
         "gemma",
         _GEMMA | _CAPS | _LOCAL | dict(attn_types=["local", "global"], use_normalization_before_and_after=True),
     ),
+    "gptj": Family("GPTJForCausalLM", _GPTJ, "gptj", _PARTLY | dict(rotary_adjacent_pairs=True)),
+    "phi": Family("PhiForCausalLM", _SIZES | dict(partial_rotary_factor=0.5), "phi", _PARTLY),
+    "gpt-neo": Family(
+        "GPTNeoForCausalLM",
+        _NEO,
+        "neo",
+        _LOCAL | dict(act_fn="gelu_new", use_attn_scale=False, attn_types=["global", "local"]),
+    ),
+    "opt": Family("OPTForCausalLM", _OPT, "opt", dict(act_fn="relu")),
 }
 
 NATIVE: dict[str, dict[str, Any]] = {
