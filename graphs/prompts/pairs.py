@@ -272,6 +272,10 @@ class PromptPairs:
         """The clean prompt in the corrupted one's place, so that cutting changes nothing."""
         return self._replaced(corrupted=self.clean)
 
+    def read_at_the_end(self) -> PromptPairs:
+        """The answer position at the last token of each prompt."""
+        return self._replaced(positions=self.lengths - 1)
+
     def to(self, device: torch.device | str) -> PromptPairs:
         """The same pairs on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

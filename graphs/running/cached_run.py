@@ -140,7 +140,7 @@ class CachedRun:
         execution = started(transformer, plan, batch, cut, together=True)
         execution.run_layers()
         self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, execution.cut
-        self.logits = execution.logits()
+        self.logits = execution.logits()[:, 0]
         self.groups = source_groups(transformer)
         self._answer_row = execution.at_answer
         self._changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}

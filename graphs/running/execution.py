@@ -7,12 +7,15 @@ the rows that are read. See `edge_circuits.graphs.running.plan` for what is left
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from edge_circuits.graphs.by_span import SpanCircuit
-from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import write
@@ -33,6 +36,7 @@ from edge_circuits.graphs.running.residual import Residual, Written
 from edge_circuits.graphs.scores import ScoredGraph
 
 MAX_TOKENS = 4096
+Positions = Literal["answer", "all"]
 
 
 def run(
@@ -41,9 +45,10 @@ def run(
     pairs: PromptPairs,
     intervention: Intervention = "patching",
     *,
+    positions: Positions = "answer",
     batch_size: int | None = None,
-) -> Float[Tensor, "pair d_vocab"]:
-    """The circuit's logits at the answer positions, in the order of the pairs.
+) -> Float[Tensor, "pair *pos d_vocab"]:
+    """The circuit's logits, in the order of the pairs.
 
     All edges outside the circuit are cut. With every edge kept this is the model on the clean prompts; with none
     kept, under patching, the model on the corrupted ones. Differentiable with respect to the model's parameters
@@ -54,15 +59,18 @@ def run(
         circuit: The kept edges, everywhere or span by span; its graph must be the model's.
         pairs: Clean prompts to run and corrupted ones to cut to.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        positions: "answer": at the answer position of each pair, [pair d_vocab]; "all": at every position,
+            [pair pos d_vocab], NaN where a prompt has no token.
         batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
 
     Raises:
-        ValueError: The circuit is of another graph, or the model or intervention is not supported.
+        ValueError: The circuit is of another graph, or the model, intervention or choice of positions is not supported.
     """
     check_pairs(pairs)
     check_intervention(intervention)
     if isinstance(circuit, ScoredGraph):
         raise refusal("circuit", "a circuit", "scores", "prune makes a circuit of them")
+    everywhere = choice("positions", positions, get_args(Positions)) == "all"
     grouped = circuit.graph.n_kv_heads is not None
     transformer = adapt(
         model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
@@ -71,10 +79,25 @@ def run(
         raise refusal(
             "circuit", f"one of {transformer.graph}", f"one of {circuit.graph}", "take a circuit of this model"
         )
-    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention)
+    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention, everywhere)
+    pairs = pairs.read_at_the_end() if everywhere else pairs
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
-    cuts = cut_values(transformer, batches, intervention)
-    return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+    cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
+    if not everywhere:
+        return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+    n_positions = pairs.clean.shape[1]
+    logits = [_everywhere(transformer, plan, batch, cuts(batch), n_positions) for batch in batches]
+    return in_order(batches, logits)
+
+
+def _everywhere(
+    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, n_positions: int
+) -> Float[Tensor, "batch {n_positions} d_vocab"]:
+    """Logits at every position of one batch, NaN beyond each prompt's end."""
+    execution = started(transformer, plan, batch, cut, everywhere=True)
+    execution.run_layers()
+    logits = execution.logits().masked_fill(~batch.mask[..., None].to(transformer.device), torch.nan)
+    return pad(logits, (0, 0, 0, n_positions - logits.shape[1]), value=torch.nan)
 
 
 def _mask_for(circuit: Circuit | SpanCircuit, pairs: PromptPairs, transformer: Transformer) -> Tensor:
@@ -92,19 +115,23 @@ def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut
     """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
     execution = started(transformer, plan, batch, cut)
     execution.run_layers()
-    return execution.logits()
+    return execution.logits()[:, 0]
 
 
-def started(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, together: bool = False) -> Execution:
+def started(
+    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, together: bool = False, everywhere: bool = False
+) -> Execution:
     """A run in which `input` is written and no layer has run.
 
     Args:
         together: The changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
+        everywhere: Logits are to be read at every position.
     """
     rows = answer_rows(batch).to(transformer.device)
     spans = None if batch.spans is None else trimmed(batch.spans.of_token, batch).to(transformer.device)
     at_answer = None if spans is None else spans.gather(1, rows)
-    execution = Execution(transformer, plan, cut, Residual(None, spans), Residual(rows, at_answer))
+    read = Residual(None, spans) if everywhere else Residual(rows, at_answer)
+    execution = Execution(transformer, plan, cut, Residual(None, spans), read)
     change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
     if together:
         n_batch, n_positions, d_model = change.shape
@@ -134,9 +161,9 @@ class Execution:
             if mlp is not None:
                 self.add_mlp(layer, mlp)
 
-    def logits(self) -> Float[Tensor, "batch d_vocab"]:
-        """Logits at the answer row."""
-        return self.transformer.unembed(self.at_answer.mixture(self.plan.logits, self.cut.final)[:, 0])
+    def logits(self) -> Float[Tensor, "batch row d_vocab"]:
+        """Logits at the answer row, or at every position."""
+        return self.transformer.unembed(self.at_answer.mixture(self.plan.logits, self.cut.final))
 
     def attend(self, layer: int) -> tuple[Tensor, Tensor]:
         """What the mixed values z of the live heads change by, [batch row head d_head]: everywhere, at the answer."""

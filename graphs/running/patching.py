@@ -97,13 +97,17 @@ def check_intervention(intervention: str) -> None:
 
 @torch.no_grad()
 def cut_values(
-    transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention, processes: Processes = ALONE
+    transformer: Transformer,
+    batches: Sequence[PromptPairs],
+    intervention: Intervention,
+    processes: Processes = ALONE,
+    everywhere: bool = False,
 ) -> CutValues:
     """A function from a batch to the cut value of every source and the streams they sum to.
 
     The means are taken here, once, over all the batches, which `processes` share; the other interventions look at one
     batch at a time.
-    In the result the last layer holds answer rows only. Gradients flow to the weights when they are enabled at
+    In the result the last layer holds answer rows only, unless it is asked `everywhere`. Gradients flow to the weights when they are enabled at
     the call.
 
     Raises:
@@ -114,12 +118,12 @@ def cut_values(
         batch.check_answers(transformer.W_U.shape[1])
     if intervention == "patching":
         _warn_of_identical(batches)
-        return lambda batch: _corrupted(transformer, batch)
+        return lambda batch: _corrupted(transformer, batch, everywhere)
     if intervention == "zero":
         constant = _zeros(transformer)
     else:
         constant = _means(transformer, batches, intervention == "mean-positional", processes)
-    return lambda batch: _constant(transformer, batch, constant, intervention)
+    return lambda batch: _constant(transformer, batch, constant, intervention, everywhere)
 
 
 def _warn_of_identical(batches: Sequence[PromptPairs]) -> None:
@@ -133,9 +137,9 @@ def _warn_of_identical(batches: Sequence[PromptPairs]) -> None:
         )
 
 
-def _corrupted(transformer: Transformer, batch: PromptPairs) -> Cut:
+def _corrupted(transformer: Transformer, batch: PromptPairs, everywhere: bool) -> Cut:
     embed = transformer.embed(trimmed(batch.corrupted, batch))
-    kept = transformer.forward(embed, answer_rows(batch))
+    kept = transformer.forward(embed, None if everywhere else answer_rows(batch))
     return Cut(**vars(kept), intervention="patching")
 
 
@@ -183,7 +187,9 @@ def _mean(total: Tensor, counts: Tensor, positional: bool) -> Tensor:
     return (total / counts.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1)))[None]
 
 
-def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValues, intervention: Intervention) -> Cut:
+def _constant(
+    transformer: Transformer, batch: PromptPairs, sources: SourceValues, intervention: Intervention, everywhere: bool
+) -> Cut:
     """The streams that given source values sum to; nothing is run."""
     n_pairs, n_positions = trimmed(batch.corrupted, batch).shape
     rows = answer_rows(batch)
@@ -195,7 +201,7 @@ def _constant(transformer: Transformer, batch: PromptPairs, sources: SourceValue
     kept = Cut(spread(sources.embed), intervention=intervention)
     resid = kept.embed
     for layer, block in enumerate(transformer.blocks):
-        last = layer == len(transformer.blocks) - 1
+        last = layer == len(transformer.blocks) - 1 and not everywhere
         z, attention = spread(sources.z[layer]), block.attention
         kept.attention_in.append(resid)
         z, resid = (take_rows(z, rows), take_rows(resid, rows)) if last else (z, resid)

@@ -95,6 +95,7 @@ def make_plan(
     graph: Graph,
     mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination *span"],
     intervention: Intervention | None = None,
+    everywhere: bool = False,
 ) -> Plan:
     """The plan of a circuit.
 
@@ -104,12 +105,14 @@ def make_plan(
             or at each span of the prompts.
         intervention: What cut edges read. Under patching a node without a live input needs no run. None: whatever it may
             be, every node that leads to `logits` runs.
+        everywhere: Logits are read at every position, not at the answer alone.
     """
     kept = (mask != 0).flatten(2).any(2).cpu() if mask.dim() > 2 else (mask != 0).cpu()
     kept &= graph.edge_mask
-    computed, everywhere = _computed(graph, kept, intervention)
+    computed, read_everywhere = _computed(graph, kept, intervention)
+    read_everywhere = computed if everywhere else read_everywhere
     mixer = _Mixer(graph, mask, kept, computed)
-    layers = tuple(_layer_plan(graph, layer, computed, everywhere, mixer) for layer in range(graph.n_layers))
+    layers = tuple(_layer_plan(graph, layer, computed, read_everywhere, mixer) for layer in range(graph.n_layers))
     logits = mixer.mixture(graph.n_destinations - 1)
     mixtures = mixer.made.values()
     return Plan(
