@@ -1,7 +1,7 @@
 """Pictures of feature circuits: nodes in rows of sites over the positions of a prompt, labelled by what they are active on.
 
 Features of dictionaries, neurons, heads and errors differ in shape and colour. An edge's colour tells what it enters (q, k,
-v, a feature, logits), its width |score|, dashes a negative score; the pointer shows names, scores and labels.
+v, a feature, logits), its width |score|, dashes a positive score, which hurts (cutting raises the metric); the pointer shows names, scores and labels.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 LOOKS = {"feature": ("#f3e6f7", 9), "neuron": ("#fdf0d5", 12), "head": ("#e9f1fb", 2), "error": ("#ffffff", 0)}
 """Colour and rounding of each kind of node."""
-LEGEND = (
-    "width: |score|; dashed: cutting lowers the metric; into q red, k blue, v green, a feature purple, logits black"
-)
+LEGEND = "width: |score|; solid helps (cutting lowers the metric), dashed hurts; into q red, k blue, v green, a feature purple, logits black"
 PART_COLOURS = (EDGE_COLOURS["mlp"], EDGE_COLOURS["q"], EDGE_COLOURS["k"], EDGE_COLOURS["v"])
 WIDTH, HEIGHT, PITCH, ROW, LEFT, TOP = 86, 32, 94, 74, 70, 50
 
@@ -173,7 +171,7 @@ def _edges(edges: FeatureEdges, at: Any, places: dict[tuple[int, ...], tuple[flo
                 continue
             (x0, y0), (x1, y1), strength = at(start), at(end), abs(score) / largest
             colour = INK if site == LOGITS else PART_COLOURS[part]
-            dashes = ' stroke-dasharray="5 4"' if score < 0 else ""
+            dashes = ' stroke-dasharray="5 4"' if score > 0 else ""
             lines.append(
                 f'<path d="M{x0:.1f},{y0 - HEIGHT / 2:.1f} C{x0:.1f},{y0 - ROW * 0.7:.1f} {x1:.1f},{y1 + ROW * 0.7:.1f} {x1:.1f},'
                 f'{y1 + HEIGHT / 2:.1f}" fill="none" stroke="{colour}" stroke-width="{0.5 + 4 * strength:.2f}" '

@@ -62,7 +62,7 @@ def test_every_node_and_edge_is_drawn_and_kinds_are_told_apart(tmp_path: Path) -
         line.find(f"{SVG}title").text.split("  ")[0] for line in lines
     }
     dashed = {line.find(f"{SVG}title").text.split("  ")[0] for line in lines if line.get("stroke-dasharray")}
-    assert dashed <= {name for name, score in zip(edges.names, edges.scores.tolist()) if score < 0} and dashed
+    assert dashed <= {name for name, score in zip(edges.names, edges.scores.tolist()) if score > 0} and dashed
     texts = [text.text for text in root.iter(f"{SVG}text")]
     assert {"label 0", "a <title>", "m0", "m1.neuron", "z1"} <= set(texts)
     heights = {text.text: float(text.get("y")) for text in root.iter(f"{SVG}text")}
