@@ -87,7 +87,7 @@ def score_features(
     """Score the features of dictionaries, and their errors.
 
     Args:
-        model: a TransformerLens model; handed back as it came.
+        model: a TransformerLens model; left unchanged.
         dictionaries: trained ones (`read_dictionaries`), or coordinates (`neurons`, `heads`).
         metric: `metric(logits, pairs)`, one value a prompt, or the name of one; the unit of the scores.
         method: "relp", "eap" or another of one backward pass; `IntegratedGradients(steps)`, here along each site's own

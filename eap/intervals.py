@@ -25,7 +25,7 @@ from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.scoring import score
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_groups
-from edge_circuits.graphs.checks import whole_number
+from edge_circuits.graphs.checks import between_0_and_1, refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.tables import Table
@@ -120,8 +120,7 @@ def error_bars(
     Raises:
         ValueError: The scores came without groups, or a number is out of range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    between_0_and_1("confidence", confidence)
     whole_number("n_resamples", n_resamples, 2)
     graph.check_finite()
     groups = edge_groups(graph)
@@ -137,17 +136,14 @@ def error_bars(
 
 def _check(pairs: PromptPairs, method: Method, n_groups: int, settings: dict[str, Any]) -> None:
     if not method.additive:
-        raise ValueError(
-            f"method {method.name!r} has no error bars over prompts: {method.not_additive}; take another method"
-        )
+        expected = "one whose scores are means over prompts"
+        raise refusal("method", expected, f"{method.name!r}: {method.not_additive}", "take another method")
     if str(settings.get("intervention", "")).startswith("mean"):
-        raise ValueError(
-            f"intervention {settings['intervention']!r} takes its means over all prompts, which groups do not have: take 'patching' or 'zero'"
-        )
+        got = f"{settings['intervention']!r}, whose means are over all prompts"
+        raise refusal("intervention", "one that groups of prompts have", got, "take 'patching' or 'zero'")
     if n_groups < 2 or len(pairs) < 2:
-        raise ValueError(
-            f"n_groups must be 2 or more, of as many prompts, got {n_groups} groups and {len(pairs)} prompts"
-        )
+        got = f"{n_groups} groups and {len(pairs)} prompts"
+        raise refusal("n_groups", "2 or more, of as many prompts", got)
 
 
 def _as_matrix(graph: ScoredGraph, values: Float[Tensor, "edge"]) -> Float[Tensor, "source destination"]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
@@ -62,9 +63,7 @@ class NodeScores:
         Raises:
             ValueError: the model has no such kind of node.
         """
-        if kind not in self.per_prompt:
-            raise ValueError(f"kind is one of {', '.join(self.kinds)}; got {kind!r}.")
-        return self.per_prompt[kind].nanmean(0)
+        return self.per_prompt[choice("kind", kind, self.kinds)].nanmean(0)
 
 
 @torch.inference_mode(False)
@@ -136,13 +135,10 @@ def _checked(method: OnePass | str, direction: str) -> OnePass:
     """The method to use."""
     method = find(method)
     if not isinstance(method, OnePass):
-        raise ValueError(
-            f"method is one of a single backward pass for nodes, such as 'relp' or 'eap'; got {method.name!r}."
-        )
-    if direction not in get_args(Direction):
-        raise ValueError(f"direction is one of {', '.join(get_args(Direction))}; got {direction!r}.")
+        raise refusal("method", "one of a single backward pass for nodes", repr(method.name), "take 'relp' or 'eap'")
+    choice("direction", direction, get_args(Direction))
     if method.reader != "linear":
-        raise ValueError(f"reader {method.reader!r} is about edges; for nodes use reader='linear'.")
+        raise refusal("reader", "'linear' for nodes", repr(method.reader), "the others are about edges")
     return method
 
 

@@ -23,7 +23,7 @@ from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.by_span import SpanScores
-from edge_circuits.graphs.checks import choice, number, refusal
+from edge_circuits.graphs.checks import choice, number, refusal, whole_number
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
@@ -89,7 +89,7 @@ def score(
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
             of its own, "kv-head" each key-value head.
-        checkpoint: a folder for what is scored so far; the same call goes on from there after it was stopped, and ends
+        checkpoint: a folder for what is scored so far; the same call resumes there after an interruption, and ends
             with the same numbers. Not for "learned-mask".
         process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
             makes the same call and has the same result (`edge_circuits.graphs.running.distributed`). Not for "learned-mask". None: this process alone.
@@ -191,11 +191,9 @@ def _check(method: Method, intervention: str, token_chunk: int, checkpoint: Any,
     check_intervention(intervention)
     for name, value in (("checkpoint", checkpoint), ("process_group", process_group)):
         if value is not None and method.takes_all:
-            raise ValueError(
-                f"{name} has no place in method {method.name!r}, which takes all batches at once; leave it out."
-            )
-    if not isinstance(token_chunk, int) or isinstance(token_chunk, bool) or token_chunk < 1:
-        raise ValueError(f"token_chunk must be a positive whole number, got {token_chunk!r}.")
+            expected = f"None for method {method.name!r}, which takes all batches at once"
+            raise refusal(name, expected, repr(value), "leave it out")
+    whole_number("token_chunk", token_chunk, 1)
 
 
 def _summed(

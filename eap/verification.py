@@ -25,6 +25,7 @@ from edge_circuits import eap
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
+from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
 from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
 from edge_circuits.graphs.model.adapter import adapt
@@ -140,12 +141,9 @@ def verify(
     Raises:
         ValueError: The scores are not finite, or n_edges is not positive.
     """
-    if n_edges < 1:
-        raise ValueError(f"n_edges: expected 1 or more, came {n_edges}")
+    whole_number("n_edges", n_edges, 1)
     if not graph.scores.isfinite().all():
-        raise ValueError(
-            "graph: expected finite scores, came NaN or infinity; score again with a metric that is finite"
-        )
+        raise ValueError("graph: expected finite scores, got NaN or infinity; score again with a metric that is finite")
     grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
     try:
         metric = as_metric(metric, adapt(model, kv_destinations=grouped), pairs)

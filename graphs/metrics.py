@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
@@ -73,11 +73,10 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
         raise refusal(f"metric {name}", "numbers", "True and False", "return .float(), or take accuracy by its name")
     if not torch.isfinite(values).all():
         row = int((~torch.isfinite(values)).nonzero()[0])
-        raise ValueError(f"metric {name} is {values[row].item()} for row {row} of a batch; it must be finite.")
+        raise refusal(f"metric {name}", "finite numbers", f"{values[row].item()} for row {row} of a batch")
     if torch.is_grad_enabled() and not values.requires_grad:
-        raise ValueError(
-            f"metric {name} does not depend on the logits differentiably, so nothing can be scored with it."
-        )
+        expected = "a differentiable function of the logits"
+        raise refusal(f"metric {name}", expected, "values without a gradient", "or take method='exact'")
 
 
 def as_metric(metric: Metric | str, transformer: Transformer, pairs: PromptPairs) -> Metric:
@@ -110,9 +109,7 @@ def load(name: str) -> Metric:
     Raises:
         ValueError: There is no such metric.
     """
-    if name not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, came {name!r}")
-    return METRICS[name]
+    return METRICS[choice("metric", name, METRICS)]
 
 
 def logit_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
@@ -255,7 +252,7 @@ class KLDivergence:
         """
         if logits.ndim != 2 or len(logits) != len(pairs):
             raise ValueError(
-                f"logits: expected one row for each of the {len(pairs)} pairs, came shape {tuple(logits.shape)}; "
+                f"logits: expected one row for each of the {len(pairs)} pairs, got shape {tuple(logits.shape)}; "
                 "give the logits at the answer positions, in the order of pairs"
             )
         self.reference = Reference.of(logits.detach())
@@ -272,7 +269,7 @@ class KLDivergence:
     def _row(self, prompt: tuple[int, ...]) -> int:
         if prompt not in self._rows:
             raise ValueError(
-                f"pairs: expected prompts among the {len(self._rows)} with reference logits, came the clean prompt "
+                f"pairs: expected prompts among the {len(self._rows)} with reference logits, got the clean prompt "
                 f"{list(prompt[1:])} (answer at {prompt[0]}), none of them; build KLDivergence from these pairs"
             )
         return self._rows[prompt]
@@ -294,7 +291,7 @@ def normalised(metric: Metric, clean_value: float, corrupted_value: float) -> Me
     span = float(clean_value) - float(corrupted_value)
     if not span or not abs(span) < float("inf"):
         raise ValueError(
-            f"clean_value and corrupted_value: expected two different finite numbers, came {float(clean_value)} and "
+            f"clean_value and corrupted_value: expected two different finite numbers, got {float(clean_value)} and "
             f"{float(corrupted_value)}; the corruption does not change this metric, take another one"
         )
 
@@ -314,10 +311,10 @@ def _chosen(
     """The values at the answers or wrong answers, and where an answer is real."""
     choices: Int[Tensor, "batch choice"] | None = getattr(pairs, name)
     if choices is None:
-        raise ValueError(f"pairs: expected pairs with {name}, came pairs without; give PromptPairs {name}=...")
+        raise ValueError(f"pairs: expected pairs with {name}, got pairs without; give PromptPairs {name}=...")
     if len(choices) != len(values):
         raise ValueError(
-            f"logits: expected one row for each of the {len(choices)} pairs, came {len(values)}; "
+            f"logits: expected one row for each of the {len(choices)} pairs, got {len(values)}; "
             "give the logits at the answer positions of these pairs"
         )
     choices = choices.to(values.device)

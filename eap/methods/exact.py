@@ -21,6 +21,7 @@ from edge_circuits.eap.checkpoint import Checkpoint
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import described, refusal
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric, check_values
 from edge_circuits.graphs.model.transformer import Transformer
@@ -52,7 +53,7 @@ class Exact(Method):
         super().check_model(transformer)
         expected = tuple(transformer.graph.edge_mask.shape)
         if self.edges is not None and tuple(self.edges.shape) != expected:
-            raise ValueError(f"edges must be a mask {expected}, got {tuple(self.edges.shape)}.")
+            raise refusal("edges", f"a mask of shape {expected}", described(self.edges))
 
     @torch.no_grad()
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import number, whole_number
 from edge_circuits.graphs.metrics import check_values
 from edge_circuits.graphs.model.transformer import Activations
 from edge_circuits.graphs.running.execution import run_batch
@@ -58,10 +59,8 @@ class LearnedMask(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(f"steps must be a positive whole number, got {self.steps!r}.")
-        if not 0 <= self.penalty < float("inf"):
-            raise ValueError(f"penalty must be a number from 0 up, got {self.penalty!r}.")
+        whole_number("steps", self.steps, 1)
+        number("penalty", self.penalty, least=0)
 
     def scores_of_all(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
         """Open probabilities after `steps` steps of Adam over the batches in turn."""

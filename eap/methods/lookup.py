@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from edge_circuits.eap import methods
 from edge_circuits.eap.methods.method import Method
+from edge_circuits.graphs.checks import choice
 
 
 @cache
@@ -44,9 +45,7 @@ def find(method: str | Method) -> Method:
         raise ValueError(f"method: expected a name, or a method such as RelP(), got {method!r}")
     spelled = method.strip().lower().replace("_", "-").replace(" ", "-")
     name, _, rest = spelled.partition(":")
-    if name not in known():
-        raise ValueError(f"method is one of {', '.join(known())}; got {method!r}.")
-    usual = known()[name]
+    usual = known()[choice("method", name, known())]
     kind = type(usual)
     given = dict(kind.short_names[name])
     for part in filter(None, rest.split(",")):

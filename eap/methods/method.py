@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import choice
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric
 
@@ -63,11 +64,8 @@ class Method:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):
-            value, choices = getattr(self, field.name), get_args(hints[field.name])
-            if get_origin(hints[field.name]) is Literal and value not in choices:
-                raise ValueError(
-                    f"{type(self).__name__}: {field.name} is one of {', '.join(map(str, choices))}; got {value!r}."
-                )
+            if get_origin(hints[field.name]) is Literal:
+                choice(f"{type(self).__name__}: {field.name}", getattr(self, field.name), get_args(hints[field.name]))
 
     @property
     def additive(self) -> bool:

@@ -69,7 +69,7 @@ def feature_curves(
     """The curve of each table of scores: its `sizes` nodes with the largest scores are kept, or all but them.
 
     Args:
-        model: a TransformerLens model; handed back as it came.
+        model: a TransformerLens model; left unchanged.
         dictionaries: those that the nodes were found with.
         scored: tables of scores by name, best made on other prompts.
         sizes: numbers of nodes; a table with fewer nodes gives all it has.

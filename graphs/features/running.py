@@ -191,7 +191,7 @@ def run_features(
     """Logits at the answer positions when all features but the given ones are cut.
 
     Args:
-        model: a TransformerLens model; handed back as it came.
+        model: a TransformerLens model; left unchanged.
         dictionaries: those that the nodes were found with. What has none (other layers, other kinds of site) is kept.
         nodes: what is kept.
         intervention: what is cut becomes; means are taken over all `pairs`.

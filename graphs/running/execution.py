@@ -55,7 +55,7 @@ def run(
     where gradients are enabled; under `torch.no_grad()` nothing is recorded.
 
     Args:
-        model: A TransformerLens model; handed back as it came.
+        model: A TransformerLens model; left unchanged.
         circuit: The kept edges, everywhere or span by span; its graph must be the model's.
         pairs: Clean prompts to run and corrupted ones to cut to.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).

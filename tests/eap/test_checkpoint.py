@@ -104,7 +104,7 @@ def test_a_torn_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_method_that_takes_all_batches_at_once_has_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint has no place in method 'learned-mask'"):
+    with pytest.raises(ValueError, match="checkpoint: expected None for method 'learned-mask'"):
         scored("learned-mask", logit_difference, tmp_path)
 
 

@@ -206,7 +206,7 @@ def test_what_features_have_no_place_for_is_refused(without_type_checks: None) -
     for method, message in (
         (RelP(reader="norm"), "a single backward pass without a reader, IntegratedGradients or Exact"),
         ("hisp", "expected one of a single backward pass"),
-        ("nothing", "method is one of"),
+        ("nothing", "method: expected one of"),
     ):
         with pytest.raises(ValueError, match=message):
             score("gpt2", dictionaries, EVEN, method)

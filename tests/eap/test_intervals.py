@@ -90,21 +90,26 @@ def test_refusals() -> None:
         return score_groups(model, PAIRS, logit_difference, *given, quiet=True, **settings)
 
     for method in (eap.HeadImportance(), eap.LearnedMask(), eap.Random()):
-        expected = f"method '{method.name}' has no error bars over prompts: {method.not_additive}"
+        expected = (
+            f"method: expected one whose scores are means over prompts, got '{method.name}': {method.not_additive}"
+        )
         with pytest.raises(ValueError, match=expected):
             ask(method)
         assert not method.additive
     with pytest.raises(
-        ValueError, match="intervention 'mean' takes its means over all prompts, which groups do not have"
+        ValueError,
+        match="intervention: expected one that groups of prompts have, got 'mean', whose means are over all prompts",
     ):
         ask(intervention="mean")
-    with pytest.raises(ValueError, match="n_groups must be 2 or more, of as many prompts, got 1 groups and 7 prompts"):
+    with pytest.raises(
+        ValueError, match="n_groups: expected 2 or more, of as many prompts, got 1 groups and 7 prompts"
+    ):
         ask(n_groups=1)
     with pytest.raises(ValueError, match="got 20 groups and 1 prompts"):
         score_groups(model, PAIRS[:1], logit_difference)
-    with pytest.raises(ValueError, match="method is one of eap, "):
+    with pytest.raises(ValueError, match="method: expected one of 'eap', "):
         ask("nothing")
-    with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):
+    with pytest.raises(ValueError, match="confidence: expected a finite number above 0 and below 1, got 95"):
         error_bars(made_up(), confidence=95.0)
     with pytest.raises(ValueError, match="n_resamples: expected a whole number from 2, got 0"):
         error_bars(made_up(), n_resamples=0)

@@ -84,5 +84,5 @@ def test_the_parameters_are_not_trained() -> None:
 
 @pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf")])
 def test_a_penalty_is_a_number_from_0_up(penalty: float) -> None:
-    with pytest.raises(ValueError, match="penalty must be a number from 0 up, got"):
+    with pytest.raises(ValueError, match="penalty: expected a finite number from 0, got"):
         eap.LearnedMask(penalty=penalty)

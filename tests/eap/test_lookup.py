@@ -110,7 +110,7 @@ def test_refusals() -> None:
         find("random:steps=3")
     with pytest.raises(ValueError, match="method 'hisp' has no setting 'steps'; it has none"):
         find("hisp:steps=3")
-    with pytest.raises(ValueError, match="Scaled: sign is one of kept, turned; got 'lost'"):
+    with pytest.raises(ValueError, match="Scaled: sign: expected one of 'kept', 'turned', got 'lost'"):
         Scaled(sign="lost")
     with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
         eap.score(tiny("attention-only").model, PAIRS, logit_difference, "eap", steps=3)

@@ -382,7 +382,7 @@ def test_results_name_their_settings() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("eag", {}, "method is one of eap, .*got 'eag'"),
+        ("eag", {}, "method: expected one of 'eap', .*got 'eag'"),
         ("eap:steps=5", {}, "method 'eap' has no setting 'steps'; it has reader, exact_sources, metric_as"),
         ("eap-ig:steps=0", {}, "steps: expected a whole number from 1 to 1000, got 0"),
         ("eap-ig:steps=many", {}, "method 'eap-ig': expected a number for steps, got 'many'"),
@@ -392,10 +392,14 @@ def test_results_name_their_settings() -> None:
             "steps: expected a whole number from 1 to 1000, got 1001; more points add cost and no accuracy",
         ),
         ("eap-ig-activations:steps=5000", {}, "steps: expected a whole number from 1 to 1000, got 5000"),
-        ("eap-ig:rule=right", {}, "rule is one of left, midpoint, random; got 'right'"),
+        ("eap-ig:rule=right", {}, "rule: expected one of 'left', 'midpoint', 'random', got 'right'"),
         ("eap", {"intervention": "noise"}, "intervention: expected one of 'patching', 'zero', .*got 'noise'"),
-        ("eap", {"token_chunk": 0}, "token_chunk must be a positive whole number, got 0"),
-        (eap.Exact(torch.ones(2, 2, dtype=torch.bool)), {}, r"edges must be a mask \(9, 25\), got \(2, 2\)"),
+        ("eap", {"token_chunk": 0}, "token_chunk: expected a whole number from 1, got 0"),
+        (
+            eap.Exact(torch.ones(2, 2, dtype=torch.bool)),
+            {},
+            r"edges: expected a mask of shape \(9, 25\), got torch.bool of shape \(2, 2\)",
+        ),
     ],
 )
 def test_bad_settings_are_refused(

@@ -111,15 +111,13 @@ def test_results_name_their_rules() -> None:
 
 
 def test_bad_input_is_refused(without_type_checks: None) -> None:
-    with pytest.raises(
-        ValueError, match="method is one of a single backward pass for nodes, such as 'relp' or 'eap'; got 'exact'"
-    ):
+    with pytest.raises(ValueError, match="method: expected one of a single backward pass for nodes, got 'exact'"):
         nodes("gpt2", "exact")
-    with pytest.raises(ValueError, match="direction is one of noising, denoising; got 'up'"):
+    with pytest.raises(ValueError, match="direction: expected one of 'noising', 'denoising', got 'up'"):
         nodes("gpt2", direction="up")
-    with pytest.raises(ValueError, match="reader 'norm' is about edges"):
+    with pytest.raises(ValueError, match="reader: expected 'linear' for nodes, got 'norm'"):
         nodes("gpt2", RelP(reader="norm"))
-    with pytest.raises(ValueError, match="kind is one of resid_pre, .*; got 'resid'"):
+    with pytest.raises(ValueError, match="kind: expected one of 'resid_pre', .*, got 'resid'"):
         nodes("gpt2").mean("resid")
 
     def divergence(logits: Tensor, pairs: PromptPairs) -> Tensor:

@@ -248,7 +248,7 @@ def test_rules_are_named_and_compared_by_value() -> None:
 
 @pytest.mark.parametrize("name", ["norm", "activation", "attention", "gate", "reader"])
 def test_an_unknown_choice_is_refused(name: str, without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match=f"RelP: {name} is one of .*; got 'lrp'"):
+    with pytest.raises(ValueError, match=f"RelP: {name}: expected one of .*, got 'lrp'"):
         RelP(**{name: "lrp"})
 
 

@@ -212,10 +212,10 @@ flat.zero_gradient_at_clean = True
         (scalar, r"metric scalar must return one value a prompt, shape \(4,\); got \(\)"),
         (column, r"metric column must return one value a prompt, shape \(4,\); got \(4, 1\)"),
         (number, r"metric number must return one value a prompt, shape \(4,\); got float"),
-        (nan, "metric nan is nan for row 1 of a batch; it must be finite"),
-        (infinite, "metric infinite is -?inf for row 0 of a batch; it must be finite"),
-        (detached, "metric detached does not depend on the logits differentiably"),
-        (constant, "metric constant does not depend on the logits differentiably"),
+        (nan, "metric nan: expected finite numbers, got nan for row 1 of a batch"),
+        (infinite, "metric infinite: expected finite numbers, got -?inf for row 0 of a batch"),
+        (detached, "metric detached: expected a differentiable function of the logits"),
+        (constant, "metric constant: expected a differentiable function of the logits"),
         (flat, "this metric's gradient on the clean prompt is zero"),
     ],
 )
@@ -236,13 +236,10 @@ def test_metrics_that_are_objects_are_named_by_their_class() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(method="magic"), "method is one of eap, .*; got 'magic'"),
-        (
-            dict(intervention="resample"),
-            "expected one of 'patching', 'zero', 'mean', 'mean-positional', got 'resample'",
-        ),
+        (dict(method="magic"), "method: expected one of 'eap', .*, got 'magic'"),
+        (dict(intervention="resample"), "one of 'patching', 'zero', 'mean', 'mean-positional', got 'resample'"),
         (dict(kv_destinations="group"), "kv_destinations: expected one of 'query-head', 'kv-head', got 'group'"),
-        (dict(token_chunk=0), "token_chunk must be a positive whole number, got 0"),
+        (dict(token_chunk=0), "token_chunk: expected a whole number from 1, got 0"),
         (dict(batch_size=0), "batch_size: expected a whole number from 1, got 0"),
     ],
 )

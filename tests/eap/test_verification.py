@@ -116,7 +116,7 @@ def test_a_wrong_sign() -> None:
 def test_bad_input_is_refused() -> None:
     model = tiny("gpt2").model
     scored = eap.score(model, PAIRS, logit_difference, "eap", quiet=True)
-    with pytest.raises(ValueError, match="n_edges: expected 1 or more, came 0"):
+    with pytest.raises(ValueError, match="n_edges: expected a whole number from 1, got 0"):
         verify(model, scored, PAIRS, n_edges=0)
     with pytest.raises(ValueError, match="graph: expected finite scores"):
         verify(model, replace(scored, scores=scored.scores.masked_fill(scored.graph.edge_mask, float("nan"))), PAIRS)

@@ -154,21 +154,21 @@ def test_metrics_that_are_flat_say_so_and_no_other() -> None:
 
 
 def test_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected one of logit_difference, .*top_accuracy, came 'kl'"):
+    with pytest.raises(ValueError, match=r"expected one of 'logit_difference', .*'top_accuracy', got 'kl'"):
         load("kl")
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("log_probability", "top_accuracy")])
 def test_pairs_without_wrong_answers_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="expected pairs with wrong_answers, came pairs without"):
+    with pytest.raises(ValueError, match="expected pairs with wrong_answers, got pairs without"):
         load(name)(BY_HAND[:1], PromptPairs([[1]], [[2]], [0]))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_pairs_without_answers_or_of_another_number_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="expected pairs with answers, came pairs without"):
+    with pytest.raises(ValueError, match="expected pairs with answers, got pairs without"):
         load(name)(BY_HAND[:1], PromptPairs([[1]], [[2]]))
-    with pytest.raises(ValueError, match="expected one row for each of the 2 pairs, came 1"):
+    with pytest.raises(ValueError, match="expected one row for each of the 2 pairs, got 1"):
         load(name)(BY_HAND[:1], PAIRS)
 
 
@@ -234,9 +234,9 @@ def test_kl_holds_no_graph_of_its_reference() -> None:
 
 def test_kl_refuses_prompts_without_a_reference() -> None:
     logits, pairs = random_pairs()
-    with pytest.raises(ValueError, match=r"among the 7 with reference logits, came the clean prompt \[2, 0\]"):
+    with pytest.raises(ValueError, match=r"among the 7 with reference logits, got the clean prompt \[2, 0\]"):
         KLDivergence(pairs, logits)(logits, pairs.swapped())
-    with pytest.raises(ValueError, match=r"expected one row for each of the 7 pairs, came shape \(6, 11\)"):
+    with pytest.raises(ValueError, match=r"expected one row for each of the 7 pairs, got shape \(6, 11\)"):
         KLDivergence(pairs, logits[:6])
 
 
@@ -271,7 +271,7 @@ def test_normalised_keeps_what_the_metric_says_of_its_gradient() -> None:
 
 @pytest.mark.parametrize(("clean", "corrupted"), [(1.0, 1.0), (math.nan, 0.0), (math.inf, 0.0)])
 def test_normalising_by_nothing_is_refused(clean: float, corrupted: float) -> None:
-    with pytest.raises(ValueError, match="expected two different finite numbers, came"):
+    with pytest.raises(ValueError, match="expected two different finite numbers, got"):
         normalised(load("accuracy"), clean, corrupted)
 
 
@@ -287,7 +287,7 @@ def test_a_name_a_function_and_kl_are_one_look_up() -> None:
     torch.testing.assert_close(
         as_metric("kl", transformer, pairs).reference.logits.log_softmax(-1), clean.log_softmax(-1)
     )
-    with pytest.raises(ValueError, match="metric: expected one of logit_difference, .*, came 'loss'"):
+    with pytest.raises(ValueError, match="metric: expected one of 'logit_difference', .*, got 'loss'"):
         as_metric("loss", transformer, pairs)
 
 
