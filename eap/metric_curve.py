@@ -88,5 +88,5 @@ def metric_curve(
     if all(((height(a) - a * slope).abs() <= STRAIGHT * (a * slope).abs()).all() for a in (0.5, 1.0, HIGH)):
         return None
     mean = sum(gradient((step + 0.5) / N_GRADIENTS) for step in range(N_GRADIENTS)) / N_GRADIENTS
-    places = torch.linspace(LOW, HIGH, N_READ).tolist()
+    places = [LOW + (HIGH - LOW) * place / (N_READ - 1) for place in range(N_READ)]
     return MetricCurve(torch.stack([height(a) for a in places]), slope, mean, (mean * way).sum(-1))
