@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: roc test test-tl2 test-tl3 lint speed setup clean
+.PHONY: docs roc test test-tl2 test-tl3 lint speed setup clean
 
 roc: setup
 	$(BIN)/python -m edge_circuits.benchmarks.roc --methods eap relp random --out results
@@ -22,6 +22,11 @@ test-tl2 test-tl3: test-%: $(VENV)/%/installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the guide, tutorials executed, warnings are errors; in docs/_build/html
+docs: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 speed: setup
 	$(BIN)/python -m edge_circuits.benchmarks.speed
