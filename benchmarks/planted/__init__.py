@@ -35,10 +35,13 @@ Of the whole model's right answers the circuit keeps (256 held-out prompts, seed
     | ioi          | 1.00     | 0.11 | 0.07 | 0.70            |
     | greater_than | 1.00     | 1.00 | 0.10 | 1.00            |
     | docstring    | 1.00     | 0.06 | 0.00 | 0.55            |
+    | induction    | 1.00     | 0.08 | 0.07 | 1.00            |
+    | twice        | 1.00     | 1.00 | 1.00 | 1.00            |
 
-(Greater-Than's metric under "zero" is half of the model's: its answers are right, and less sure.) Use "patching" with these.
+(Greater-Than's metric under "zero" is half of the model's: its answers are right, and less sure.) `twice` passes the three checks
+under each of the four, the others under "patching".
 
-`HARDER` lists what is asked for by name alone: `induction`, by k composition.
+`HARDER` lists what is asked for by name alone: `induction`, by k composition, and `twice`, which does without positions.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs import Circuit
 
 NAMES = ("ioi", "greater_than", "docstring")
-HARDER = ("induction",)  # asked for by name alone
+HARDER = ("induction", "twice")  # asked for by name alone
 
 
 class Planted(NamedTuple):

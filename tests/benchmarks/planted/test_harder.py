@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, induction, load, planted_task
+from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, induction, load, planted_task, twice
 from edge_circuits.benchmarks.planted.causal import CausalModel, sink
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.train import Losses, train
 from edge_circuits.benchmarks.planted.verify import edge_cost, report, verify
 from edge_circuits.graphs import Circuit, metrics, run
 
-MOVERS = {"induction": induction.INDUCTION}
+MOVERS = {"induction": induction.INDUCTION, "twice": twice.MOVERS}
 
 
 @pytest.fixture(params=HARDER)
@@ -59,6 +59,23 @@ def test_induction_by_hand() -> None:
     assert weights.sum().item() == pytest.approx(1)
     one_cut = induction.induction([tokens], [before, torch.zeros_like(before)], [tokens])[0]
     assert one_cut[7].item() == pytest.approx(math.exp(2.5) / (math.exp(2.5) + 4))
+
+
+def test_twice_by_hand() -> None:
+    """Seven words, one twice: a mover weights its two places by e^8, and the five other words by e^4."""
+    words = torch.tensor([[5, 3, 2, 9, 7, 17, 5]])
+    counts = twice.count([words])
+    assert counts[0, 5].item() == 2 and counts.sum().item() == 7
+    moved = twice.mover([counts, counts], [words], [words])[0]
+    assert moved[5].item() == pytest.approx(2 * math.exp(4) / (2 * math.exp(4) + 5))
+
+
+def test_a_circuit_without_positions_is_true_under_every_intervention() -> None:
+    planted = load("twice")
+    assert len(planted.task.interventions) == 4
+    for intervention in planted.task.interventions:
+        result = verify(planted, 64, intervention=intervention, quiet=True)
+        assert result.passed, (intervention, report(result))
 
 
 @pytest.mark.parametrize("name", HARDER)

@@ -254,7 +254,7 @@ def test_what_is_outside_the_circuit_is_not_dead(planted: Planted) -> None:
 def test_checks_fail_for_an_untrained_model(task: PlantedTask) -> None:
     result = verify(Planted(task.new_model(seed=0), task.circuit, task), n_prompts=64, quiet=True)
     assert not result.each_edge_matters and not result.passed
-    assert "matters: NO" in report(result)
+    assert "matters, by" in report(result) and ": NO" in report(result)
 
 
 def test_checks_fail_for_another_circuit(planted: Planted) -> None:
