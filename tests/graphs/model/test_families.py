@@ -117,6 +117,16 @@ def test_readers_go_through_what_heads_share_and_add(kind: str) -> None:
         assert abs(scored.scores[scored.graph.edge_index(edge)] - value) < FLOAT32 * largest
 
 
+def test_without_a_norm_before_it_a_reader_takes_the_shared_norm_s_slope() -> None:
+    """OLMo 2 has no norm that reads the stream but the last, so that nothing is left to be exact below `logits`."""
+    plain, exact = (
+        eap.score(hub_model("olmo2"), PAIRS, curved, EAP(reader=r), quiet=True).scores for r in ("linear", "norm")
+    )
+    queries_and_keys = [name.endswith(("<q>", "<k>")) for name in Graph.from_model(hub_model("olmo2")).destinations]
+    # of `input` alone: heads write through a norm, which this reader takes exactly
+    assert relative_error(exact[:1, queries_and_keys], plain[:1, queries_and_keys]) < 1e-10
+
+
 # Relevance
 
 
