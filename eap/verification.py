@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_circuits import eap
+from edge_circuits.eap import edge_checks
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
@@ -32,6 +33,10 @@ from edge_circuits.graphs.model.adapter import adapt
 
 # Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+LOGIT_ROUNDING = ROUNDING | {torch.float32: 1e-4}
+"""Of logits alone: weights that were rounded to half precision on the way show in a float32 model."""
+LIKELIER_LATER = 1.0  # nats
+WIDER = 3.0  # two ways through the model round twice, and each part is compared in its own units
 LEAST_PEARSON, LEAST_SPEARMAN, LEAST_SIGNS, LEAST_BF16 = 0.3, 0.3, 0.6, 0.7
 N_EDGES = 64
 
@@ -157,8 +162,14 @@ def verify(
         "Where clean and corrupted prompts are the same, every score is zero": _identical_pairs,
         "The scores of a source's out-edges add up to its node score": _sums_of_edges,
         "A batch gives what one prompt at a time gives": _padding,
-        "Scores agree with exact patching": _exact_sample,
+        "EAP's scores are derivatives of run": _soft_gates,
+        "Exact patching is run without the edge": _without_an_edge,
+        "The scores' own method gives them again": _again,
+        "Relevance rules conserve relevance": _conserved,
+        "Answers are read where the model gives them": _positions,
     }
+    if graph.metadata.get("signed", True):  # sizes are no estimates of effects
+        checks["Scores agree with exact patching"] = _exact_sample
     if bf16 and subject.dtype is not torch.bfloat16:
         checks["In bfloat16 edges keep their ranks"] = _bf16
     return Verification(tuple(check for name, make in checks.items() for check in _made(name, make, subject)))
@@ -177,7 +188,7 @@ def _as_the_model(subject: Subject) -> Iterator[Check]:
     """Logits are the model's own."""
     own = _own_logits(subject, subject.pairs.clean)
     found = run(subject.model, Circuit.full(subject.graph.graph), subject.pairs)
-    yield Check("logits against the model's own, clean prompts", _difference(found, own), subject.rounding)
+    yield Check("logits against the model's own, clean prompts", _difference(found, own), LOGIT_ROUNDING[subject.dtype])
 
 
 @torch.no_grad()
@@ -194,7 +205,9 @@ def _all_cut(subject: Subject) -> Iterator[Check]:
     """With all edges cut, logits are the model's on the corrupted prompts."""
     found = run(subject.model, Circuit.empty(subject.graph.graph), subject.pairs)
     own = _own_logits(subject, subject.pairs.corrupted)
-    yield Check("all edges cut, against the model on corrupted prompts", _difference(found, own), subject.rounding)
+    yield Check(
+        "all edges cut, against the model on corrupted prompts", _difference(found, own), LOGIT_ROUNDING[subject.dtype]
+    )
 
 
 def _identical_pairs(subject: Subject) -> Iterator[Check]:
@@ -223,6 +236,42 @@ def _padding(subject: Subject) -> Iterator[Check]:
     """A batch gives what one prompt at a time gives."""
     together, alone = (subject.score(subject.model, subject.pairs, batch_size=size) for size in (len(subject.pairs), 1))
     yield Check("all prompts in a batch against one at a time", _difference(together, alone), subject.rounding)
+
+
+def _judged(found: Iterator[edge_checks.Found], limit: float) -> Iterator[Check]:
+    """Checks of what was compared; those that fail say what is suspected."""
+    for name, value, suspected in found:
+        yield Check(name, value, limit, reason="" if value <= limit else f"suspected: {suspected}")
+
+
+def _soft_gates(subject: Subject) -> Iterator[Check]:
+    """EAP's scores are derivatives of run."""
+    found = edge_checks.soft_gates(subject.model, subject.graph.graph, subject.pairs, subject.metric)
+    return _judged(found, WIDER * subject.rounding)
+
+
+def _without_an_edge(subject: Subject) -> Iterator[Check]:
+    """Exact patching is run without the edge."""
+    graph, sample = subject.graph.graph, _sample(subject)
+    found = edge_checks.without_an_edge(subject.model, graph, subject.pairs, subject.metric, sample)
+    return _judged(found, WIDER * subject.rounding)
+
+
+def _again(subject: Subject) -> Iterator[Check]:
+    """The scores' own method gives them again."""
+    found = edge_checks.again(subject.model, subject.graph, subject.pairs, subject.metric)
+    return _judged(found, WIDER * subject.rounding)
+
+
+def _conserved(subject: Subject) -> Iterator[Check]:
+    """Relevance rules conserve relevance."""
+    return _judged(edge_checks.conserved(subject.model, subject.graph, subject.pairs), subject.rounding)
+
+
+def _positions(subject: Subject) -> Iterator[Check]:
+    """Answers are read where the model gives them."""
+    found = edge_checks.answers_where_they_are_given(subject.model, subject.graph.graph, subject.pairs)
+    return _judged(found, LIKELIER_LATER)
 
 
 def _exact_sample(subject: Subject) -> Iterator[Check]:

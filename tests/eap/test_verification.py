@@ -33,9 +33,9 @@ def named(result: Verification, name: str) -> Check:
 def test_sound_models_pass_what_has_to_be_exact(kind: str) -> None:
     result = checked(tiny(kind).model)
     exact = [check for check in result.checks if check.at_most]
-    assert len(exact) == 6 and all(check.passed for check in exact), result.text
-    assert len(result.text.splitlines()) == len(result.checks) == 9
-    assert str(result).endswith(result.text) and "of 9 checks passed" in result._repr_html_()
+    assert len(exact) == 17 and all(check.passed for check in exact), result.text
+    assert len(result.text.splitlines()) == len(result.checks) == 20
+    assert str(result).endswith(result.text) and "of 20 checks passed" in result._repr_html_()
 
 
 def test_exact_scores_agree_with_exact_patching_entirely() -> None:

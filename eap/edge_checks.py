@@ -1,0 +1,184 @@
+"""Checks of `verify` that look at single edges, rules and positions; each says what it suspects.
+
+They have their own way to a number: EAP's scores are the derivatives of `run` by soft gates, edge by edge; an exact score is
+what `run` gives without the edge; a relevance rule conserves what it shares out; the scores that are checked are those that
+their method gives again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.methods.method import Method
+from edge_circuits.eap.methods.relp import RelP
+from edge_circuits.eap.scoring import score
+from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
+from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.mlp import Mlp
+from edge_circuits.graphs.model.operations import Operations
+from edge_circuits.graphs.nodes import parse_destination
+from edge_circuits.graphs.running.execution import run_batch
+from edge_circuits.graphs.running.patching import cut_values
+from edge_circuits.graphs.running.plan import make_plan
+
+N_PROMPTS, N_EDGES = 8, 6
+LEAST_SHARE = 1e-3  # of the largest score: a part whose scores are all smaller is compared in units of this
+
+Found = tuple[str, float, str]
+"""What was compared, the relative difference, and what is suspected if it is large."""
+
+
+def method_of(graph: ScoredGraph) -> Method | None:
+    """The method that scores say they were made with; None if they do not, or it cannot be asked again."""
+    try:
+        usual = find(str(graph.metadata["method"]))
+    except (KeyError, ValueError):
+        return None
+    settings = {key: value for key, value in graph.metadata.get("settings", {}).items() if key in usual.settings}
+    given = {key: value for key, value in settings.items() if value != usual.settings[key]}
+    if any(isinstance(value, (dict, list)) for value in given.values()):  # a mask, which is kept as a digest
+        return None
+    return type(usual)(**({**type(usual).short_names.get(usual.name, {})} | given))
+
+
+def soft_gates(model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric) -> Iterator[Found]:
+    """EAP's scores are minus the derivatives of `run` by a gate on each edge, at open gates."""
+    grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
+    transformer = adapt(model, kv_destinations=grouped)
+    batches = [batch.to(transformer.device) for batch in pairs.batches()]
+    gates = graph.edge_mask.to(transformer.device, transformer.dtype).requires_grad_()
+    with torch.enable_grad():
+        cuts = cut_values(transformer, batches, "patching")
+        plan = make_plan(graph, gates)
+        values = [metric(run_batch(transformer, plan, batch, cuts(batch)), batch) for batch in batches]
+        (gradient,) = torch.autograd.grad(torch.cat(values).sum(), gates)
+    expected = -(gradient * gates.detach()).cpu().double() / len(pairs)
+    found = score(model, pairs, metric, "eap", kv_destinations=grouped, quiet=True).scores
+    for part, difference in by_part(graph, found, expected):
+        yield f"EAP against soft gates of run, into {part}", difference, f"gradients or changes at {part}, or run"
+
+
+def without_an_edge(
+    model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, sample: Tensor
+) -> Iterator[Found]:
+    """Exact patching of an edge is `run` without it."""
+    grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
+    full = Circuit.full(graph)
+    places = sample.nonzero()[:: max(1, int(sample.sum()) // N_EDGES)][:N_EDGES]
+    chosen = torch.zeros_like(sample)
+    chosen[places[:, 0], places[:, 1]] = True
+    exact = score(model, pairs, metric, Exact(chosen), kv_destinations=grouped, quiet=True).scores
+    with torch.no_grad():
+        uncut, expected = _mean(model, full, pairs, metric), torch.zeros_like(exact)
+        for source, destination in places.tolist():
+            edge = f"{graph.sources[source]}->{graph.destinations[destination]}"
+            without = _mean(model, full - Circuit.from_edges(graph, [edge]), pairs, metric)
+            expected[source, destination] = without - uncut
+    size = max(0.01 * abs(uncut), float(expected.abs().max()))
+    difference = float((exact - expected).abs().max()) / max(size, 1e-12)
+    yield (
+        f"exact patching against run without the edge, {len(places)} edges",
+        difference,
+        "run of partial circuits, or exact",
+    )
+
+
+def again(model: nn.Module, graph: ScoredGraph, pairs: PromptPairs, metric: Metric) -> Iterator[Found]:
+    """The scores are those that their own method gives on these prompts, if these are all of theirs."""
+    method, settings = method_of(graph), graph.metadata.get("settings", {})
+    is_same = settings.get("n_prompts") == len(pairs) and "budget" not in settings and graph.per_group is None
+    if method is None or method.takes_all or isinstance(method, Exact) or not is_same:
+        return
+    grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
+    asked = dict(kv_destinations=grouped, intervention=settings.get("intervention", "patching"), quiet=True)
+    found = score(model, pairs, metric, method, **asked).scores
+    for part, difference in by_part(graph.graph, graph.scores, found):
+        suspected = f"scores of another model, metric or prompts, or columns that were moved at {part}"
+        yield f"scores against {method.name} asked again, into {part}", difference, suspected
+
+
+@torch.no_grad()
+def conserved(model: nn.Module, graph: ScoredGraph, pairs: PromptPairs) -> Iterator[Found]:
+    """Relevance rules of MLPs share out what there is: x times the coefficient adds up to the value, factors to the product."""
+    method = method_of(graph)
+    if not isinstance(method, RelP) or method.activation != "identity":
+        return
+    transformer = adapt(model)
+    operations = replace(method, attention="live", temperature=1.0).operations(transformer, pairs, lambda: None)
+    kept = transformer.forward(transformer.embed(pairs[:1].clean.to(transformer.device)))
+    for layer, block in enumerate(transformer.blocks):
+        if (
+            isinstance(block.mlp, Mlp)
+            and block.mlp.signal is None
+            and (method.gate != "exact" or block.mlp.W_gate is None)
+        ):
+            lost = _lost(operations, block.mlp, kept.mlp_normed[layer])
+            yield (
+                f"relevance lost or made in the MLP of layer {layer}",
+                lost,
+                "coefficients of the activation or the gate",
+            )
+
+
+def _lost(operations: Operations, mlp: Mlp, x: Tensor) -> float:
+    """How far the relevance of what enters activation and gate is from the value that leaves, in units of the largest value."""
+    with torch.enable_grad():
+        inner = (x @ (mlp.W_in if mlp.W_gate is None else mlp.W_gate)).detach().requires_grad_()
+        signal = None if mlp.W_gate is None else (x @ mlp.W_in).detach().requires_grad_()
+        active = operations.activation(mlp.activation, inner)
+        value = active if signal is None else operations.gate(active, signal)
+        leaves = [leaf for leaf in (inner, signal) if leaf is not None]
+        gradients = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    shares = [leaf * gradient for leaf, gradient in zip(leaves, gradients) if gradient is not None]
+    return float((sum(shares) - value).abs().max() / value.abs().max().clamp(min=1e-12))
+
+
+def answers_where_they_are_given(model: nn.Module, graph: Graph, pairs: PromptPairs) -> Iterator[Found]:
+    """Nats by which the model likes the answers better one token later, where every answer is read before the prompt's end."""
+    if pairs.answers is None or not bool((pairs.positions == pairs.lengths - 2).all()):
+        return
+    at, later = (_log_probability(model, graph, _read_at(pairs, pairs.positions + step)) for step in (0, 1))
+    yield (
+        "nats by which the answers are likelier one token later",
+        later - at,
+        "answer positions that are one too early",
+    )
+
+
+def by_part(graph: Graph, found: Tensor, expected: Tensor) -> Iterator[tuple[str, float]]:
+    """The largest difference among the in-edges of each kind of destination, in units of the largest score there."""
+    kinds = [parse_destination(name) for name in graph.destinations]
+    names = [f"<{kind.part}>" if kind.part else ("MLPs" if kind.kind == "mlp" else "logits") for kind in kinds]
+    found, expected = found.double().cpu(), expected.double().cpu()
+    least = LEAST_SHARE * expected.abs().max()
+    for part in dict.fromkeys(names):
+        columns = torch.tensor([name == part for name in names])
+        difference = (found - expected)[:, columns].abs().max()
+        yield part, float(difference / expected[:, columns].abs().max().clamp(min=max(float(least), 1e-12)))
+
+
+def _mean(model: nn.Module, circuit: Circuit, pairs: PromptPairs, metric: Metric) -> float:
+    logits = run(model, circuit, pairs)
+    return float(metric(logits, pairs.to(logits.device)).double().mean())
+
+
+def _read_at(pairs: PromptPairs, positions: Tensor) -> PromptPairs:
+    rows = zip(pairs.clean.tolist(), pairs.corrupted.tolist(), pairs.lengths.tolist())
+    clean, corrupted = zip(*((clean[:n], other[:n]) for clean, other, n in rows))
+    answers = [[token for token in row if token >= 0] for row in pairs.answers.tolist()]
+    return PromptPairs(list(clean), list(corrupted), answers, positions=positions.tolist())
+
+
+@torch.no_grad()
+def _log_probability(model: nn.Module, graph: Graph, pairs: PromptPairs) -> float:
+    logits = run(model, Circuit.full(graph), pairs).double().log_softmax(-1).cpu()
+    first = pairs.answers[:, :1].cpu()
+    return float(logits.gather(1, first).mean())
