@@ -85,20 +85,49 @@ def rendered() -> Any:
         return ec.render(circuit(), Path(folder) / "circuit.gv")
 
 
+@cache
+def features() -> tuple[Any, ...]:
+    """Dictionaries read from a folder, scores of features, neurons and heads, and edges between the best of them."""
+    from edge_circuits.benchmarks.features.train import SHIPPED
+
+    model, dictionaries = question()[0], [*ec.neurons(question()[0]), *ec.heads(question()[0])]
+    found = ec.score_features(model, dictionaries, *question()[1:], quiet=True)
+    edges = ec.score_feature_edges(model, dictionaries, found.top(6), *question()[1:])
+    read = ec.read_dictionaries(SHIPPED)
+    assert all(isinstance(each, ec.Dictionary) for each in read)
+    return dictionaries, found, edges, read
+
+
+def features_rendered() -> Any:
+    with TemporaryDirectory() as folder:
+        return ec.render_features(features()[2], Path(folder) / "features.svg")
+
+
 CALLS: dict[str, Callable[[], Any]] = {
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
+    "Dictionary": lambda: features()[3][0],
     "Graph": lambda: ec.Graph.from_model(question()[0]),
     "PromptPairs": lambda: ec.PromptPairs([[1, 2]], [[1, 3]], [2], [3])[[0]],
     "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),
     "discover": lambda: ec.discover(*question(), 0.5, quiet=True),
     "error_bars": lambda: ec.error_bars(ec.score_groups(*question(), "eap", n_groups=2, quiet=True)),
+    "feature_curves": lambda: ec.feature_curves(
+        question()[0], features()[0], {"relp": features()[1]}, *question()[1:], (0, 5), "patching"
+    ),
+    "heads": lambda: features(),
     "measure": lambda: ec.measure(question()[0], circuit(), *question()[1:]),
+    "neurons": lambda: features(),
     "open_model": opened,
     "prune": lambda: [ec.prune(scores(), threshold=0.1, strategy="greedy"), circuit()],
+    "read_dictionaries": lambda: features(),
     "refine": lambda: ec.refine(question()[0], circuit(), question()[1], "kl", 0.1, quiet=True),
     "render": rendered,
+    "render_features": features_rendered,
     "run": every_intervention,
+    "run_features": lambda: ec.run_features(question()[0], features()[0], features()[1].top(3), question()[1]),
     "score": every_method,
+    "score_feature_edges": lambda: features(),
+    "score_features": lambda: features(),
     "score_groups": lambda: ec.score_groups(*question(), "relp", n_groups=2, quiet=True),
     "score_nodes": lambda: ec.score_nodes(*question(), quiet=True),
     "sweep": lambda: ec.sweep(question()[0], question()[1], "kl", [0.2, 0.5], circuit=circuit(), quiet=True),

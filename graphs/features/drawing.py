@@ -141,7 +141,7 @@ def _places(nodes: FeatureNodes) -> dict[tuple[int, ...], tuple[float, int]]:
         here = [key for key in keys if key[1] == position]
         used = dict.fromkeys(rows, 0)
         for key in here:
-            places[key] = (start + used[key[0]], rows[key[0]])
+            places[key] = (float(start + used[key[0]]), rows[key[0]])
             used[key[0]] += 1
         start += max(used.values())
     return places
