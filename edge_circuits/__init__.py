@@ -2,7 +2,7 @@
 
     import edge_circuits as ec
 
-    model, tokenizer = ec.open_model("gpt2")
+    model = ec.open_model("gpt2")
     scores = ec.score(model, pairs, "logit_difference", "relp")
     circuit = ec.prune(scores, k=200)
     ec.render(circuit, "circuit.svg")

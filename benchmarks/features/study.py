@@ -33,7 +33,7 @@ from edge_circuits.benchmarks.features import report
 from edge_circuits.benchmarks.features.known import known_area, telling
 from edge_circuits.benchmarks.features.prompts import ENGLISH, STRUCTURES, Lexicon, agreement
 from edge_circuits.benchmarks.features.train import MODEL, SHIPPED
-from edge_circuits.benchmarks.problems.opening import open_model
+from edge_circuits.benchmarks.problems.opening import open_with_tokenizer
 from edge_circuits.benchmarks.study import Study, draws, tell
 from edge_circuits.benchmarks.trained import grammar, load
 from edge_circuits.eap.feature_edges import score_feature_edges
@@ -103,7 +103,7 @@ def subject(
         trained = load(MODEL)
         opened = (trained.model, trained.language.tokenizer, GRAMMAR)
     else:
-        opened = (*open_model(model, device, quiet=quiet)[:2], ENGLISH)
+        opened = (*open_with_tokenizer(model, device, quiet=quiet)[:2], ENGLISH)
     nodes = {"features": read_dictionaries(folder or SHIPPED)} if folder or model == MODEL else {}
     nodes["heads and neurons"] = [*heads(opened[0]), *neurons(opened[0])]
     from_layer = whole_number("--from-layer", from_layer)

@@ -1,7 +1,7 @@
 """Opening a real model by name: a local directory, or a model of the Hugging Face hub.
 
-    opened = open_model("gpt2")              # or a directory with config.json, weights and tokenizer
-    opened.model, opened.tokenizer
+    model = open_model("gpt2")               # or a directory with config.json, weights and tokenizer
+    model.tokenizer
 
 1. A directory is read as it is, without the hub.
 2. A name is looked for in the local cache of the hub.
@@ -52,8 +52,24 @@ class OpenedModel(NamedTuple):
     tokenizer: Any
 
 
-def open_model(name: str, device: str | None = None, quiet: bool = False, dtype: str = "float32") -> OpenedModel:
-    """The model of a directory or of a hub name.
+def open_model(name: str, device: str | None = None, quiet: bool = False, dtype: str = "float32") -> nn.Module:
+    """The model of a directory or of a hub name, a `TransformerBridge` in evaluation mode, frozen.
+
+    Its tokenizer is `model.tokenizer`; None if its directory has none.
+
+    Args:
+        name: As for `open_with_tokenizer`, and so are the others.
+
+    Raises:
+        ValueError: There is no such directory or model, or the hub does not answer.
+    """
+    return open_with_tokenizer(name, device, quiet, dtype).model
+
+
+def open_with_tokenizer(
+    name: str, device: str | None = None, quiet: bool = False, dtype: str = "float32"
+) -> OpenedModel:
+    """A model and its tokenizer, of a directory or of a hub name.
 
     Args:
         name: A directory with config.json, weights and tokenizer (or without: then prompts are token ids), or a name such as "gpt2" or "attn-only-4l"; with
@@ -70,14 +86,14 @@ def open_model(name: str, device: str | None = None, quiet: bool = False, dtype:
     path = Path(name).expanduser()
     with told_elsewhere(quiet):
         if path.is_dir() or _is_written_as_path(name):
-            opened = _from_directory(path, is_random)
+            found = _from_directory(path, is_random)
         elif name in LEGACY or name in LEGACY.values():
-            opened = _from_hub_as_legacy(LEGACY.get(name, name))
+            found = _from_hub_as_legacy(LEGACY.get(name, name))
         else:
-            opened = _from_hub(name, is_random)
+            found = _from_hub(name, is_random)
         return OpenedModel(
-            opened.model.to(device, getattr(torch, choice("dtype", dtype, DTYPES))).eval().requires_grad_(False),
-            opened.tokenizer,
+            found.model.to(device, getattr(torch, choice("dtype", dtype, DTYPES))).eval().requires_grad_(False),
+            found.tokenizer,
         )
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from edge_circuits.benchmarks import planted, trained
 from edge_circuits.benchmarks import tasks as known_tasks
-from edge_circuits.benchmarks.problems.opening import open_model, told_elsewhere
+from edge_circuits.benchmarks.problems.opening import open_with_tokenizer, told_elsewhere
 from edge_circuits.benchmarks.problems.problem import PLANTED, TRAINED, Problem
 from edge_circuits.benchmarks.problems.prompt_sets import file_pairs, sort_prompts, text_prompts
 from edge_circuits.benchmarks.reference import TASKS, load_reference
@@ -139,7 +139,7 @@ def _opened(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[
     """The problems of a model that is not planted."""
     for task in tasks or ():
         choice("task", task, (SORT, TEXT, *known_tasks.names()))
-    model, tokenizer = open_model(model_name, asked.device, asked.quiet, asked.dtype)
+    model, tokenizer = open_with_tokenizer(model_name, asked.device, asked.quiet, asked.dtype)
     graph, problems = Graph.from_model(model), []
     if asked.prompts is not None:
         tasks = [asked.prompts.stem]

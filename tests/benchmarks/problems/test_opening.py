@@ -24,18 +24,18 @@ def test_a_directory_is_opened_frozen_and_without_the_hub(tmp_path: Path, capsys
     hugging_face("gpt2").save_pretrained(tmp_path)
     word_level_tokenizer(["Mary", "John"]).save_pretrained(tmp_path)
     capsys.readouterr()
-    opened = open_model(str(tmp_path), device="cpu", quiet=True)
+    model = open_model(str(tmp_path), device="cpu", quiet=True)
     assert capsys.readouterr() == ("", "")
-    assert adapt(opened.model).graph.n_layers == 3
-    assert not opened.model.training and not any(parameter.requires_grad for parameter in opened.model.parameters())
-    assert {parameter.dtype for parameter in opened.model.parameters()} == {torch.float32}
-    assert opened.tokenizer.convert_ids_to_tokens(opened.tokenizer.encode("John Mary")) == ["John", "Mary"]
+    assert adapt(model).graph.n_layers == 3
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.tokenizer.convert_ids_to_tokens(model.tokenizer.encode("John Mary")) == ["John", "Mary"]
 
 
 def test_random_weights_need_a_configuration_and_a_tokenizer_alone(tmp_path: Path) -> None:
     hugging_face("gpt2").config.save_pretrained(tmp_path)
     word_level_tokenizer(["Mary", "John"]).save_pretrained(tmp_path)
-    first, second = (open_model(f"random:{tmp_path}", device="cpu", quiet=True).model.state_dict() for _ in range(2))
+    first, second = (open_model(f"random:{tmp_path}", device="cpu", quiet=True).state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert any(value.is_floating_point() and value.std() > 0 for value in first.values())
 
@@ -92,8 +92,7 @@ def test_models_of_transformer_lens_are_read_by_it(name: str, monkeypatch: pytes
     asked = []
     monkeypatch.setattr(opening, "hub_answers", lambda: True)
     monkeypatch.setattr(sources, "boot_tl_legacy", lambda name, device: asked.append(name) or made)
-    opened = open_model(name, device="cpu")
-    assert opened.model is made and opened.tokenizer is made.tokenizer
+    assert open_model(name, device="cpu") is made
     assert asked == ["NeelNanda/Attn_Only_4L512W_C4_Code"]
 
 
