@@ -46,6 +46,6 @@ def test_the_check_of_planted_models_tells_its_criterion(capsys: pytest.CaptureF
 
 
 def test_prompts_that_tell_nothing_of_an_edge_are_no_proof_against_it() -> None:
-    cost = planted_verify.EdgeCost("input->m0", 0, float("nan"), float("nan"), float("nan"))
+    cost = planted_verify.EdgeCost("input->m0", False, 0, float("nan"), float("nan"), float("nan"))
     result = planted_verify.Verification(None, 2, 1, 1, 0, 1, 1, 0, 1, 0, (cost,))
     assert "NOT TOLD, no prompt shows the work of input->m0; take more than 2" in planted_verify._edges_verdict(result)
