@@ -180,7 +180,7 @@ def _edges(edges: FeatureEdges, at: Any, places: dict[tuple[int, ...], tuple[flo
     return lines
 
 
-def _node(kind: str, name: str, label: str, score: float, x: float, y: float) -> str:
+def _node(kind: str, name: str, label: str, score: float, x: float | int, y: float | int) -> str:
     colour, rounding = LOOKS[kind]
     dashes = ' stroke-dasharray="3 2"' if kind == "error" else ""
     box = (
@@ -196,5 +196,5 @@ def _node(kind: str, name: str, label: str, score: float, x: float, y: float) ->
     )
 
 
-def _text(x: float, y: float, text: str, colour: str, size: int, anchor: str = "middle") -> str:
+def _text(x: float | int, y: float | int, text: str, colour: str, size: int, anchor: str = "middle") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" text-anchor="{anchor}">{escape(printable(text))}</text>'
