@@ -18,8 +18,10 @@ from edge_circuits.acdc.search import Search, SearchSettings
 from edge_circuits.acdc.trace import TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 
+@in_plain_surroundings
 def discover(
     model: nn.Module,
     pairs: PromptPairs,
@@ -82,6 +84,7 @@ def discover(
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
 
 
+@in_plain_surroundings
 def refine(
     model: nn.Module,
     circuit: Circuit,

@@ -22,6 +22,7 @@ from edge_circuits.acdc.trace import Trace, TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class ThresholdSweep:
         return ScoredGraph(self.traces[0].graph, self.survival, metadata | {"settings": settings})
 
 
+@in_plain_surroundings
 def sweep(
     model: nn.Module,
     pairs: PromptPairs,

@@ -28,6 +28,7 @@ from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_group
 from edge_circuits.graphs.checks import between_0_and_1, refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.distributed import Processes
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 from edge_circuits.graphs.tables import Table
 
 EDGE_CHUNK = 4096
@@ -66,6 +67,7 @@ class ErrorBars:
         return self.table(10)._repr_html_()
 
 
+@in_plain_surroundings
 def score_groups(
     model: nn.Module,
     pairs: PromptPairs,
@@ -106,6 +108,7 @@ def score_groups(
     return ScoredGraph(parts[0].graph, total, metadata, per_group)
 
 
+@in_plain_surroundings
 def error_bars(
     graph: ScoredGraph, *, confidence: float = 0.95, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> ErrorBars:

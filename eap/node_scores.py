@@ -32,6 +32,7 @@ from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 Direction = Literal["noising", "denoising"]
 MAX_TOKENS = 2048
@@ -66,6 +67,7 @@ class NodeScores:
         return self.per_prompt[choice("kind", kind, self.kinds)].nanmean(0)
 
 
+@in_plain_surroundings
 @torch.inference_mode(False)
 def score_nodes(
     model: nn.Module,

@@ -31,6 +31,7 @@ from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 By = Literal["span", "token"]
 
@@ -38,6 +39,7 @@ MAX_TOKENS = 2048
 TOKEN_CHUNK = 256
 
 
+@in_plain_surroundings
 @torch.inference_mode(False)  # gradients are needed, also when the caller switched them off for good
 def score(
     model: nn.Module,

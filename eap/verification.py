@@ -30,6 +30,7 @@ from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
 from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 # Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -122,6 +123,7 @@ class Subject:
         return eap.score(model, pairs, self.metric, method, kv_destinations=grouped, quiet=True, **settings).scores
 
 
+@in_plain_surroundings
 def verify(
     model: nn.Module,
     graph: ScoredGraph,

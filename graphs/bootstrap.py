@@ -29,8 +29,8 @@ def drawn_counts(n_groups: int, n_resamples: int, seed: int) -> Float[Tensor, "r
     """How often each group is drawn in each resample; every row adds up to the number of groups."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(n_groups, (n_resamples, n_groups), generator=generator)
-    return torch.zeros(n_resamples, n_groups, dtype=torch.float64).scatter_add_(
-        1, chosen, torch.ones(chosen.shape, dtype=torch.float64)
+    return torch.zeros(n_resamples, n_groups, dtype=torch.float64, device="cpu").scatter_add_(
+        1, chosen, torch.ones(chosen.shape, dtype=torch.float64, device="cpu")
     )
 
 

@@ -218,17 +218,17 @@ class Graph:
     def n_visible(self) -> Int[Tensor, "destination"]:
         """How many sources each destination sees: always the first ones. [destination]"""
         n_attention = self._destinations_per_layer - self.mlps
-        layers = torch.arange(self.n_layers).unsqueeze(1)
+        layers = torch.arange(self.n_layers, device="cpu").unsqueeze(1)
         before = 1 + layers * self._sources_per_layer
         n_visible = before.repeat(1, self._destinations_per_layer)
         if not self.parallel:
             n_visible[:, n_attention:] += self.n_heads
-        return torch.cat([n_visible.flatten(), torch.tensor([self.n_sources])])
+        return torch.cat([n_visible.flatten(), torch.tensor([self.n_sources], device="cpu")])
 
     @cached_property
     def edge_mask(self) -> Bool[Tensor, "source destination"]:
         """True where an edge exists. [source destination]"""
-        return torch.arange(self.n_sources).unsqueeze(1) < self.n_visible
+        return torch.arange(self.n_sources, device="cpu").unsqueeze(1) < self.n_visible
 
     # From names to places
 
@@ -276,9 +276,9 @@ class Graph:
         """
         if isinstance(names, str):
             raise refusal("names", "several edge names", f"the text {names!r}", "put it in a list")
-        mask = torch.zeros(self.n_sources, self.n_destinations, dtype=torch.bool)
+        mask = torch.zeros(self.n_sources, self.n_destinations, dtype=torch.bool, device="cpu")
         if places := [self.edge_index(name) for name in names]:
-            mask[tuple(torch.tensor(places).T)] = True
+            mask[tuple(torch.tensor(places, device="cpu").T)] = True
         return mask
 
     @cached_property

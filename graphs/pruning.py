@@ -29,11 +29,13 @@ from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.reachability import live_edges
 from edge_circuits.graphs.scores import ScoredGraph
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 By = Literal["absolute", "signed", "negative"]
 Strategy = Literal["top", "greedy"]
 
 
+@in_plain_surroundings
 def prune(
     graph: ScoredGraph,
     k: int | None = None,
@@ -74,7 +76,7 @@ def prune(
     graph.check_finite()
     values = _rank_values(graph, by)
     if threshold is not None:
-        chosen = values >= torch.tensor(threshold, dtype=values.dtype)
+        chosen = values >= torch.tensor(threshold, dtype=values.dtype, device="cpu")
     elif strategy == "top":
         chosen = _top(values, int(k))
     else:
@@ -130,7 +132,7 @@ def selection_frequency(
     """
     _check_arguments(graph, k, None, by, "top")
     graph.check_finite()
-    frequency = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=torch.float64)
+    frequency = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=torch.float64, device="cpu")
     frequency[graph.graph.edge_mask.T] = _frequency(graph, int(k), by, n_resamples, seed)
     return frequency.T.contiguous()
 
@@ -139,7 +141,7 @@ def _frequency(
     graph: ScoredGraph, k: int, by: By, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> Float[Tensor, "edge"]:
     """`selection_frequency` in edge order; ties are broken as everywhere."""
-    times = torch.zeros(graph.graph.n_edges, dtype=torch.float64)
+    times = torch.zeros(graph.graph.n_edges, dtype=torch.float64, device="cpu")
     for scores in resampled(graph, n_resamples, seed):
         times += _top_of_each(_ranked_by(scores, by), k).sum(0)
     return times / n_resamples
@@ -148,7 +150,7 @@ def _frequency(
 def _top_of_each(values: Float[Tensor, "draw edge"], k: int) -> Bool[Tensor, "draw edge"]:
     """`_top` of each row, without sorting it."""
     if k == 0:
-        return torch.zeros(values.shape, dtype=torch.bool)
+        return torch.zeros(values.shape, dtype=torch.bool, device="cpu")
     least = values.kthvalue(values.shape[1] - k + 1, dim=1, keepdim=True).values
     above, equal = values > least, values == least
     return above | equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True))
@@ -190,14 +192,14 @@ def _ranked_by(values: Float[Tensor, "*draw edge"], by: By) -> Float[Tensor, "*d
 
 def _as_mask(graph: Graph, chosen: Bool[Tensor, "edge"]) -> Bool[Tensor, "source destination"]:
     """From one entry per edge, in edge order, to the graph's matrix."""
-    mask = torch.zeros(graph.n_destinations, graph.n_sources, dtype=torch.bool)
+    mask = torch.zeros(graph.n_destinations, graph.n_sources, dtype=torch.bool, device="cpu")
     mask[graph.edge_mask.T] = chosen
     return mask.T.contiguous()
 
 
 def _top(values: Float[Tensor, "edge"], k: int) -> Bool[Tensor, "edge"]:
     """The k edges of largest value; of equal ones the earlier."""
-    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen = torch.zeros(len(values), dtype=torch.bool, device="cpu")
     chosen[values.sort(descending=True, stable=True).indices[:k]] = True
     return chosen
 
@@ -231,7 +233,7 @@ def _greedy(graph: Graph, values: Float[Tensor, "edge"], k: int) -> Bool[Tensor,
         if (source := ranking.sources[rank]) not in nodes:
             nodes.add(source)
             add_node(graph.destinations_of(source))
-    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen = torch.zeros(len(values), dtype=torch.bool, device="cpu")
     chosen[ranking.edges[added]] = True
     return chosen
 
@@ -253,7 +255,7 @@ class _Ranking(NamedTuple):
 def _ranked(graph: Graph, values: Float[Tensor, "edge"]) -> _Ranking:
     """Rank edges by value; of equal ones the earlier is better."""
     edges = values.sort(descending=True, stable=True).indices
-    destinations = torch.arange(graph.n_destinations).repeat_interleave(graph.n_visible)[edges]
+    destinations = torch.arange(graph.n_destinations, device="cpu").repeat_interleave(graph.n_visible)[edges]
     first_edges = graph.n_visible.cumsum(0) - graph.n_visible
     sources = (edges - first_edges[destinations]).tolist()
     by_destination = destinations.sort(stable=True).indices.split(graph.n_visible.tolist())

@@ -19,7 +19,7 @@ def nodes_from_input(graph: Graph, mask: Bool[Tensor, "source destination"]) -> 
 
     All others equal their corrupted value when the circuit runs.
     """
-    reached = torch.zeros(graph.n_sources, dtype=torch.bool)
+    reached = torch.zeros(graph.n_sources, dtype=torch.bool, device="cpu")
     reached[0] = True
     for layer in range(graph.n_layers):
         heads = graph.head_sources(layer)
@@ -51,8 +51,8 @@ def _leading_to_logits(
     graph: Graph, mask: Bool[Tensor, "source destination"]
 ) -> tuple[Bool[Tensor, "source"], Bool[Tensor, "destination"]]:
     """The sources that reach `logits`, and the destinations read by such a source (`logits` among them)."""
-    sources = torch.zeros(graph.n_sources, dtype=torch.bool)
-    destinations = torch.zeros(graph.n_destinations, dtype=torch.bool)
+    sources = torch.zeros(graph.n_sources, dtype=torch.bool, device="cpu")
+    destinations = torch.zeros(graph.n_destinations, dtype=torch.bool, device="cpu")
     destinations[-1] = True
     for layer in reversed(range(graph.n_layers)):
         heads = graph.head_sources(layer)

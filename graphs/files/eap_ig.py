@@ -115,7 +115,7 @@ def export(
         raise refusal("value", expected, f"{graph} with key-value heads", "score with kv_destinations='query-head'")
     d_model = value.metadata.get("d_model") if d_model is None else d_model
     d_model = whole_number("d_model", d_model, 1, remedy="the width of the residual stream, which EAP-IG reads")
-    scores = torch.zeros(graph.edge_mask.shape) if value.scores is None else value.scores
+    scores = torch.zeros(graph.edge_mask.shape, device="cpu") if value.scores is None else value.scores
     scored = "all edges"
     if isinstance(value, Circuit) and (unknown := scores.isnan() & ~value.mask).any():
         scores, scored = scores.where(~unknown, 0), "kept edges"  # a loaded circuit knows those of its edges alone

@@ -128,18 +128,20 @@ def _from_json(file: dict[str, Any]) -> Table:
     if not isinstance(nodes, dict) or not isinstance(edges, dict):
         raise ValueError('expected the layout of EAP-IG, which has "nodes" and "edges" by name, got another')
     graph = _graph(file["cfg"], mlps=any(name.startswith("m") for name in (*nodes, *edges)))
-    places = tuple(torch.tensor([graph.edge_index(name) for name in edges], dtype=torch.long).view(-1, 2).T)
+    places = tuple(
+        torch.tensor([graph.edge_index(name) for name in edges], dtype=torch.long, device="cpu").view(-1, 2).T
+    )
     values = [_score(name, entry) for name, entry in edges.items()]
     marks = [_mark(name, entry) for name, entry in edges.items()]
     of_nodes = {key for node in nodes.values() if isinstance(node, dict) for key in node}
     scores, kept = None, None
     if len(edges) == graph.n_edges and None not in values:
-        filled = torch.zeros(graph.edge_mask.shape, dtype=torch.float64)
-        filled[places] = torch.tensor(values, dtype=torch.float64)
+        filled = torch.zeros(graph.edge_mask.shape, dtype=torch.float64, device="cpu")
+        filled[places] = torch.tensor(values, dtype=torch.float64, device="cpu")
         scores = _edge_scores(graph, filled, has_others=bool(of_nodes & {"score", "neurons_scores"}))
     if None not in marks:
         kept = torch.zeros_like(graph.edge_mask)
-        kept[places] = torch.tensor(marks, dtype=torch.bool)
+        kept[places] = torch.tensor(marks, dtype=torch.bool, device="cpu")
     return Table(graph, scores, kept, has_neurons="neurons" in of_nodes)
 
 
@@ -269,7 +271,7 @@ def _kept_nodes(table: Table) -> Bool[Tensor, "source"]:
     graph, read_by = table.graph, table.kept.any(0).tolist()
     is_fed = [any(read_by[end] for end in graph.destinations_of(source)) for source in range(graph.n_sources)]
     is_fed[0] = True
-    return table.kept.any(1) & torch.tensor(is_fed)
+    return table.kept.any(1) & torch.tensor(is_fed, device="cpu")
 
 
 # Attention-only models in a layout that always has MLPs
@@ -278,7 +280,7 @@ def _kept_nodes(table: Table) -> Bool[Tensor, "source"]:
 def _with_mlps(table: Table) -> Table:
     wide = Graph(table.graph.n_layers, table.graph.n_heads)
     places = _places(table.graph, wide)
-    scores = torch.zeros(wide.edge_mask.shape, dtype=table.scores.dtype)
+    scores = torch.zeros(wide.edge_mask.shape, dtype=table.scores.dtype, device="cpu")
     kept = torch.zeros_like(wide.edge_mask)
     scores[places], kept[places] = table.scores, table.kept
     return replace(table, graph=wide, scores=scores, kept=kept)
@@ -296,4 +298,4 @@ def _places(narrow: Graph, wide: Graph) -> tuple[Tensor, Tensor]:
     """Where the nodes of a graph are in a wider one, as an index for [source destination] tensors."""
     rows: Iterable[int] = (wide.source_index(name) for name in narrow.sources)
     columns = (wide.destination_index(name) for name in narrow.destinations)
-    return torch.tensor(list(rows)).unsqueeze(1), torch.tensor(list(columns))
+    return torch.tensor(list(rows), device="cpu").unsqueeze(1), torch.tensor(list(columns), device="cpu")

@@ -293,7 +293,7 @@ def _unpacked(
     values = torch.from_numpy(np.frombuffer(content, f"<f{dtype.itemsize}").astype(name))
     if values.isnan().any():
         raise refusal('"scores"', "numbers", f"{int(values.isnan().sum())} NaN")
-    scores = torch.zeros(graph.n_destinations, graph.n_sources, dtype=dtype)
+    scores = torch.zeros(graph.n_destinations, graph.n_sources, dtype=dtype, device="cpu")
     scores[graph.edge_mask.T] = torch.nan
     scores[mask.T] = values
     return scores.T.contiguous()

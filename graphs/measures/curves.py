@@ -35,6 +35,7 @@ from edge_circuits.graphs.measures.values import TINY, Ends, values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.pruning import By, Strategy
 from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 N_RESAMPLES = 1000
@@ -165,6 +166,7 @@ def interval_of(value: float, resamples: Float[Tensor, "resample"], confidence: 
     return Interval(value, low, high, resamples)
 
 
+@in_plain_surroundings
 def curves(
     model: nn.Module,
     scored: Mapping[str, ScoredGraph],

@@ -35,6 +35,7 @@ from edge_circuits.graphs.checks import between_0_and_1, number, refusal, whole_
 from edge_circuits.graphs.measures.values import values_of
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 MARGIN = 0.1
 QUANTILE = 0.9
@@ -118,6 +119,7 @@ class CircuitTests:
     cannot_tell: tuple[str, ...] = ()
 
 
+@in_plain_surroundings
 def hypothesis_tests(
     model: nn.Module,
     circuit: Circuit,

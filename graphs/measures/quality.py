@@ -40,6 +40,7 @@ from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.dependents import bit_columns, leading_to_logits, leads_on
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 from edge_circuits.graphs.tables import Table
 
 STACKED_TOKENS = 1024
@@ -140,6 +141,7 @@ class Minimality:
         return dict(zip(self.circuit.edges, self.costs.tolist()))
 
 
+@in_plain_surroundings
 def measure(
     model: nn.Module,
     circuits: Circuit | Sequence[Circuit],
@@ -182,6 +184,7 @@ def measure(
     ]
 
 
+@in_plain_surroundings
 @torch.no_grad()
 def minimality(
     model: nn.Module,

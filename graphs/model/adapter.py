@@ -23,10 +23,12 @@ from edge_circuits.graphs.model.recognition import Make, foreign
 from edge_circuits.graphs.model.supported import is_hooked_transformer
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.model.weights import Reader
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 _checked: weakref.WeakKeyDictionary[nn.Module, Make] = weakref.WeakKeyDictionary()
 
 
+@in_plain_surroundings
 def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDestinations = "query-head") -> Transformer:
     """A model as plain tensors.
 
@@ -40,6 +42,8 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
         ValueError: not a model of TransformerLens, an architecture, version or setting that is not supported,
             offloaded weights, or logits that differ from the model's own.
     """
+    if type(model).__name__ == "OptimizedModule":  # torch.compile(model): the same modules and weights
+        model = model._orig_mod
     graph, read = Graph.from_model(model, kv_destinations), Reader(trainable)
     _check_weights(model)
     reads = hooked_transformer if is_hooked_transformer(model) else transformer_bridge
@@ -53,22 +57,30 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
 
 
 def _check_weights(model: nn.Module) -> None:
-    """Refuse quantised weights, which are not what they multiply by, and offloaded ones, which come while the model runs."""
+    """Refuse quantised weights, which are not what they multiply by, offloaded ones, which come while the model runs, and those without gradients."""
     held = ((name, x) for name, x in model.named_parameters() if not x.is_floating_point() or x.element_size() == 1)
     name, weight = next(held, (None, None))
     if weight is not None:
         settings = getattr(getattr(model.original_model, "config", None), "quantization_config", None)
         settings = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
         by = f", quantised by {settings['quant_method']}" if "quant_method" in settings else ""
-        got = f"{weight.dtype} in {name.replace('_original_component.', '')}{by}"
+        got = f"{weight.dtype} in {_plain_name(name)}{by}"
         raise refusal("weights", "floating-point numbers", got, "load the model without quantisation, or dequantised")
     away = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
     if away is not None:
         raise ValueError(
-            f"expected every weight on a device that computes, got {away.replace('_original_component.', '')} on 'meta': "
+            f"expected every weight on a device that computes, got {_plain_name(away)} on 'meta': "
             "it is offloaded, to disk or to the CPU. Load the model with a device_map of GPUs alone (or of 'cpu' alone): "
             "spread it over more of them, or load it in bfloat16."
         )
+    made = next((name for name, weight in model.named_parameters() if weight.is_inference()), None)
+    if made is not None:
+        remedy = "load the model outside it, or clone its weights there"
+        raise refusal("model", "weights made outside torch.inference_mode", _plain_name(made), remedy)
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_original_component.", "")
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -76,7 +88,7 @@ def _check_finite(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not weight.isfinite().all():
             n_bad = int((~weight.isfinite()).sum())
-            given = f"{n_bad} NaN or infinite in {name.replace('_original_component.', '')}"
+            given = f"{n_bad} NaN or infinite in {_plain_name(name)}"
             raise refusal("model", "finite weights", given, "load it again, or in a wider dtype")
 
 

@@ -47,7 +47,7 @@ class Spans:
             ValueError: Not one stretch a prompt, one outside of its prompt, two that share a token, or a name that is
                 empty or "rest".
         """
-        of_token = torch.full((len(lengths), max(lengths)), PADDING)
+        of_token = torch.full((len(lengths), max(lengths)), PADDING, device="cpu")
         names = (*spans, REST)
         for row, length in enumerate(lengths):
             of_token[row, :length] = len(spans)
@@ -72,7 +72,7 @@ class Spans:
     @classmethod
     def by_token(cls, n_pairs: int, n_tokens: int) -> Spans:
         """A span for each position, named by its number."""
-        return cls(tuple(map(str, range(n_tokens))), torch.arange(n_tokens).repeat(n_pairs, 1))
+        return cls(tuple(map(str, range(n_tokens))), torch.arange(n_tokens, device="cpu").repeat(n_pairs, 1))
 
     @classmethod
     def concat(cls, parts: Sequence[Spans]) -> Spans:

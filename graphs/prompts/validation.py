@@ -81,7 +81,7 @@ def pair_rows(
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows as one int64 tensor [row column], filled up on the right."""
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64, device="cpu")
 
 
 def _prompts(

@@ -34,11 +34,13 @@ from edge_circuits.graphs.running.patching import (
 from edge_circuits.graphs.running.plan import Heads, Mixture, Plan, make_plan
 from edge_circuits.graphs.running.residual import Residual, Written
 from edge_circuits.graphs.scores import ScoredGraph
+from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 MAX_TOKENS = 4096
 Positions = Literal["answer", "all"]
 
 
+@in_plain_surroundings
 def run(
     model: nn.Module,
     circuit: Circuit | SpanCircuit,
