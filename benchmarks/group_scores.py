@@ -11,7 +11,7 @@ from edge_circuits import eap
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import ScoredGraph
-from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.metrics import Metric, metric_name
 
 
 def group_scores(problem: Problem, method: Method, metric: Metric, folder: Path, n_groups: int) -> ScoredGraph:
@@ -27,7 +27,7 @@ def group_scores(problem: Problem, method: Method, metric: Metric, folder: Path,
     Raises:
         ValueError: The method cannot be asked of this model or with this metric.
     """
-    asked = dict(quiet=True, checkpoint=None if method.takes_all else folder)
+    asked = dict(quiet=True, checkpoint=own_folder(folder, problem, metric, method))
     if method.additive and min(n_groups, len(problem.pairs)) > 1:
         return eap.score_groups(problem.model, problem.pairs, metric, method, n_groups=n_groups, **asked)
     scored = eap.score(problem.model, problem.pairs, metric, method, **asked)
@@ -35,3 +35,11 @@ def group_scores(problem: Problem, method: Method, metric: Metric, folder: Path,
         return scored
     shares = torch.tensor([len(group) / len(problem.pairs) for group in problem.pairs.groups(n_groups)])
     return replace(scored, per_group=shares[:, None, None].to(scored.scores) * scored.scores)
+
+
+def own_folder(folder: Path | None, problem: Problem, metric: Metric, method: Method) -> Path | None:
+    """Where the scores of one question are kept; None for a method that keeps none."""
+    if folder is None or method.takes_all:
+        return None
+    question = f"{problem.stem}-{problem.pairs.digest}-{metric_name(metric)}"
+    return folder / question / method.label.replace(":", "-")

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def score_groups(
         n_groups: Groups; one prompt each if there are fewer prompts.
         quiet: No progress bar.
 
-    With a `checkpoint` the groups that are done are read from that folder. `metadata["seconds"]` is what all groups took.
+    With a `checkpoint` the groups that are done are read from that folder, each from one of its own. `metadata["seconds"]` is what all groups took.
 
     Raises:
         ValueError: As `eap.score`; fewer than two groups or prompts; a method or intervention whose scores are no means over
@@ -98,8 +99,10 @@ def score_groups(
     _check(pairs, method, n_groups, settings)
     groups, parts = pairs.groups(n_groups), []
     quiet = quiet or not Processes(settings.get("process_group")).is_first
-    for group in tqdm(groups, desc=method.name, unit="group", disable=quiet):
-        parts.append(score(model, group, metric, method, quiet=True, **settings))
+    folder = settings.pop("checkpoint", None)
+    for number, group in enumerate(tqdm(groups, desc=method.name, unit="group", disable=quiet)):
+        own = None if folder is None else Path(folder) / f"group-{number}-of-{len(groups)}"
+        parts.append(score(model, group, metric, method, quiet=True, checkpoint=own, **settings))
     per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
     metadata = dict(parts[0].metadata)
     metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits import eap
+from edge_circuits.benchmarks.group_scores import own_folder
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.eap.methods.lookup import find as find_method
-from edge_circuits.graphs import prune
+from edge_circuits.graphs import ScoredGraph, prune
 from edge_circuits.graphs.measures.curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
 from edge_circuits.graphs.measures.quality import Measures, measure
 from edge_circuits.graphs.running.patching import Intervention
@@ -77,8 +78,14 @@ def find(
     metric, start = problem.metric, time.perf_counter()
     draws = range(seed, seed + N_RANDOM) if method == RANDOM else (seed,)
     asked_of = find_method(method)
-    settings = dict(intervention=intervention, quiet=True, checkpoint=None if asked_of.takes_all else folder)
-    scored = [eap.score(problem.model, problem.pairs, metric, asked_of.with_seed(draw), **settings) for draw in draws]
+
+    def score(draw: int) -> ScoredGraph:
+        drawn = asked_of.with_seed(draw)
+        own = own_folder(None if folder is None else folder / intervention, problem, metric, drawn)
+        settings = dict(intervention=intervention, quiet=True, checkpoint=own)
+        return eap.score(problem.model, problem.pairs, metric, drawn, **settings)
+
+    scored = [score(draw) for draw in draws]
     seconds = time.perf_counter() - start
     ranked = {HELPFUL: "negative" if asked_of.signed and method != RANDOM else "absolute", LARGEST: "absolute"}
     asked = {f"{name} {draw}": one for name in ranked for draw, one in enumerate(scored)}

@@ -8,10 +8,12 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from models import hugging_face, native, prompt_pairs
 
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.roc.finding import Search, Settings
+from edge_circuits.eap.checkpoint import Checkpoint
 from edge_circuits.graphs import Circuit, Graph
 from edge_circuits.graphs.metrics import logit_difference
 
@@ -62,7 +64,9 @@ def spoil(folder: Path) -> int:
     """Negate all scores that are kept in a folder, so that a run that reads them shows it; returns how many files there are."""
     files = [path for path in folder.rglob("*.npz") if "batch" not in path.name]
     for path in files:
-        with np.load(path) as kept:
-            content = dict(kept)
-        np.savez_compressed(path, **content | {"scores": -content["scores"]})
+        with np.load(path) as held:
+            shapes = [torch.from_numpy(held[name]) for name in ("scores", "done")]
+        kept = Checkpoint(path, *shapes)
+        kept.scores = -kept.scores
+        kept.save()
     return len(files)

@@ -99,7 +99,7 @@ def test_a_method_that_cannot_be_asked_is_left_out(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "nothing"], "method is one of eap, .*; got 'nothing'"),
+        (["--methods", "nothing"], "method: expected one of 'eap', .*, got 'nothing'"),
         (["--n-prompts", "1"], "--n-prompts: expected a whole number from 2, got 1; an interval needs two"),
         (["--n-prompts", "3"], "--prompts: number of pairs: expected a whole number from 4, got 3"),
     ],
