@@ -11,6 +11,7 @@ STUDIES = {
     "agreement": ("edge_circuits.benchmarks.agreement.study", "how well scores agree with exact patching"),
     "faithfulness": ("edge_circuits.benchmarks.faithfulness.study", "how good circuits of every size are"),
     "refine-study": ("edge_circuits.benchmarks.refine.study", "what ACDC adds to a pruned graph"),
+    "features": ("edge_circuits.benchmarks.features.study", "circuits of features, heads and neurons"),
     "hypotheses": ("edge_circuits.benchmarks.hypotheses", "three tests of circuits, with p-values"),
     "speed": ("edge_circuits.benchmarks.speed.study", "running times as ratios to the bare passes"),
     "needs": ("edge_circuits.benchmarks.needs.study", "what memory and time a size of model needs"),
