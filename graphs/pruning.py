@@ -29,13 +29,11 @@ from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.reachability import live_edges
 from edge_circuits.graphs.scores import ScoredGraph
-from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 By = Literal["absolute", "signed", "negative"]
 Strategy = Literal["top", "greedy"]
 
 
-@in_plain_surroundings
 def prune(
     graph: ScoredGraph,
     k: int | None = None,
