@@ -71,7 +71,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path | None, scores: Float[Tensor, "source destination"], done: Bool[Tensor, " step"]
+        self, path: Path | None, scores: Float[Tensor, "source destination *span"], done: Bool[Tensor, " step"]
     ) -> None:
         """Resume from a file if it is there.
 

@@ -85,7 +85,7 @@ class OnePass(GradientMethod):
         """
         return EXACT
 
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
         if self.metric_as == "curve":
             return self.each_prompt(job, batch).sum(0)

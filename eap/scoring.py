@@ -200,7 +200,7 @@ def _check(method: Method, intervention: str, token_chunk: int, checkpoint: Any,
 
 def _summed(
     job: Job, batches: list[PromptPairs], processes: Processes, method: Method
-) -> tuple[Float[Tensor, "source destination"], float]:
+) -> tuple[Float[Tensor, "source destination *span"], float]:
     """The scores of all batches added up, in float64 on the CPU, and the seconds they took."""
     spans = (len(batches[0].spans),) if job.by_span else ()
     zeros = torch.zeros(*job.transformer.graph.edge_mask.shape, *spans, dtype=torch.float64)

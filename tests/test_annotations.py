@@ -26,7 +26,7 @@ METHODS = {
     "LearnedMask",
     "Method",
 }
-METHODS |= {"Random", "RelP"}
+METHODS |= {"Blend", "Random", "RelP"}
 PACKAGES = [f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")]
 TESTS = Path(__file__).parent
 
@@ -54,6 +54,7 @@ def circuit() -> Any:
 def every_method() -> list[Any]:
     methods = [
         *(
+            ec.Blend(),
             ec.CleanCorrupted(),
             ec.EAP(),
             ec.Exact(),
@@ -103,7 +104,34 @@ def features_rendered() -> Any:
         return ec.render_features(features()[2], Path(folder) / "features.svg")
 
 
+def by_span() -> list[Any]:
+    model, _, metric = question()
+    ids = [[1, 2, 3], [4, 5]], [[1, 6, 3], [4, 7]]
+    pairs = ec.PromptPairs(*ids, [[2, 3], [2, 3]], [1, 1], spans={"end": [-1, -1]})
+    scored = ec.score(model, pairs, metric, "eap", by="span", quiet=True)
+    kept = ec.prune_spans(scored, 30)
+    return [
+        scored.top(3),
+        kept.edges,
+        kept.anywhere,
+        ec.run(model, kept, pairs),
+        ec.crossing(model, pairs, metric).top(2),
+    ]
+
+
+def page() -> Any:
+    with TemporaryDirectory() as folder:
+        return ec.write_page(Path(folder) / "page.html", circuit()) or True
+
+
 CALLS: dict[str, Callable[[], Any]] = {
+    "Crossing": by_span,
+    "SpanCircuit": by_span,
+    "SpanScores": by_span,
+    "crossing": by_span,
+    "mean_scores": lambda: ec.mean_scores([scores(), scores()]),
+    "prune_spans": by_span,
+    "write_page": page,
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
     "Dictionary": lambda: features()[3][0],
     "Graph": lambda: ec.Graph.from_model(question()[0]),

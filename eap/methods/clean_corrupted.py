@@ -28,7 +28,7 @@ class CleanCorrupted(Method):
     only_at_clean: ClassVar = False
     knows_spans: ClassVar = True
 
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
         cut = job.cut(batch)
         points = [job.gradients(batch, embed) for embed in (job.clean_embed(batch), cut.embed)]

@@ -70,13 +70,13 @@ class IntegratedGradients(GradientMethod):
         super().__post_init__()
         whole_number("steps", self.steps, 1, MOST_STEPS, remedy="more points add cost and no accuracy: take 5 to 100")
 
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
         cut, embed = job.cut(batch), job.clean_embed(batch)
         clean = _values(job, embed, batch)
         shares = self._shares(batch, embed)
 
-        def integrated(point: Point, shares: Sequence[Tensor] = shares) -> Float[Tensor, "source destination"]:
+        def integrated(point: Point, shares: Sequence[Tensor] = shares) -> Float[Tensor, "source destination *span"]:
             """Scores against the mean gradient over some points, a few of them held at a time."""
             total: Tensor | float = 0.0
             for start in range(0, len(shares), HELD_POINTS):

@@ -126,7 +126,7 @@ class Method:
                 "there), so every score would be zero; score with a task metric, with method='exact' or, for nodes, with direction='denoising'."
             )
 
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Scores of every edge, summed over the prompts of a batch."""
         raise NotImplementedError(f"{type(self).__name__} has to define `scores`, or `scores_of_all` with `takes_all`")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Graph
@@ -76,7 +76,7 @@ class Activations:
         return self.each(lambda x: x.to(device))
 
 
-def take_rows(x: Float[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
+def take_rows(x: Shaped[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
     """The given positions of each prompt: [batch row ...]."""
     if x.shape[0] == 1 and rows.shape[0] > 1:
         x = x.expand(rows.shape[0], *x.shape[1:])

@@ -323,7 +323,7 @@ class PromptPairs:
                 taken[name] = taken[name][:, (taken[name] != NO_ANSWER).any(0)]
         return _fill(object.__new__(type(self)), **taken, indices=chosen)
 
-    def _replaced(self, **changed: Tensor) -> PromptPairs:
+    def _replaced(self, **changed: Tensor | Spans) -> PromptPairs:
         return _fill(object.__new__(type(self)), **{f.name: getattr(self, f.name) for f in fields(self)} | changed)
 
 
@@ -355,7 +355,7 @@ def in_order(batches: Sequence[PromptPairs], values: Sequence[Shaped[Tensor, "_ 
     return joined[back.to(joined.device)]
 
 
-def _fill(pairs: PromptPairs, **columns: Tensor | None) -> PromptPairs:
+def _fill(pairs: PromptPairs, **columns: Tensor | Spans | None) -> PromptPairs:
     for name, value in columns.items():
         object.__setattr__(pairs, name, value)
     return pairs
@@ -379,7 +379,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return torch.equal(one.cpu(), other.cpu())
 
 
-def _joined(name: str, parts: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+def _joined(name: str, parts: Sequence[Tensor | Spans | None], device: torch.device) -> Tensor | Spans | None:
     if parts[0] is None:
         return None
     if name == "spans":

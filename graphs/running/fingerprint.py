@@ -94,7 +94,7 @@ def _values(transformer: Transformer, pairs: PromptPairs, metric: Metric) -> str
     first = pairs[:N_FIRST].to(transformer.device)
     own = [_measured(metric, _logits(transformer, tokens, first), first) for tokens in (first.clean, first.corrupted)]
     size = max(1e-9, max(float(each.abs().max()) for each in own))
-    rounded = [[round(value / size * 1000) for value in each.tolist()] for each in own]
+    rounded = [[round(value / size, 3) + 0.0 for value in each.tolist()] for each in own]
     return f"{digest_of_tensors(made_up)}; {size:.2g} times {digest_of(repr(rounded))}"
 
 

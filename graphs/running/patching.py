@@ -53,7 +53,7 @@ def cut_only_at(clean: Activations, cut: Activations, batch: PromptPairs, span: 
 
     Cutting an edge to these values cuts it at the span alone.
     """
-    where = trimmed(batch.spans.where(span), batch)
+    where = trimmed(batch.spans.of_token, batch) == span
     rows = answer_rows(batch)
 
     def mixed(inside: Tensor, outside: Tensor) -> Tensor:

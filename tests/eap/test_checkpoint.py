@@ -97,7 +97,7 @@ def test_other_weights_do_not_read_it(tmp_path: Path) -> None:
 
 def test_a_torn_file_is_refused(tmp_path: Path) -> None:
     scored("eap", logit_difference, tmp_path)
-    file = next(tmp_path.iterdir())
+    file = next(tmp_path.glob("*.npz"))
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match=f"{file.name}: expected a whole file, .*; delete it to measure anew"):
         scored("eap", logit_difference, tmp_path)
