@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -290,6 +291,8 @@ class PromptPairs:
         write_jsonl(path, self._records())
 
     def _records(self) -> Iterator[dict[str, Any]]:
+        if self.spans is not None:
+            warnings.warn("spans are not written to files; give them again with PromptPairs(spans=...)", stacklevel=4)
         for row, length in enumerate(self.lengths.tolist()):
             record = {"clean": self.clean[row, :length].tolist(), "corrupted": self.corrupted[row, :length].tolist()}
             for name in ("answers", "wrong_answers"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -37,6 +39,12 @@ def test_they_go_where_their_prompts_go() -> None:
         PromptPairs.concat([whole, PromptPairs(CLEAN, CLEAN)])
     with pytest.raises(ValueError, match=r"sets\[1\].spans: expected those of the first set"):
         PromptPairs.concat([whole, pairs(other=[0, 0])])
+
+
+def test_files_say_that_they_hold_none(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="spans are not written to files"):
+        pairs(name=[0, 0]).to_jsonl(tmp_path / "pairs.jsonl")
+    assert PromptPairs.from_jsonl(tmp_path / "pairs.jsonl").spans is None
 
 
 def test_by_token() -> None:
