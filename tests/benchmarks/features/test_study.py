@@ -125,7 +125,7 @@ def test_the_command_writes_tables_and_a_picture(
 def test_what_cannot_be_asked_is_refused(capsys: pytest.CaptureFixture) -> None:
     for words, message in (
         (["--dictionaries", "/nowhere"], "expected a folder with dictionaries, found none"),
-        (["--methods", "nothing"], "method is one of"),
+        (["--methods", "nothing"], "method: expected one of"),
         (["--from-layer", "-1"], "--from-layer: expected a whole number from 0"),
         (["--from-layer", "9"], "expected one or more"),
     ):

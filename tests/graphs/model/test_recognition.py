@@ -154,7 +154,7 @@ def test_a_trained_adapter_that_is_merged_gives_the_scores_of_its_weights() -> N
     with torch.no_grad():
         expected = module.eval()(RAGGED.clean).logits
     model = bridged(module.merge_and_unload())
-    torch.testing.assert_close(model(RAGGED.clean), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(RAGGED.clean), expected, rtol=1e-3, atol=1e-3)
     assert_logits_are_the_models_own(model)
     assert not torch.allclose(scores(model), scores(build("llama").model))
 
