@@ -1,11 +1,14 @@
 """Prompt pairs as CSV and JSON Lines files.
 
 Columns: `clean` and `corrupted` (always), `answers`, `wrong_answers` and `position` (for all rows or for none, but a
-single `position` may be left empty: the last token). Anything else is refused.
+single `position` may be left empty: the last token), and `spans`, an object with a stretch for each name, [start, stop] or
+one position, every row with the same names. Anything else is refused.
 
 - JSON Lines: one object a line. A prompt is a string or a list of token ids; answers are a string, an id or a list.
 - EAP-IG's CSV is read as it is: `correct_idx` and `incorrect_idx` are ids of the answers and of the wrong ones, and columns
   beside those and the prompts are left aside.
+- PEAP's CSV of spans: where there is a column `length`, the number of tokens (BOS counted), every other column is a span
+  and holds its first token; it ends where the next column's begins, the last at `length`.
 - CSV: a header line, then one row a pair. Read with a tokenizer, prompts are text as it stands, and answers are one
   text as it stands (leading space kept) or a JSON list: `[" Mary", " Anna"]`. Without a tokenizer, prompts are JSON
   lists of token ids, `[464, 3797]`, and answers an id or a JSON list of ids.
@@ -29,7 +32,8 @@ from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import reading
 
 REQUIRED = ("clean", "corrupted")
-COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position")
+SPANS, LENGTH = "spans", "length"
+COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position", SPANS)
 EAP_IG = {"correct_idx": "answers", "incorrect_idx": "wrong_answers"}
 
 
@@ -44,6 +48,8 @@ class PairColumns:
     answers: list[Any] | None
     wrong_answers: list[Any] | None
     positions: list[Any] | None
+    spans: list[Any] | None
+    lengths: list[int] | None
 
 
 def read_csv(path: str | os.PathLike[str], texts: bool) -> PairColumns:
@@ -60,7 +66,8 @@ def read_csv(path: str | os.PathLike[str], texts: bool) -> PairColumns:
         with reading(path), open(path, encoding="utf-8-sig", newline="") as file:
             for line, record in _csv_records(path, file):
                 lines.append(line)
-                rows.append({name: _cell(f"{path}, line {line}", name, record[name], texts) for name in record})
+                cells = {name: _cell(f"{path}, line {line}", name, record[name], texts) for name in record}
+                rows.append(_with_spans(cells) if LENGTH in cells else cells)
     finally:
         csv.field_size_limit(limit)
     if texts and rows and all(_is_id_list(row["clean"]) for row in rows):
@@ -133,9 +140,18 @@ def _as_id(name: str, cell: str) -> str:
     return f"[{cell}]" if name in EAP_IG.values() and not cell.strip().startswith("[") else cell
 
 
+def _with_spans(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose columns of first tokens are gathered into spans."""
+    firsts = [name for name in row if name not in (*COLUMNS, LENGTH)]
+    stops = [*(row[name] for name in firsts[1:]), row[LENGTH]]
+    known = {name: value for name, value in row.items() if name not in firsts}
+    return known | {SPANS: {name: [row[name], stop] for name, stop in zip(firsts, stops)}}
+
+
 def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:
+    has_firsts = kind == "column" and LENGTH in names and SPANS not in names
     for name in names:
-        if name not in COLUMNS:
+        if name not in COLUMNS and not (has_firsts and _is_span(name)):
             close = difflib.get_close_matches(name, COLUMNS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "leave it out"
             raise ValueError(f"{where}: expected {kind}s of {', '.join(COLUMNS)}, got {name!r}; {hint}")
@@ -146,24 +162,31 @@ def _checked_names(where: str, names: Sequence[str], kind: str) -> list[str]:
     return list(names)
 
 
+def _is_span(name: str) -> bool:
+    """Whether a column beside `length` is taken for a span: not where it looks like a misspelt one."""
+    return not difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.85)
+
+
 def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
     """A CSV cell as the value that JSON Lines would hold; None where it is empty."""
     if name in REQUIRED and texts:
         return cell
-    if not cell.strip():
+    is_whole = name == "position" or name not in COLUMNS
+    if not cell.strip() and name in COLUMNS:
         return None
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
         value = None
-    if name == "position" and isinstance(value, int):
+    if (is_whole and type(value) is int) or (name == SPANS and isinstance(value, dict)):
         return value
     if name in ("answers", "wrong_answers") and (isinstance(value, list) or texts):
         return value if isinstance(value, list) else cell
-    if name != "position" and isinstance(value, (int, list)):
+    if name in COLUMNS[:4] and isinstance(value, (int, list)):
         return value
-    expected = {"position": "an integer"}.get(name, "token ids such as [464, 3797]")
-    remedy = "correct the cell" if name == "position" else "pass a tokenizer if it is text"
+    expected = {SPANS: 'an object such as {"S1": [1, 3]}'}.get(name, "token ids such as [464, 3797]")
+    expected = "an integer" if is_whole else expected
+    remedy = "correct the cell" if is_whole or name == SPANS else "pass a tokenizer if it is text"
     raise ValueError(f"{where}: {name}: expected {expected}, got {cell[:80]!r}; {remedy}")
 
 
@@ -183,7 +206,10 @@ def _json_object(where: str, content: str) -> dict[str, Any]:
     if not isinstance(pairs, _JsonObject):
         raise ValueError(f"{where}: expected a JSON object with clean and corrupted, got {content[:80]!r}")
     _checked_names(where, [name for name, _ in pairs], "key")
-    return dict(pairs)
+    row = {name: dict(value) if isinstance(value, _JsonObject) else value for name, value in pairs}
+    if any(isinstance(value, _JsonObject) and len(value) > len(row[name]) for name, value in pairs):
+        raise ValueError(f"{where}: expected each span once, got {content[:80]!r}; leave one out")
+    return row
 
 
 class _JsonObject(list):
@@ -195,4 +221,5 @@ def _columns(path: Path, lines: list[int], rows: Sequence[Mapping[str, Any]]) ->
         raise ValueError(f"{path}: expected at least one pair, got none; give a file with pairs")
     given = {name: [row.get(name) for row in rows] for name in COLUMNS}
     optional = [column if any(v is not None for v in column) else None for column in map(given.get, COLUMNS[2:])]
-    return PairColumns(path, lines, given["clean"], given["corrupted"], *optional)
+    lengths = [row[LENGTH] for row in rows] if LENGTH in rows[0] else None
+    return PairColumns(path, lines, given["clean"], given["corrupted"], *optional, lengths)

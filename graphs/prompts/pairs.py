@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -30,7 +29,7 @@ from torch.nn.functional import pad
 from edge_circuits.graphs.checks import number, refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of_tensors
 from edge_circuits.graphs.prompts.batching import equal_bounds, padding_bounds, token_bounds
-from edge_circuits.graphs.prompts.csv_jsonl import PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
+from edge_circuits.graphs.prompts.csv_jsonl import SPANS, PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
 from edge_circuits.graphs.prompts.spans import Spans, SpansGiven
 from edge_circuits.graphs.prompts.validation import Choices, Masks, Positions, Prompts, RowError, pad_rows, pair_rows
 
@@ -291,14 +290,13 @@ class PromptPairs:
         write_jsonl(path, self._records())
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        if self.spans is not None:
-            warnings.warn("spans are not written to files; give them again with PromptPairs(spans=...)", stacklevel=4)
         for row, length in enumerate(self.lengths.tolist()):
             record = {"clean": self.clean[row, :length].tolist(), "corrupted": self.corrupted[row, :length].tolist()}
             for name in ("answers", "wrong_answers"):
                 if (choices := getattr(self, name)) is not None:
                     record[name] = [token for token in choices[row].tolist() if token != NO_ANSWER]
-            yield {**record, "position": int(self.positions[row])}
+            spans = {} if self.spans is None else {SPANS: self.spans.written(row)}
+            yield {**record, "position": int(self.positions[row]), **spans}
 
     def _chosen(self, index: int | Sequence | Tensor) -> Int[Tensor, "chosen"]:
         chosen = torch.as_tensor(index, device=self.device).reshape(-1)
@@ -369,7 +367,12 @@ def _from_columns(
 ) -> PromptPairs:
     given = (columns.clean, columns.corrupted, columns.answers, columns.wrong_answers)
     try:
-        return cls(*given, positions=columns.positions, tokenizer=tokenizer, prepend_bos=prepend_bos)
+        spans = None if columns.spans is None else Spans.of_rows(columns.spans)
+        pairs = cls(*given, positions=columns.positions, tokenizer=tokenizer, prepend_bos=prepend_bos, spans=spans)
+        for row, (told, length) in enumerate(zip(columns.lengths or (), pairs.lengths.tolist())):
+            if told != length:
+                raise RowError(row, str(refusal("length", f"the prompt's {length} tokens, BOS counted", told)))
+        return pairs
     except RowError as error:
         raise ValueError(f"{columns.path}, line {columns.lines[error.row]}: {error}") from None
     except ValueError as error:

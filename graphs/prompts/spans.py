@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.prompts.validation import RowError
 
 SpansGiven: TypeAlias = Mapping[str, Sequence[tuple[int, int | None] | int]]
 """For each name and prompt (start, stop) as in a slice, None for the end; or the position of a single token."""
@@ -57,17 +58,27 @@ class Spans:
             if len(stretches) != len(lengths):
                 raise refusal(f"spans[{name!r}]", f"a stretch for each of {len(lengths)} prompts", len(stretches))
             for row, stretch in enumerate(stretches):
-                start, stop = _within(f"spans[{name!r}][{row}]", stretch, lengths[row])
+                start, stop = _within(name, row, stretch, lengths[row])
                 taken = of_token[row, start:stop]
                 if (shared := (taken != len(spans)).nonzero()).numel():
-                    other = names[int(taken[shared[0, 0]])]
-                    raise refusal(
-                        f"spans[{name!r}][{row}]",
-                        "tokens of no other span",
-                        f"token {start + int(shared[0, 0])} of {other!r}",
-                    )
+                    other = f"token {start + int(shared[0, 0])} of {names[int(taken[shared[0, 0]])]!r}"
+                    raise _refused(name, row, "tokens of no other span", other)
                 taken.fill_(number)
         return cls(names, of_token)._without_empty_rest()
+
+    @staticmethod
+    def of_rows(rows: Sequence[Mapping[str, Any] | None]) -> SpansGiven:
+        """What `given` takes, from an object of names and stretches for each prompt.
+
+        Raises:
+            RowError: Rows of other names than the first.
+        """
+        names = list(rows[0] or ())
+        for row, stretches in enumerate(rows):
+            if not isinstance(stretches, Mapping) or sorted(stretches) != sorted(names):
+                got = list(stretches) if isinstance(stretches, Mapping) else repr(stretches)
+                raise RowError(row, str(refusal("spans", f"an object with the names of row 0, {names}", got)))
+        return {name: [row[name] for row in rows] for name in names}
 
     @classmethod
     def by_token(cls, n_pairs: int, n_tokens: int) -> Spans:
@@ -108,16 +119,26 @@ class Spans:
         """The positions of each span in a prompt."""
         return {name: self.where(number)[row].nonzero()[:, 0].tolist() for number, name in enumerate(self.names)}
 
+    def written(self, row: int) -> dict[str, list[int]]:
+        """The named stretches of a prompt, [start, stop], as `of_rows` takes them."""
+        found = {name: at for name, at in self.stretches(row).items() if name != REST}
+        return {name: [at[0], at[-1] + 1] if at else [0, 0] for name, at in found.items()}
+
     def _without_empty_rest(self) -> Spans:
         is_there = bool(self.where(len(self.names) - 1).any())
         return self if is_there else Spans(self.names[:-1], self.of_token)
 
 
-def _within(name: str, stretch: tuple[int, int | None] | int, length: int) -> tuple[int, int]:
+def _within(name: str, row: int, stretch: tuple[int, int | None] | int, length: int) -> tuple[int, int]:
     """Start and stop, counted from the start of a prompt of `length` tokens."""
-    start, stop = (stretch, stretch + 1 or None) if isinstance(stretch, int) else stretch
-    ends = [start, length if stop is None else stop]
-    start, stop = (end + length if end < 0 else end for end in ends)
-    if not 0 <= start <= stop <= length:
-        raise refusal(name, f"a stretch within {length} tokens, start before stop", repr(stretch))
+    ends = (stretch, stretch + 1 or None) if type(stretch) is int else stretch
+    is_stretch = isinstance(ends, Sequence) and [type(each) for each in ends] in ([int, int], [int, type(None)])
+    if is_stretch:
+        start, stop = (end + length if end < 0 else end for end in (ends[0], length if ends[1] is None else ends[1]))
+    if not is_stretch or not 0 <= start <= stop <= length:
+        raise _refused(name, row, f"a stretch within {length} tokens, start before stop", repr(stretch))
     return start, stop
+
+
+def _refused(name: str, row: int, expected: str, got: str) -> RowError:
+    return RowError(row, str(refusal(f"spans[{name!r}][{row}]", expected, got)))

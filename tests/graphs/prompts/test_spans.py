@@ -41,10 +41,54 @@ def test_they_go_where_their_prompts_go() -> None:
         PromptPairs.concat([whole, pairs(other=[0, 0])])
 
 
-def test_files_say_that_they_hold_none(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="spans are not written to files"):
-        pairs(name=[0, 0]).to_jsonl(tmp_path / "pairs.jsonl")
-    assert PromptPairs.from_jsonl(tmp_path / "pairs.jsonl").spans is None
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_files_hold_them(tmp_path: Path, kind: str) -> None:
+    whole = pairs(name=[(1, 3), 0], end=[-1, (2, 2)])
+    for given in (whole, PromptPairs([[1, 2]], [[3, 4]]).by_token(), pairs(all=[(0, None)] * 2)):
+        getattr(given, f"to_{kind}")(tmp_path / "pairs")
+        assert getattr(PromptPairs, f"from_{kind}")(tmp_path / "pairs") == given
+    assert '"name": [1, 3], "end": [3, 4]' in whole_text(whole, tmp_path)
+
+
+def whole_text(given: PromptPairs, folder: Path) -> str:
+    given.to_jsonl(folder / "text.jsonl")
+    return (folder / "text.jsonl").read_text()
+
+
+def test_columns_of_first_tokens(tmp_path: Path) -> None:
+    """The layout of PEAP: a span ends where the next one begins, the last one at the prompt's length."""
+    path = tmp_path / "pairs.csv"
+    path.write_text('clean,corrupted,S1,verb,end,length\n"[1,2,3,4]","[1,2,3,5]",1,3,3,4\n"[5,6]","[5,7]",0,0,1,2\n')
+    read = PromptPairs.from_csv(path)
+    assert read.spans.names == ("S1", "verb", "end", "rest")
+    assert read.spans.of_token.tolist() == [[3, 0, 0, 2], [1, 2, -1, -1]]
+
+
+REFUSED_FILES = {
+    "length of another tokenizer": ("csv", "clean,corrupted,S1,length\n[1],[2],0,1\n\"[1,2]\",\"[1,3]\",0,1\n",
+                                    r"line 3: row 1: length: expected the prompt's 2 tokens, BOS counted, got 1"),
+    "spans that go back": ("csv", "clean,corrupted,a,b,length\n\"[1,2]\",\"[1,2]\",1,0,2\n",
+                           r"line 2: row 0: spans\['a'\]\[0\]: expected a stretch within 2 tokens, start before stop"),
+    "empty first token": ("csv", "clean,corrupted,a,length\n[1],[2],,1\n", "line 2: a: expected an integer, got ''"),
+    "a misspelt column": ("csv", "clean,corrupted,wrong_answer,length\n[1],[2],0,1\n", "did you mean 'wrong_answers'"),
+    "no object": ("csv", "clean,corrupted,spans\n[1],[2],3\n", r"line 2: spans: expected an object such as"),
+    "other names": ("jsonl", '{"clean": [1], "corrupted": [1], "spans": {"a": 0}}\n'
+                    '{"clean": [1], "corrupted": [1], "spans": {"b": 0}}',
+                    r"line 2: row 1: spans: expected an object with the names of row 0, \['a'\], got \['b'\]"),
+    "none on some rows": ("jsonl", '{"clean": [1], "corrupted": [1], "spans": {"a": 0}}\n{"clean": [1], "corrupted": [1]}',
+                          "line 2: row 1: spans: expected an object with the names of row 0"),
+    "a span twice": ("jsonl", '{"clean": [1], "corrupted": [1], "spans": {"a": 0, "a": 0}}', "line 1: expected each span once"),
+    "no stretch": ("jsonl", '{"clean": [1], "corrupted": [1], "spans": {"a": "0"}}', r"got '0'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED_FILES)
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
+    kind, content, message = REFUSED_FILES[case]
+    path = tmp_path / f"pairs.{kind}"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        getattr(PromptPairs, f"from_{kind}")(path)
 
 
 def test_by_token() -> None:
