@@ -5,11 +5,14 @@ read is seen without running it:
 
 - another module, class or `forward`, other hooks: the model's `make` differs;
 - parameters that no reader took (adapters), hooks, and a `forward` of a single module, all of which may change what they
-  do from one call to the next: such a model is `foreign`, and compared on every call.
+  do from one call to the next: such a model is `foreign`, and compared on every call. What TransformerLens itself sets on a
+  model is known: its hooks, its `forward`, and the projection of queries, keys and values together that it keeps beside the
+  three that it has split off and computes with (Falcon, BLOOM, MPT).
 """
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator
 
@@ -38,11 +41,12 @@ class Make:
 
 def foreign(model: nn.Module, read: Reader) -> Iterator[str]:
     """What a model has beyond the weights that were read, each by its name in the model."""
+    idle = {id(parameter) for module in model.modules() for parameter in _split_off(module)}
     for name, parameter in model.named_parameters():
-        if storage_of(parameter) not in read.storages:
+        if storage_of(parameter) not in read.storages and id(parameter) not in idle:
             yield f"the parameter {_plain(name)}, which is not read"
     for name, module in model.named_modules():
-        if "forward" in vars(module):
+        if "forward" in vars(module) and not _is_of_bridges(vars(module)["forward"]):
             yield f"a forward of its own on {_plain(name) or 'the model'}"
         if any(_is_foreign(hook) for hooks in _hooks_of(module) for hook in hooks.values()):
             yield f"a hook on {_plain(name) or 'the model'}"
@@ -52,13 +56,24 @@ def _hooks_of(module: nn.Module) -> tuple[dict[int, object], dict[int, object]]:
     return module._forward_pre_hooks, module._forward_hooks
 
 
+def _split_off(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The fused projection of a bridge that computes with the three it was split into."""
+    return module.qkv.parameters() if hasattr(module, "split_qkv_matrix") and "qkv" in module._modules else iter(())
+
+
 def _is_foreign(hook: object) -> bool:
     """Not one that TransformerLens sets on a model's own modules; those on its hook points are wrapped in one of its functions."""
     function = getattr(hook, "func", hook)
-    return (
-        not (getattr(function, "__module__", "") or "").startswith("transformer_lens")
-        or "hook_point" in function.__module__
-    )
+    module = getattr(function, "__module__", "") or ""
+    if "hook_point" not in module:
+        return not module.startswith("transformer_lens")
+    wrapped = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    return not _is_of_bridges(wrapped.get("hook"))
+
+
+def _is_of_bridges(function: object) -> bool:
+    """Whether a function is one of the bridge itself."""
+    return (getattr(function, "__module__", "") or "").startswith("transformer_lens.model_bridge")
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import peft
 import pytest
 import torch
+from hub_models import hub_module
 from models import RAGGED, bridged, build, hugging_face, logit_difference, native
 from torch import Tensor, nn
 
@@ -42,6 +43,28 @@ def test_an_unchanged_model_is_compared_once(kind: str) -> None:
         for _ in range(3):
             adapt(model)
     assert n_passes == [1]
+
+
+@pytest.mark.parametrize("kind", ["falcon", "falcon-sequential", "bloom", "mpt", "opt", "phi3"])
+def test_what_a_bridge_sets_on_a_model_needs_no_comparison(kind: str) -> None:
+    model = bridged(hub_module(kind))
+    adapt(model)
+    with counted_passes(model) as n_passes:
+        adapt(model)
+    assert n_passes == [0]
+    model.blocks[0].mlp.hook_out.add_hook(lambda x, hook: 2 * x)
+    with pytest.raises(ValueError, match="It has a hook on .*hook_"):
+        adapt(model)
+
+
+@pytest.mark.parametrize("kind", ["falcon", "falcon-sequential", "bloom", "mpt", "phi3"])
+def test_the_projection_that_a_bridge_has_split_is_idle(kind: str) -> None:
+    model, n_calls = bridged(hub_module(kind)), []
+    for block in model.blocks:
+        for module in block.attn.qkv.modules():
+            module.register_forward_pre_hook(lambda module, args: n_calls.append(module))
+    model(RAGGED.clean)
+    assert not n_calls
 
 
 def test_trained_weights_are_read_without_another_comparison() -> None:
