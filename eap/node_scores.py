@@ -3,7 +3,8 @@
 A node's score at a position is `(value_cut - value_clean) . gradient of the metric at the node's value`, with the
 plain gradient (attribution patching) or under LRP rules (RelP). "noising" takes the gradient at the clean prompt and
 estimates what cutting does to it; "denoising" takes it at the corrupted prompt and estimates what restoring the node
-there does, with the sign of cutting: positive always means that the metric is higher with the node cut.
+there does, with the sign of cutting: positive always means that the metric is higher with the node cut. "exact" puts the
+other value in at each position alone and measures (`edge_circuits.eap.patched_nodes`), in place of the estimate.
 
 References: Nanda 2023, Attribution Patching: Activation Patching at Industrial Scale. Jafari et al. 2025, RelP, figures 1,
 2, 4 and 5.
@@ -22,7 +23,9 @@ from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
 from edge_circuits.eap.gradient_method import OnePass
+from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.patched_nodes import patched_nodes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
@@ -43,7 +46,7 @@ class NodeScores:
     """Node scores of every prompt and their means.
 
     Attributes:
-        per_prompt: by kind of node, [pair layer pos], and [pair layer head pos] for "heads"; NaN where a prompt has no
+        per_prompt: by kind of node, [pair layer pos], and [pair layer head pos] for "heads" (not of "exact"); NaN where a prompt has no
             such position, zero after its answer. Kinds: "resid_pre", "resid_mid" (between attention and MLP; not
             there for parallel or attention-only blocks), "resid_post", "attention_out", "mlp_out" (not there for
             attention-only models), "heads".
@@ -73,7 +76,7 @@ def score_nodes(
     model: nn.Module,
     pairs: PromptPairs,
     metric: Metric | str,
-    method: OnePass | str = "relp",
+    method: OnePass | Exact | str = "relp",
     direction: Direction = "noising",
     *,
     batch_size: int | None = None,
@@ -84,7 +87,8 @@ def score_nodes(
 
     Args:
         metric: `metric(logits, pairs)`, one value a prompt, or a metric's name; the unit of the scores.
-        method: "relp", "eap", the gradient, or such a method with settings.
+        method: "relp", "eap", the gradient, or such a method with settings; or "exact", at the price of a run for each kind, layer and
+            position.
         direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
@@ -133,11 +137,18 @@ def score_nodes(
     return NodeScores(per_prompt, metadata)
 
 
-def _checked(method: OnePass | str, direction: str) -> OnePass:
+def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:
     """The method to use."""
     method = find(method)
+    if isinstance(method, Exact):
+        choice("direction", direction, get_args(Direction))
+        if method.edges is not None:
+            raise refusal("edges", "None for nodes", "a mask", "take Exact()")
+        return method
     if not isinstance(method, OnePass):
-        raise refusal("method", "one of a single backward pass for nodes", repr(method.name), "take 'relp' or 'eap'")
+        raise refusal(
+            "method", "one of a single backward pass for nodes", repr(method.name), "take 'relp', 'eap' or 'exact'"
+        )
     choice("direction", direction, get_args(Direction))
     if method.reader != "linear":
         raise refusal("reader", "'linear' for nodes", repr(method.reader), "the others are about edges")
@@ -145,16 +156,18 @@ def _checked(method: OnePass | str, direction: str) -> OnePass:
 
 
 def _batch_scores(
-    transformer: Transformer, batch: PromptPairs, metric: Metric, method: OnePass, direction: Direction
+    transformer: Transformer, batch: PromptPairs, metric: Metric, method: OnePass | Exact, direction: Direction
 ) -> dict[str, Tensor]:
     """Scores of each kind, [layer (head) batch pos], where the last layer may hold the answer row alone."""
     tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
     here, there = (transformer.embed(trimmed(each, batch)) for each in tokens)
+    sign = 1 if direction == "noising" else -1
+    if isinstance(method, Exact):
+        return {kind: sign * value for kind, value in patched_nodes(transformer, batch, metric, here, there).items()}
     with torch.no_grad():
         other = transformer.forward(there, answer_rows(batch))
     operations = method.operations(transformer, batch, lambda: other)
     kept, gradients = _gradients(transformer, here, batch, metric, operations)
-    sign = 1 if direction == "noising" else -1
     with torch.no_grad():
         return {kind: sign * value for kind, value in _products(transformer, batch, kept, other, gradients).items()}
 

@@ -7,9 +7,12 @@ import torch
 from models import GRADIENT, RAGGED, curved, logit_difference, one_by_one, prompts_of, tiny
 from references.lrp import ruled
 from references.nodes import node_scores
+from references.nodes import patched_nodes as reference
 from torch import Tensor
 
+from edge_circuits.eap import patched_nodes
 from edge_circuits.eap.context import Job
+from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.eap.node_scores import NodeScores, score_nodes
 from edge_circuits.graphs.model.adapter import adapt
@@ -17,6 +20,7 @@ from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.patching import cut_values
 
 KINDS = ("gpt2", "gemma2", "neox-parallel", "attention-only", "rms-gated-grouped")
+METRIC = one_by_one(curved, RAGGED)
 RULES = {"eap": GRADIENT, "relp": RelP()}
 
 
@@ -41,6 +45,33 @@ def test_scores_are_the_literal_derivatives(kind: str, method: str) -> None:
                 expected = node_scores(model, prompt, lambda out: metric(out, row), node_kind, layer, head=1)
                 scale = found.per_prompt[node_kind][row].nan_to_num().abs().max()
                 assert (scores[: len(expected)] - expected).abs().max() < 1e-10 * scale, (node_kind, layer)
+
+
+@pytest.mark.parametrize("kind", (*KINDS, "llama"))
+def test_exact_scores_are_those_of_every_position_patched_one_by_one(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patched_nodes, "STACKED_TOKENS", 3 * RAGGED.clean.numel())  # several calls, the last of fewer
+    found, model = nodes(kind, "exact"), tiny(kind).literal
+    assert set(found.kinds) == set(nodes(kind).kinds) - {"heads"}
+    for number, node_kind in enumerate(found.kinds):
+        for row, layer in ((0, number % 2), (3, model.n_layers - 1 - number % 2)):
+            expected = reference(
+                model, prompts_of(RAGGED)[row], lambda out, row=row: METRIC(out, row), node_kind, layer
+            )
+            scores = found.per_prompt[node_kind][row, layer][: len(expected)]
+            assert (scores - expected).abs().max() < 1e-9, (node_kind, layer, row)
+
+
+def test_restoring_is_cutting_of_the_exchanged_pairs_with_the_sign_of_cutting() -> None:
+    found, expected = nodes("llama", "exact", "denoising"), nodes("llama", "exact", pairs=RAGGED.swapped())
+    for kind in found.kinds:
+        assert (found.per_prompt[kind] + expected.per_prompt[kind]).nan_to_num().abs().max() < 1e-12
+
+
+def test_nothing_changes_towards_the_same_prompt() -> None:
+    found = nodes("gpt2", "exact", pairs=RAGGED.identical())
+    assert all(value.nan_to_num().abs().max() < 1e-12 for value in found.per_prompt.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,8 +142,10 @@ def test_results_name_their_rules() -> None:
 
 
 def test_bad_input_is_refused(without_type_checks: None) -> None:
-    with pytest.raises(ValueError, match="method: expected one of a single backward pass for nodes, got 'exact'"):
-        nodes("gpt2", "exact")
+    with pytest.raises(ValueError, match="method: expected one of a single backward pass for nodes, got 'eap-ig'"):
+        nodes("gpt2", "eap-ig")
+    with pytest.raises(ValueError, match="edges: expected None for nodes"):
+        nodes("gpt2", Exact(adapt(tiny("gpt2").model).graph.edge_mask))
     with pytest.raises(ValueError, match="direction: expected one of 'noising', 'denoising', got 'up'"):
         nodes("gpt2", direction="up")
     with pytest.raises(ValueError, match="reader: expected 'linear' for nodes, got 'norm'"):

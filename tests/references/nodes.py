@@ -13,14 +13,32 @@ from torch import Tensor
 def node_scores(
     model: Literal, prompt: Prompt, metric: Callable[[Tensor], Tensor], kind: str, layer: int, head: int = 0
 ) -> Tensor:
-    """At each position [pos], the derivative of the metric to a strength at which the node there is cut.
+    """At each position [pos], the derivative of the metric to a strength at which the node there is cut."""
+    strengths = torch.zeros(len(prompt.clean), 1, dtype=torch.float64, requires_grad=True)
+    value = metric(_out(model, prompt, kind, layer, head, strengths))
+    return torch.autograd.grad(value, strengths, materialize_grads=True)[0][:, 0]
+
+
+def patched_nodes(model: Literal, prompt: Prompt, metric: Callable[[Tensor], Tensor], kind: str, layer: int) -> Tensor:
+    """At each position [pos], what the metric gains when the node is cut there alone, one run after the other."""
+    with torch.no_grad():
+        nothing = torch.zeros(len(prompt.clean), 1, dtype=torch.float64)
+        uncut, each = metric(_out(model, prompt, kind, layer, 0, nothing)), []
+        for position in range(len(nothing)):
+            strengths = nothing.clone()
+            strengths[position] = 1.0
+            each.append(metric(_out(model, prompt, kind, layer, 0, strengths)) - uncut)
+    return torch.stack(each)
+
+
+def _out(model: Literal, prompt: Prompt, kind: str, layer: int, head: int, strengths: Tensor) -> Tensor:
+    """Logits at the answer with a node cut by a strength at each position.
 
     A node in the stream is a part of what every later destination reads, so its change is added to what those
     destinations get from `input`; a head's change is added to its own write.
     """
     clean, corrupted = source_values(model, prompt.clean), source_values(model, prompt.corrupted)
     change = _value(model, corrupted, kind, layer, head) - _value(model, clean, kind, layer, head)
-    strengths = torch.zeros(len(change), 1, dtype=torch.float64, requires_grad=True)
 
     def above(destination: str) -> bool:
         return _is_above(destination, kind, layer, model.parallel)
@@ -29,8 +47,7 @@ def node_scores(
         hit = source == f"a{layer}.h{head}" if kind == "heads" else source == "input" and above(destination)
         return value + strengths * change if hit else value
 
-    _, out = forward(model, prompt.clean, read)
-    return torch.autograd.grad(metric(out[prompt.position]), strengths, materialize_grads=True)[0][:, 0]
+    return forward(model, prompt.clean, read)[1][prompt.position]
 
 
 def _is_above(destination: str, kind: str, layer: int, parallel: bool) -> bool:
