@@ -6,7 +6,8 @@ g_j is the gradient at feature j (`W_dec[j]` . gradient at its site), and f_j is
 encoder, everything else as it is: a source's direct effect on a destination, as of edges between heads and MLPs. Under LRP
 the coefficients are those of the pass; the activations of dictionaries have coefficient f / x, 1 where they are active.
 
-1. one backward pass gives g_j for every destination (`feature_scores.differentiate_streams`);
+1. one backward pass gives g_j for every destination (`feature_scores.differentiate_streams`); integrated gradients
+   average it on the line from the clean to the cut value of d's site, site by site, as their node scores do;
 2. each destination takes one vector-Jacobian product through its own layer, apart for what q, k and v read;
 3. all sources that write before it meet its gradient in a small matrix product, in their own columns alone.
 
@@ -26,18 +27,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edge_circuits.eap.feature_scores import Streams, change_of_node, differentiate_streams, values_with
+from edge_circuits.eap.feature_scores import (
+    Streams,
+    change_of_node,
+    differentiate_streams,
+    integrated_gradient,
+    values_with,
+)
 from edge_circuits.eap.gradient_method import OnePass
+from edge_circuits.eap.methods.edge_attribution_patching import EAP
 from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
-from edge_circuits.graphs.features.running import Dissection
+from edge_circuits.graphs.features.running import Dissection, Parts
 from edge_circuits.graphs.features.sites import Site, gradient_at, read_at
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
+from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
@@ -69,8 +79,9 @@ def score_feature_edges(
     Args:
         nodes: sources, and as far as they are no errors destinations, at sites that a source writes. A destination with
             several positions among the nodes counts at these.
-        method: "relp", "eap" or another of one backward pass without a reader; or "exact": the destination alone sees the
-            source cut, and the metric is measured. One run for each edge, so for few nodes.
+        method: "relp", "eap" or another of one backward pass without a reader; `IntegratedGradients(steps)`, for the
+            destination's coefficient (`steps` passes for each site that is entered, and for the logits); or "exact": the
+            destination alone sees the source cut, and the metric is measured. One run for each edge, so for few nodes.
 
     Returns:
         The edges whose score is not zero.
@@ -79,9 +90,11 @@ def score_feature_edges(
         ValueError: nodes of other dictionaries or of the residual stream, or a method that has no place here.
     """
     method = find(method)
-    if not (isinstance(method, Exact) or (isinstance(method, OnePass) and method.reader == "linear")):
+    plain = isinstance(method, OnePass) and method.reader == "linear"
+    if not (plain or isinstance(method, Exact | IntegratedGradients)):
         raise ValueError(
-            f"method: expected one of a single backward pass, or Exact, for edges of features, got {method.label!r}"
+            f"method: expected one of a single backward pass without a reader, IntegratedGradients or Exact for edges of "
+            f"features, got {method.label!r}"
         )
     if getattr(method, "attention", "") == "secant":
         raise ValueError("attention rule 'secant' serves one forward pass and has no place here; take another rule")
@@ -89,7 +102,9 @@ def score_feature_edges(
         raise ValueError("nodes: expected nodes of these dictionaries in this order, got nodes of other sites")
     if stream := next((site for site in nodes.sites if not site.is_writer), None):
         raise ValueError(f"site {stream.name}: expected sites that a source writes for edges, got the residual stream")
-    dissection = Dissection(model, dictionaries, pairs, intervention, batch_size)
+    stream = Site("resid_post", len(adapt(model).blocks) - 1)
+    whole = Coordinates(stream, 1, adapt(model).W_U.shape[0])  # what `logits` reads, in the place `LOGITS`
+    dissection = Dissection(model, [*dictionaries, whole], pairs, intervention, batch_size)
     metric = as_metric(metric, dissection.transformer, pairs)
     destinations = list(_destinations(dissection, nodes))
     rank = [_rank(dissection.transformer, site) for site in nodes.sites]
@@ -179,18 +194,28 @@ def _attributed(
     earlier: Tensor,
     batch: PromptPairs,
     metric: Metric,
-    method: OnePass,
+    method: OnePass | IntegratedGradients,
 ) -> Float[Tensor, "destination node"]:
-    streams = differentiate_streams(dissection, batch, metric, method)
-    measures = _sources(dissection, nodes, streams, batch)
+    streams = differentiate_streams(dissection, batch, metric, method if isinstance(method, OnePass) else EAP())
+    cuts = dissection.cuts(batch)
+    measures = _sources(dissection, nodes, streams, cuts)
+
+    def coefficient(site: int) -> Float[Tensor, "batch pos d_site"]:
+        if isinstance(method, OnePass):
+            return streams.at(dissection.transformer, dissection.dictionaries[site].site)
+        return integrated_gradient(dissection, batch, metric, method, site, streams.kept, cuts(site))
+
     total = torch.zeros(len(destinations), len(nodes), dtype=torch.float64)
     through: tuple[int, Callable[[Destination], Tensor]] | None = None
     for row, destination in enumerate(destinations):
         if destination.site == LOGITS:
-            gradient = streams.whole[-1]
+            gradient = coefficient(LOGITS)
         else:
             if through is None or through[0] != destination.site:
-                through = destination.site, _jacobian(dissection, destination.site, streams)
+                through = (
+                    destination.site,
+                    _jacobian(dissection, destination.site, streams, coefficient(destination.site)),
+                )
             gradient = through[1](destination)
         for site, measure in measures.items():
             seen = earlier[row] & (nodes.index[:, 0] == site)
@@ -199,10 +224,11 @@ def _attributed(
     return total
 
 
-def _jacobian(dissection: Dissection, site: int, streams: Streams) -> Callable[[Destination], Tensor]:
+def _jacobian(
+    dissection: Dissection, site: int, streams: Streams, gradient: Float[Tensor, "batch pos d_site"]
+) -> Callable[[Destination], Tensor]:
     """From a destination of a site to the gradient of `g_j f_j` at the stream that it reads there."""
     transformer, dictionary, operations = dissection.transformer, dissection.dictionaries[site], streams.operations
-    gradient = streams.at(transformer, dictionary.site)
     with torch.enable_grad():
         leaves = {
             part: x.detach().clone().requires_grad_() for part, x in _leaves(streams.kept, dictionary.site).items()
@@ -228,16 +254,16 @@ def _jacobian(dissection: Dissection, site: int, streams: Streams) -> Callable[[
 
 @torch.no_grad()
 def _sources(
-    dissection: Dissection, nodes: FeatureNodes, streams: Streams, batch: PromptPairs
+    dissection: Dissection, nodes: FeatureNodes, streams: Streams, cuts: Callable[[int], Parts]
 ) -> dict[int, Callable[[Tensor], Float[Tensor, " node"]]]:
     """For each site, what the changes of its nodes are worth at a gradient of the stream, summed over the batch."""
-    transformer, cuts = dissection.transformer, dissection.cuts(batch)
+    transformer = dissection.transformer
 
     def of_site(number: int) -> Callable[[Tensor], Tensor]:
         dictionary, rows = dissection.dictionaries[number], nodes.index[nodes.index[:, 0] == number, 1:]
         now, cut = dissection.parts(number, streams.kept), cuts(number)
         columns, places = rows[:, 1].clamp(min=0).unique(return_inverse=True)
-        columns, change, of_error = columns.to(batch.device), cut.features - now.features, cut.error - now.error
+        columns, change, of_error = columns.to(now.features.device), cut.features - now.features, cut.error - now.error
 
         def measure(stream: Tensor) -> Tensor:
             gradient = gradient_at(transformer, streams.kept, dictionary.site, stream, streams.operations).to(change)

@@ -196,21 +196,35 @@ def _integrated(
 ) -> Iterator[Summed]:
     with torch.no_grad():
         kept = dissection.forward(batch.clean, batch)
-    cuts, shift = dissection.cuts(batch), 0.5 if method.rule == "midpoint" else 0.0
+    cuts = dissection.cuts(batch)
     for number, dictionary in enumerate(dissection.dictionaries):
-        with torch.no_grad():
-            now, cut = dissection.parts(number, kept), cuts(number)
-            clean = value_at(dissection.transformer, kept, dictionary.site)
-            end = (dictionary.decode(cut.features) + cut.error).to(clean)
-        gradient: Tensor | float = 0.0
-        for step in range(method.steps):
-            value = torch.lerp(clean, end.expand_as(clean), (step + shift) / method.steps).requires_grad_()
-            operations = changing(dissection.transformer, {dictionary.key: lambda own, read: value})
-            with torch.enable_grad():
-                metrics = metric(dissection.logits(dissection.forward(batch.clean, batch, operations), batch), batch)
-                check_values(metrics, batch, metric)
-                gradient = gradient + torch.autograd.grad(metrics.sum(), value)[0] / method.steps
-        yield _effects(dictionary, now, cut, gradient)
+        gradient = integrated_gradient(dissection, batch, metric, method, number, kept, cuts(number))
+        yield _effects(dictionary, dissection.parts(number, kept), cuts(number), gradient)
+
+
+def integrated_gradient(
+    dissection: Dissection,
+    batch: PromptPairs,
+    metric: Metric,
+    method: IntegratedGradients,
+    number: int,
+    kept: Activations,
+    cut: Parts,
+) -> Float[Tensor, "batch pos d_site"]:
+    """The mean gradient at a dictionary's site, on the line from its clean to its cut value, all below it clean."""
+    dictionary, shift = dissection.dictionaries[number], 0.5 if method.rule == "midpoint" else 0.0
+    with torch.no_grad():
+        clean = value_at(dissection.transformer, kept, dictionary.site)
+        end = (dictionary.decode(cut.features) + cut.error).to(clean)
+    gradient = torch.zeros_like(clean)
+    for step in range(method.steps):
+        value = torch.lerp(clean, end.expand_as(clean), (step + shift) / method.steps).requires_grad_()
+        operations = changing(dissection.transformer, {dictionary.key: lambda own, read: value})
+        with torch.enable_grad():
+            metrics = metric(dissection.logits(dissection.forward(batch.clean, batch, operations), batch), batch)
+            check_values(metrics, batch, metric)
+            gradient += torch.autograd.grad(metrics.sum(), value)[0] / method.steps
+    return gradient
 
 
 @torch.no_grad()

@@ -160,9 +160,8 @@ def _against_known(
         area, n_known, n_others = known_area(scores, tells)
         of_few = score_features(model, dictionaries, few, "logit_difference", method, quiet=True)
         found[method] = {"roc": area, "known": n_known, "others": n_others, "exact_r": _correlation(of_few, exact)}
-        if find(method).name in ("relp", "eap"):
-            edges = score_feature_edges(model, dictionaries, best, few, "logit_difference", method)
-            found[method]["edges_r"] = _correlation(edges, exact_edges)
+        edges = score_feature_edges(model, dictionaries, best, few, "logit_difference", method)
+        found[method]["edges_r"] = _correlation(edges, exact_edges)
     return found
 
 

@@ -69,8 +69,9 @@ def _values(scored: object) -> list[float]:
     return [scored.scores[graph.source_index(start), graph.destination_index(end)].item() for start, end in ends]
 
 
+@pytest.mark.parametrize("method", ["eap", "eap-ig:steps=3"])
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "neox-parallel"])
-def test_edges_between_features_are_the_literal_derivatives(kind: str) -> None:
+def test_edges_between_features_are_the_literal_derivatives(kind: str, method: str) -> None:
     pair = EVEN[[1]]
     (prompt,), metric = prompts_of(pair), one_by_one(curved, pair)
     sites = [Site("mlp_out", 0), Site("attention_out", 1), Site("mlp_out", 1)]
@@ -80,7 +81,7 @@ def test_edges_between_features_are_the_literal_derivatives(kind: str) -> None:
     nodes = score_features(tiny(kind).model, dictionaries, pair, curved, "eap", quiet=True)
     index = torch.tensor([(n, at, f) for n in range(3) for at in range(6) for f in range(7)])
     nodes = FeatureNodes(nodes.sites, nodes.n_features, index, torch.zeros(len(index)))
-    edges = score_feature_edges(tiny(kind).model, dictionaries, nodes, pair, curved, "eap")
+    edges = score_feature_edges(tiny(kind).model, dictionaries, nodes, pair, curved, method)
     for source, destination in ((0, 1), (0, 2), (1, 2)):
         expected = edge_effects(
             tiny(kind).literal,
@@ -90,6 +91,7 @@ def test_edges_between_features_are_the_literal_derivatives(kind: str) -> None:
             weights,
             places[source],
             places[destination],
+            steps=0 if method == "eap" else 3,
         )
         found = torch.zeros_like(expected)
         for (row, at, into, _), value in zip(edges.index.tolist(), edges.scores.tolist()):
@@ -101,6 +103,31 @@ def test_edges_between_features_are_the_literal_derivatives(kind: str) -> None:
             continue
         assert expected.abs().max() > 1e-6
         assert (found - expected).abs().max() < 1e-11 * expected.abs().max(), (source, destination)
+
+
+@pytest.mark.parametrize("intervention", ["patching", "mean-positional"])
+def test_integrated_gradients_of_one_step_are_the_plain_gradient(intervention: str) -> None:
+    model = tiny("gemma2").model
+    dictionaries = [random_dictionary(Site("mlp_out", 0), 32), *heads(model)[1:]]
+    nodes = score_features(model, dictionaries, EVEN, curved, "eap", quiet=True).top(12)
+    both = [
+        score_feature_edges(model, dictionaries, nodes, EVEN, curved, method, intervention=intervention)
+        for method in ("eap", IntegratedGradients(steps=1))
+    ]
+    assert len(both[0]) > 12 and both[0].names == both[1].names
+    assert torch.allclose(both[0].scores, both[1].scores, rtol=1e-10, atol=1e-14)
+
+
+def test_integrated_gradients_into_the_logits_add_up_to_the_metrics_change() -> None:
+    """All that is written, the embedding too, is cut in what `logits` reads: the sum tends to the change of the metric."""
+    model = tiny("gpt2").model
+    dictionaries = [Coordinates(Site("embed"), 1, adapt(model).W_U.shape[0]), *heads(model), *neurons(model)]
+    method = IntegratedGradients(steps=30, rule="midpoint")
+    edges = score_feature_edges(model, dictionaries, every(dictionaries), EVEN, curved, method)
+    into_logits = edges.scores[edges.index[:, 1] == LOGITS].sum().item()
+    rows = torch.arange(len(EVEN))
+    clean, cut = (curved(model(x)[rows, EVEN.positions], EVEN).mean().item() for x in (EVEN.clean, EVEN.corrupted))
+    assert into_logits == pytest.approx(cut - clean, rel=1e-4)
 
 
 def test_edges_into_the_logits_of_the_last_site_are_node_scores() -> None:
@@ -160,8 +187,7 @@ def test_what_edges_have_no_place_for_is_refused(without_type_checks: None) -> N
     model, dictionaries = tiny("gpt2").model, [random_dictionary(Site("mlp_out", 1), 32)]
     nodes = every(dictionaries)
     for method, message in (
-        (IntegratedGradients(), "a single backward pass, or Exact, for edges of features"),
-        (RelP(reader="norm"), "a single backward pass, or Exact"),
+        (RelP(reader="norm"), "a single backward pass without a reader, IntegratedGradients or Exact for edges"),
         (RelP(attention="secant"), "attention rule 'secant' serves one forward pass"),
     ):
         with pytest.raises(ValueError, match=message):

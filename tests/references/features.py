@@ -125,11 +125,22 @@ def integrated_effects(
     steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Integrated gradients of one site, features and error moved together from clean to corrupted, the left rule."""
-    ends = []
-    for tokens in (clean, corrupted):
-        value = site_values(model, tokens)[at]
-        features = encode(weights, value)
-        ends.append((features, value - decode(weights, features)))
+    (f, e), (f_cut, e_cut) = (_taken_apart(model, tokens, weights, at) for tokens in (clean, corrupted))
+    of_features, of_error = mean_slopes(model, clean, corrupted, metric, weights, at, steps)
+    return (f_cut - f) * of_features, ((e_cut - e) * of_error).sum(1)
+
+
+def mean_slopes(
+    model: Literal,
+    clean: list[int],
+    corrupted: list[int],
+    metric: Callable[[Tensor], Tensor],
+    weights: Weights,
+    at: Place,
+    steps: int,
+) -> list[Tensor]:
+    """The metric's mean derivative in features and error of a site on the way from clean to corrupted, the left rule."""
+    ends = [_taken_apart(model, tokens, weights, at) for tokens in (clean, corrupted)]
     slopes = [torch.zeros_like(each) for each in ends[0]]
     for step in range(steps):
         share = step / steps
@@ -140,8 +151,13 @@ def integrated_effects(
 
         for total, slope in zip(slopes, torch.autograd.grad(metric(forward(model, clean, change)), leaves)):
             total += slope / steps
-    features, error = ((cut - now) * slope for now, cut, slope in zip(*ends, slopes))
-    return features, error.sum(1)
+    return slopes
+
+
+def _taken_apart(model: Literal, tokens: list[int], weights: Weights, at: Place) -> tuple[Tensor, Tensor]:
+    value = site_values(model, tokens)[at]
+    features = encode(weights, value)
+    return features, value - decode(weights, features)
 
 
 def edge_effects(
@@ -152,11 +168,13 @@ def edge_effects(
     dictionaries: Mapping[Place, Weights],
     source: Place,
     destination: Place,
+    steps: int = 0,
 ) -> Tensor:
     """Effects [source feature, pos, destination feature] of an MLP's or attention's features on those of a later one.
 
     The destination's layer reads a stream of its own, equal to the model's, to which the sources' writes are added with
-    strengths; a feature's value there goes on into the metric with the slope that the metric has in it.
+    strengths; a feature's value there goes on into the metric with the slope that the metric has in it, or its mean over
+    `steps` points of the way to the corrupted prompt's features and error (integrated gradients).
     """
     values, other = site_values(model, clean), site_values(model, corrupted)
     kind, layer = destination
@@ -166,7 +184,10 @@ def edge_effects(
     f = encode(dictionaries[source], values[source])
     change = encode(dictionaries[source], other[source]) - f
     effects = torch.zeros(f.shape[1], len(f), dictionaries[destination][2].shape[0], dtype=torch.float64)
-    slopes = _slopes(model, clean, metric, dictionaries[destination], destination)
+    if steps:
+        slopes = mean_slopes(model, clean, corrupted, metric, dictionaries[destination], destination, steps)[0]
+    else:
+        slopes = _slopes(model, clean, metric, dictionaries[destination], destination)
     for feature in range(f.shape[1]):
         strengths = torch.zeros(len(f), 1, dtype=torch.float64, requires_grad=True)
         moved = stream + strengths * change[:, feature : feature + 1] * dictionaries[source][2][feature]
