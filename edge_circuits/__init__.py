@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.circuit import Circuit
     from edge_circuits.graphs.drawing.rendering import render
     from edge_circuits.graphs.features.dictionary import Dictionary, heads, neurons
-    from edge_circuits.graphs.features.drawing import render_features
+    from edge_circuits.graphs.features.drawing import render_features, token_labels
     from edge_circuits.graphs.features.measuring import feature_curves
     from edge_circuits.graphs.features.reading import read_dictionaries
     from edge_circuits.graphs.features.running import run_features
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.pruning import prune
     from edge_circuits.graphs.running.execution import run
     from edge_circuits.graphs.scores import ScoredGraph
+    from edge_circuits.page.feature_page import write_feature_page
     from edge_circuits.page.report import write_page
 
 __all__ = [
@@ -98,7 +99,9 @@ __all__ = [
     "score_groups",
     "score_nodes",
     "sweep",
+    "token_labels",
     "verify",
+    "write_feature_page",
     "write_page",
 ]
 
@@ -145,7 +148,9 @@ _MODULES = {
     "score_groups": "eap.intervals",
     "score_nodes": "eap.node_scores",
     "sweep": "acdc.threshold_sweep",
+    "token_labels": "graphs.features.drawing",
     "verify": "eap.verification",
+    "write_feature_page": "page.feature_page",
     "write_page": "page.report",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

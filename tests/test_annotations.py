@@ -99,9 +99,26 @@ def features() -> tuple[Any, ...]:
     return dictionaries, found, edges, read
 
 
+class Letters:
+    """Token 7 is "t7"."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [f"t{token}" for token in ids]
+
+
+def features_labelled() -> list[str]:
+    dictionaries, nodes, *_ = features()
+    return ec.token_labels(question()[0], dictionaries, nodes.top(3), question()[1], Letters())
+
+
 def features_rendered() -> Any:
     with TemporaryDirectory() as folder:
         return ec.render_features(features()[2], Path(folder) / "features.svg")
+
+
+def features_on_a_page() -> Any:
+    with TemporaryDirectory() as folder:
+        return ec.write_feature_page(Path(folder) / "features.html", features()[2])
 
 
 def by_span() -> list[Any]:
@@ -131,6 +148,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "crossing": by_span,
     "mean_scores": lambda: ec.mean_scores([scores(), scores()]),
     "prune_spans": by_span,
+    "write_feature_page": features_on_a_page,
     "write_page": page,
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
     "Dictionary": lambda: features()[3][0],
@@ -159,6 +177,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "score_groups": lambda: ec.score_groups(*question(), "relp", n_groups=2, quiet=True),
     "score_nodes": lambda: ec.score_nodes(*question(), quiet=True),
     "sweep": lambda: ec.sweep(question()[0], question()[1], "kl", [0.2, 0.5], circuit=circuit(), quiet=True),
+    "token_labels": features_labelled,
     "verify": lambda: ec.verify(question()[0], scores(), *question()[1:], n_edges=2),
 }
 

@@ -1,6 +1,6 @@
 // State and events: what the reader has chosen, and one `update` that shows it.
 const data = JSON.parse(document.getElementById("payload").textContent), byId = (id) => document.getElementById(id);
-const READINGS = { q: "q", k: "k", v: "v", mlp: "into MLPs", logits: "into logits" };
+const READINGS = { q: "q", k: "k", v: "v", mlp: "into MLPs", feature: "into features", logits: "into logits" };
 const CLASSES = ["shared", "only here", "only there", "sign flipped"];
 
 const app = {
@@ -65,15 +65,16 @@ const app = {
   nothing(view) {
     const enough = (k) => liveEdges(this.graph, view, (edge) => edge.rank < k).length;
     let [low, high] = [this.state.k, view.side.most];
-    if (!enough(high)) return `No path of the best ${count(high)} edges leads from input to logits.`;
+    const way = this.graph.starts.length > 1 ? "leads to logits" : "leads from input to logits";
+    if (!enough(high)) return `No path of the best ${count(high)} edges ${way}.`;
     for (let k; (k = (low + high) >> 1) > low; ) enough(k) ? (high = k) : (low = k);
-    return `No path of these edges leads from input to logits; from ${count(high)} edges on one does.`;
+    return `No path of these edges ${way}; from ${count(high)} edges on one does.`;
   },
   // Nodes and edges whose name has the text that is searched for.
   matching(edges) {
     const query = this.state.query.trim().toLowerCase(), targets = new Map(), nodes = new Set();
     if (!query) return { targets: [], nodes };
-    const hit = ({ name }) => name.includes(query), there = new Set(edges.flatMap((edge) => [edge.source, ...edge.readers]));
+    const hit = ({ name, label = "" }) => `${name} ${label.toLowerCase()}`.includes(query), there = new Set(edges.flatMap((edge) => [edge.source, ...edge.readers]));
     const named = this.graph.nodes.filter((node) => there.has(node.index) && hit(node));
     for (const { name, index } of named.sort((a, b) => (b.name === query) - (a.name === query))) {
       nodes.add(index);
@@ -129,7 +130,7 @@ function begin() {
   const dress = (dark) => app.set({}, (dataset.theme = dark ? "dark" : "light"));
   dress(night.matches);
   for (const id of ["title", "headline", "subtitle"]) byId(id).textContent = data[id];
-  const readings = Object.entries(READINGS).filter(([name]) => name !== "mlp" || data.graph.mlps);
+  const parts = new Set(app.graph.destinations.map(({ part }) => part)), readings = Object.entries(READINGS).filter(([name]) => parts.has(name));
   const groups = [readings.map(([name, label]) => filter(name, label, app.two ? null : name))];
   if (data.sides.some((side) => side.score && side.signed)) groups.push(["helps", "hurts"].map((name) => filter(name, name, "ink")));
   if (app.two) groups.push(CLASSES.map((name) => filter(name, name, name.replaceAll(" ", "-"))));

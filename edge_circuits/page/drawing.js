@@ -1,5 +1,5 @@
 // One circuit: edges on a canvas, nodes above it as SVG that keyboards and screen readers reach.
-const DURATION = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 220, REACH = 7;
+const DURATION = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 220, REACH = 7, ROUND = { head: 4, neuron: 6, error: 0 };
 
 function element(tag, attributes = {}, ...children) {
   const svg = ["svg", "g", "rect", "text", "path", "line", "circle"].includes(tag);
@@ -32,7 +32,7 @@ class Drawing {
 
   // Show edges; nodes have their places by all live ones, filtered or not. A key-value head is read by heads that lead on.
   show(live, edges, trace, found) {
-    const nodes = new Set([0, this.graph.nodes.length - 1, ...live.map((edge) => edge.source)]);
+    const nodes = new Set([...(this.graph.starts.length > 1 ? [] : [0]), this.graph.top, ...live.map((edge) => edge.source)]);
     const own = new Set(edges.flatMap((edge) => [edge.source, ...edge.readers])), height = Math.max(420, innerHeight - 250);
     const { places, size, bands } = placed(this.rows, nodes, Math.max(280, this.stage.parentElement.clientWidth), height);
     Object.assign(this, { size, bands, trace, found, own, edges: [...edges].sort((a, b) => b.rank - a.rank) });
@@ -46,20 +46,21 @@ class Drawing {
     for (const [index, mark] of this.marks) if (!places.has(index)) { mark.remove(); this.marks.delete(index); }
     for (const [index, { gap }] of places) {
       const node = this.graph.nodes[index], mark = this.marks.get(index) ?? this.made(node);
-      const width = Math.max(13, Math.min(node.kind === "head" ? 56 : 60, gap - 4)), [box, text] = mark.children;
-      Object.entries({ x: -width / 2, width, rx: node.kind === "head" ? 4 : 10 }).forEach((pair) => box.setAttribute(...pair));
+      const width = Math.max(13, Math.min(node.wide ?? (node.kind === "head" ? 56 : 60), gap - 4)), [box, text, label] = mark.children;
+      Object.entries({ x: -width / 2, width, rx: ROUND[node.kind] ?? 10 }).forEach((pair) => box.setAttribute(...pair));
+      if (label) label.textContent = node.label.length * 6 > width ? `${node.label.slice(0, width / 6 - 1)}…` : node.label;
       text.textContent = width >= 46 || node.kind !== "head" ? node.name : String(node.head);
       const dim = !(this.trace?.nodes ?? this.own).has(index);
       mark.setAttribute("class", `node ${node.kind}${dim ? " dim" : ""}${this.found.has(index) ? " found" : ""}` +
         (this.app.state.node === index ? " selected" : ""));
     }
-    const first = this.marks.get(this.app.state.node) ?? this.marks.get(this.graph.nodes.length - 1);
+    const first = this.marks.get(this.app.state.node) ?? this.marks.get(this.graph.top);
     for (const mark of this.marks.values()) mark.setAttribute("tabindex", mark === first ? 0 : -1);
   }
 
   made(node) {
     const mark = element("g", { role: "button", "aria-label": node.name, "data-node": node.name },
-      element("rect", { y: -11, height: 22 }), element("text", { y: 4 }));
+      element("rect", { y: -11, height: 22 }), element("text", { y: 4 }), ...(node.label ? [element("text", { y: 23, class: "label" })] : []));
     mark.addEventListener("focus", () => this.app.hover({ node: node.index, side: this.side }, mark.getBoundingClientRect()));
     mark.addEventListener("blur", () => this.app.hover(null));
     this.marks.set(node.index, mark);

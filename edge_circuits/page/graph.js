@@ -1,7 +1,14 @@
 // Names, order and readers as in graphs/graph.py; which edges are live as in graphs/reachability.py.
 const PARTS = ["q", "k", "v"];
 
-function makeGraph({ n_layers: nLayers, n_heads: nHeads, n_kv_heads: nKvHeads, mlps, parallel }) {
+// The graph of a model, or one whose nodes, each of which may begin a path, and destinations are given.
+function makeGraph(given) {
+  const graph = given.nodes ? { ...given, nLayers: given.n_layers, starts: given.nodes.keys() } : layered(given);
+  graph.nodes.forEach((node, index) => { node.index = index; });
+  return { ...graph, starts: [...(graph.starts ?? [0])], top: graph.nodes.length - 1 };
+}
+
+function layered({ n_layers: nLayers, n_heads: nHeads, n_kv_heads: nKvHeads, mlps, parallel }) {
   const nodes = [{ name: "input", kind: "input", layer: null, row: 0 }], destinations = [];
   const rowsPerLayer = mlps && !parallel ? 2 : 1;
   for (let layer = 0; layer < nLayers; layer++) {
@@ -19,7 +26,6 @@ function makeGraph({ n_layers: nLayers, n_heads: nHeads, n_kv_heads: nKvHeads, m
   }
   destinations.push({ name: "logits", part: "logits", layer: null, readers: [nodes.length] });
   nodes.push({ name: "logits", kind: "logits", layer: null, row: 1 + rowsPerLayer * nLayers });
-  nodes.forEach((node, index) => { node.index = index; });
   return { nodes, destinations, nLayers, nHeads, mlps };
 }
 
@@ -59,10 +65,10 @@ function leading(bySource, ends) {
   return { edges: found, nodes: reached };
 }
 
-// The rule of `prune`: of the chosen edges those on a path from `input` to `logits`.
+// The rule of `prune`: of the chosen edges those on a path from `input`, or from any feature, to `logits`.
 function liveEdges(graph, { bySource }, chosen) {
   const some = bySource.filter(chosen);
-  const from = following(some, [0]).edges, to = leading(some, [graph.nodes.length - 1]).edges;
+  const from = following(some, graph.starts).edges, to = leading(some, [graph.top]).edges;
   return some.filter((edge) => from.has(edge) && to.has(edge));
 }
 

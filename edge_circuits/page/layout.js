@@ -27,7 +27,7 @@ function orderRows(graph, sides) {
         }
         node.mean = total ? sum / total : node.at;
       }
-      row.sort((a, b) => a.mean - b.mean || a.index - b.index);
+      row.sort((a, b) => (a.column ?? 0) - (b.column ?? 0) || a.mean - b.mean || a.index - b.index);
       spread(row);
     }
   }
@@ -39,14 +39,14 @@ function orderRows(graph, sides) {
 const ASIDE = [-1, 0.6, -0.3, 1];
 function placed(rows, shown, width, height) {
   const used = rows.map((row) => row.filter((node) => shown.has(node.index))).filter((row) => row.length);
-  const least = Math.max(...used.map((row) => row.length * 17)) + GUTTER + 12;
+  const least = Math.max(...used.map((row) => row.length * (row[0].wide ?? 17))) + GUTTER + 12;
   const step = Math.max(38, Math.min(92, (height - 2 * MARGIN) / Math.max(1, used.length - 1)));
   const size = { width: Math.max(width, least), height: 2 * MARGIN + step * (used.length - 1) };
   const span = size.width - GUTTER - 12, places = new Map(), bands = new Map();
   used.forEach((row, number) => {
     const gap = Math.min(span / row.length, 132), start = GUTTER + (span - gap * row.length) / 2, y = size.height - MARGIN - step * number;
     row.forEach((node, i) => {
-      const way = node.layer === null || row.length > 2 ? 0 : ASIDE[node.layer % 4] * (node.kind === "mlp" ? 1 : -1) / row.length;
+      const way = node.layer === null || node.wide || row.length > 2 ? 0 : ASIDE[node.layer % 4] * (node.kind === "mlp" ? 1 : -1) / row.length;
       places.set(node.index, { x: start + gap * (i + 0.5) + way * Math.min(span / 5, 130), y, gap });
       if (node.layer !== null) bands.set(node.layer, [bands.get(node.layer)?.[0] ?? y, y]);
     });

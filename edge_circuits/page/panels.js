@@ -23,7 +23,7 @@ function words({ edge, node, side }, app) {
   }
   const shown = app.views.flatMap((view) => (side && view.side !== side ? [] : view.shown)), out = shown.filter((each) => each.source === node);
   const into = shown.filter((each) => each.readers.includes(node)).length, sum = out.reduce((total, each) => total + (each.score ?? 0), 0);
-  const lines = [element("b", {}, app.graph.nodes[node].name), `${count(into)} edges in, ${count(out.length)} out`];
+  const { name, told = [] } = app.graph.nodes[node], lines = [element("b", {}, name), ...told, `${count(into)} edges in, ${count(out.length)} out`];
   return sum ? [...lines, `scores of its edges out add up to ${digits(sum)}`] : lines;
 }
 
@@ -55,6 +55,7 @@ function drawCurve(curve, app) {
 
 // What the edges out of a head or MLP add up to, layer by head.
 function drawGrid(app, shown) {
+  if (!app.graph.nHeads) return;
   const { graph, state } = app, sums = new Map(), signed = shown.some(effect);
   for (const edge of shown) sums.set(edge.source, (sums.get(edge.source) ?? 0) + (edge.score ?? 1));
   const most = Math.max(...[...sums].filter(([index]) => index).map(([, sum]) => Math.abs(sum)));

@@ -92,10 +92,10 @@ def side_payload(side: Side, most: int) -> dict[str, Any]:
     source, destination = places.T
     columns: dict[str, Any] = {"source": source.tolist(), "destination": destination.tolist()}
     if scores is not None:
-        columns["score"] = _rounded(scores[source, destination])
+        columns["score"] = rounded(scores[source, destination])
     if side.bars is not None:
         for name, matrix in (("low", side.bars.low), ("high", side.bars.high), ("stability", side.bars.sign_stability)):
-            columns[name] = _rounded(matrix[source, destination])
+            columns[name] = rounded(matrix[source, destination])
     if side.exact:
         known = {graph.edge_index(edge): value for edge, value in side.exact.items()}
         columns["exact"] = _numbers([known.get((s, d)) for s, d in places.tolist()])
@@ -139,7 +139,7 @@ def curve_payload(curve: Curve) -> dict[str, Any]:
     return {
         "k": list(curve.k),
         "n_edges": list(curve.n_edges),
-        **{name: _rounded(column) for name, column in (("faithfulness", values), ("low", low), ("high", high))},
+        **{name: rounded(column) for name, column in (("faithfulness", values), ("low", low), ("high", high))},
         "note": note,
     }
 
@@ -160,9 +160,9 @@ def prompts_payload(prompts: Prompts) -> dict[str, Any]:
             f"prompts: expected the {len(measures.values)} that were measured, got {len(pairs)}; give those to `measure`"
         )
     columns = {
-        "model": _rounded(measures.ends.clean),
-        "circuit": _rounded(measures.values),
-        "cut": _rounded(measures.ends.corrupted),
+        "model": rounded(measures.ends.clean),
+        "circuit": rounded(measures.values),
+        "cut": rounded(measures.ends.corrupted),
     }
     rows = []
     for row, length in enumerate(pairs.lengths.tolist()):
@@ -196,7 +196,8 @@ def _texts(tokenizer: Any, ids: Int[Tensor, "token"]) -> list[str]:
     return [tokenizer.decode([token]) for token in ids.tolist()]
 
 
-def _rounded(values: Float[Tensor, "n"]) -> list[float | None]:
+def rounded(values: Float[Tensor, "n"]) -> list[float | None]:
+    """Six digits of each number, None for what is none."""
     return _numbers(values.tolist())
 
 

@@ -120,7 +120,7 @@ def feature_svg(
         for position, x in sorted(first.items())
         if ANY < position < len(tokens)
     ]
-    lines += _edges(edges, at, places)
+    lines += _edges(edges, at)
     for row, (key, name) in enumerate(zip(map(tuple, nodes.index.tolist()), nodes.names)):
         lines.append(_node(kind_of(nodes, row), name, labels[row], nodes.scores[row].item(), *at(key)))
     lines.append(_node("feature", "logits", "", 0.0, *at((LOGITS,))))
@@ -152,23 +152,14 @@ def _sites(nodes: FeatureNodes) -> list[int]:
     return sorted(set(nodes.index[:, 0].tolist()), key=lambda site: nodes.sites[site].depth)
 
 
-def _edges(edges: FeatureEdges, at: Any, places: dict[tuple[int, ...], tuple[float, int]]) -> list[str]:
-    """The weakest first; an edge enters each of the destination's nodes that it can reach: its own position, or for
-    attention any from there on."""
-    largest, lines = edges.scores.abs().max().item() if len(edges) else 1.0, []
-    order = torch.argsort(edges.scores.abs(), stable=True).tolist()
-    for (row, site, feature, part), score, name in (
-        (edges.index[i].tolist(), edges.scores[i].item(), edges.names[i]) for i in order
-    ):
+def _edges(edges: FeatureEdges, at: Any) -> list[str]:
+    """The weakest first."""
+    largest, names, lines = edges.scores.abs().max().item() if len(edges) else 1.0, edges.names, []
+    for i in torch.argsort(edges.scores.abs(), stable=True).tolist():
+        (row, site, _, part), score, name = edges.index[i].tolist(), edges.scores[i].item(), names[i]
         start = tuple(edges.nodes.index[row].tolist())
-        ends = [(LOGITS,)] if site == LOGITS else [k for k in places if len(k) == 3 and (k[0], k[2]) == (site, feature)]
+        ends = [(LOGITS,)] if site == LOGITS else [tuple(edges.nodes.index[j].tolist()) for j in edges.entered(i)]
         for end in ends:
-            if (
-                site != LOGITS
-                and ANY not in (start[1], end[1])
-                and not (start[1] == end[1] or (part and start[1] <= end[1]))
-            ):
-                continue
             (x0, y0), (x1, y1), strength = at(start), at(end), abs(score) / largest
             colour = INK if site == LOGITS else PART_COLOURS[part]
             dashes = ' stroke-dasharray="5 4"' if score > 0 else ""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edge_circuits.graphs.features.nodes import FeatureNodes
+from edge_circuits.graphs.features.nodes import ANY, FeatureNodes
 
 LOGITS = -1
 """Stands for the site of a destination."""
@@ -49,6 +49,14 @@ class FeatureEdges:
         """The name of a destination."""
         name = "logits" if site == LOGITS else f"{self.nodes.sites[site].name}/{feature}"
         return f"{name}<{PARTS[part]}>" if part else name
+
+    def entered(self, edge: int) -> list[int]:
+        """The rows of `nodes` that an edge enters: at its source's position, by q, k and v also later; none of `logits`."""
+        source, site, feature, part = self.index[edge].tolist()
+        start, (sites, positions, features) = self.nodes.index[source, 1], self.nodes.index.T
+        anywhere = (positions == ANY) | (start == ANY)
+        reached = anywhere | (positions == start) | ((positions > start) & (part > 0))
+        return ((sites == site) & (features == feature) & reached).nonzero()[:, 0].tolist()
 
     def top(self, k: int) -> FeatureEdges:
         """The k edges with the largest absolute scores, those first."""
