@@ -26,7 +26,7 @@ from edge_circuits.graphs.model.mlp import Mlp
 from edge_circuits.graphs.model.operations import Operations
 from edge_circuits.graphs.nodes import parse_destination
 from edge_circuits.graphs.running.execution import run_batch
-from edge_circuits.graphs.running.patching import cut_values
+from edge_circuits.graphs.running.patching import Intervention, cut_values
 from edge_circuits.graphs.running.plan import make_plan
 
 N_PROMPTS, N_EDGES = 8, 6
@@ -49,25 +49,28 @@ def method_of(graph: ScoredGraph) -> Method | None:
     return type(usual)(**({**type(usual).short_names.get(usual.name, {})} | given))
 
 
-def soft_gates(model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric) -> Iterator[Found]:
+def soft_gates(
+    model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, intervention: Intervention
+) -> Iterator[Found]:
     """EAP's scores are minus the derivatives of `run` by a gate on each edge, at open gates."""
     grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
     transformer = adapt(model, kv_destinations=grouped)
     batches = [batch.to(transformer.device) for batch in pairs.batches()]
     gates = graph.edge_mask.to(transformer.device, transformer.dtype).requires_grad_()
     with torch.enable_grad():
-        cuts = cut_values(transformer, batches, "patching")
+        cuts = cut_values(transformer, batches, intervention)
         plan = make_plan(graph, gates)
         values = [metric(run_batch(transformer, plan, batch, cuts(batch)), batch) for batch in batches]
         (gradient,) = torch.autograd.grad(torch.cat(values).sum(), gates)
     expected = -(gradient * gates.detach()).cpu().double() / len(pairs)
-    found = score(model, pairs, metric, "eap", kv_destinations=grouped, quiet=True).scores
+    asked = dict(kv_destinations=grouped, intervention=intervention, quiet=True)
+    found = score(model, pairs, metric, "eap", **asked).scores
     for part, difference in by_part(graph, found, expected):
         yield f"EAP against soft gates of run, into {part}", difference, f"gradients or changes at {part}, or run"
 
 
 def without_an_edge(
-    model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, sample: Tensor
+    model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, sample: Tensor, intervention: Intervention
 ) -> Iterator[Found]:
     """Exact patching of an edge is `run` without it."""
     grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
@@ -75,12 +78,13 @@ def without_an_edge(
     places = sample.nonzero()[:: max(1, int(sample.sum()) // N_EDGES)][:N_EDGES]
     chosen = torch.zeros_like(sample)
     chosen[places[:, 0], places[:, 1]] = True
-    exact = score(model, pairs, metric, Exact(chosen), kv_destinations=grouped, quiet=True).scores
+    asked = dict(kv_destinations=grouped, intervention=intervention, quiet=True)
+    exact = score(model, pairs, metric, Exact(chosen), **asked).scores
     with torch.no_grad():
-        uncut, expected = _mean(model, full, pairs, metric), torch.zeros_like(exact)
+        uncut, expected = _mean(model, full, pairs, metric, intervention), torch.zeros_like(exact)
         for source, destination in places.tolist():
             edge = f"{graph.sources[source]}->{graph.destinations[destination]}"
-            without = _mean(model, full - Circuit.from_edges(graph, [edge]), pairs, metric)
+            without = _mean(model, full - Circuit.from_edges(graph, [edge]), pairs, metric, intervention)
             expected[source, destination] = without - uncut
     size = max(0.01 * abs(uncut), float(expected.abs().max()))
     difference = float((exact - expected).abs().max()) / max(size, 1e-12)
@@ -165,8 +169,8 @@ def by_part(graph: Graph, found: Tensor, expected: Tensor) -> Iterator[tuple[str
         yield part, float(difference / expected[:, columns].abs().max().clamp(min=max(float(least), 1e-12)))
 
 
-def _mean(model: nn.Module, circuit: Circuit, pairs: PromptPairs, metric: Metric) -> float:
-    logits = run(model, circuit, pairs)
+def _mean(model: nn.Module, circuit: Circuit, pairs: PromptPairs, metric: Metric, intervention: Intervention) -> float:
+    logits = run(model, circuit, pairs, intervention)
     return float(metric(logits, pairs.to(logits.device)).double().mean())
 
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 import torch
@@ -40,6 +41,7 @@ LIKELIER_LATER = 1.0  # nats
 WIDER = 3.0  # two ways through the model round twice, and each part is compared in its own units
 LEAST_PEARSON, LEAST_SPEARMAN, LEAST_SIGNS, LEAST_BF16 = 0.3, 0.3, 0.6, 0.7
 N_EDGES = 64
+ROWS = 16  # prompts that the model itself is asked at once
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,21 @@ class Subject:
         """What rounding may do to a relative difference."""
         return ROUNDING[self.dtype]
 
+    @property
+    def intervention(self) -> str:
+        """What cut edges read in the scores that are checked."""
+        return self.graph.metadata.get("settings", {}).get("intervention", "patching")
+
+    @cached_property
+    def eap(self) -> Tensor:
+        """EAP's scores by patching, which several checks look at."""
+        return self.score(self.model, self.pairs)
+
+    @cached_property
+    def full(self) -> Tensor:
+        """The logits of the run of all edges. [pair d_vocab]"""
+        return run(self.model, Circuit.full(self.graph.graph), self.pairs)
+
     def score(self, model: nn.Module, pairs: PromptPairs, method: Method | str = "eap", **settings: object) -> Tensor:
         """Scores by a method, with the key and value destinations of the graph that is checked."""
         grouped = "query-head" if self.graph.graph.n_kv_heads is None else "kv-head"
@@ -138,7 +155,7 @@ def verify(
 
     Args:
         model: The model that was scored; left unchanged.
-        graph: The scores.
+        graph: The scores; where they say what cut edges read, single edges are cut to that.
         pairs: The prompts they were made with, or some of them.
         metric: The metric they were made with, or its name.
         n_edges: How many edges are patched exactly: half of them of the largest scores, half at random.
@@ -189,17 +206,17 @@ def _made(name: str, make: Callable[[Subject], Iterator[Check]], subject: Subjec
 def _as_the_model(subject: Subject) -> Iterator[Check]:
     """Logits are the model's own."""
     own = _own_logits(subject, subject.pairs.clean)
-    found = run(subject.model, Circuit.full(subject.graph.graph), subject.pairs)
-    yield Check("logits against the model's own, clean prompts", _difference(found, own), LOGIT_ROUNDING[subject.dtype])
+    yield Check(
+        "logits against the model's own, clean prompts", _difference(subject.full, own), LOGIT_ROUNDING[subject.dtype]
+    )
 
 
 @torch.no_grad()
 def _none_cut(subject: Subject) -> Iterator[Check]:
     """With no edge cut, corrupted prompts do not matter."""
-    full, pairs = Circuit.full(subject.graph.graph), subject.pairs
     with warnings.catch_warnings(action="ignore"):  # that prompts may be the same is what is tried
-        found, other = (run(subject.model, full, each) for each in (pairs, pairs.identical()))
-    yield Check("no edge cut: other corrupted prompts change", _difference(found, other), subject.rounding)
+        other = run(subject.model, Circuit.full(subject.graph.graph), subject.pairs.identical())
+    yield Check("no edge cut: other corrupted prompts change", _difference(subject.full, other), subject.rounding)
 
 
 @torch.no_grad()
@@ -216,14 +233,14 @@ def _identical_pairs(subject: Subject) -> Iterator[Check]:
     """Where clean and corrupted prompts are the same, every score is zero."""
     with warnings.catch_warnings(action="ignore"):  # that they are the same is what is tried
         scores = subject.score(subject.model, subject.pairs.identical())
-    size = subject.score(subject.model, subject.pairs).abs().max()
-    yield Check("scores of identical pairs", (scores.abs().max() / size).item(), subject.rounding)
+    difference = (scores.abs().max() / subject.eap.abs().max()).item()
+    yield Check("scores of identical pairs", difference, subject.rounding)
 
 
 def _sums_of_edges(subject: Subject) -> Iterator[Check]:
     """The scores of a source's out-edges add up to its node score."""
     graph = subject.graph.graph
-    by_source = subject.score(subject.model, subject.pairs).double().sum(1)
+    by_source = subject.eap.double().sum(1)
     nodes = eap.score_nodes(subject.model, subject.pairs, subject.metric, "eap", quiet=True).per_prompt
     sums = {kind: value.double().nan_to_num().sum(-1).mean(0) for kind, value in nodes.items()}
     node_scores = [sums["resid_pre"][0][None]]
@@ -236,7 +253,10 @@ def _sums_of_edges(subject: Subject) -> Iterator[Check]:
 
 def _padding(subject: Subject) -> Iterator[Check]:
     """A batch gives what one prompt at a time gives."""
-    together, alone = (subject.score(subject.model, subject.pairs, batch_size=size) for size in (len(subject.pairs), 1))
+    together, alone = (
+        subject.score(subject.model, subject.pairs, batch_size=size, intervention=subject.intervention)
+        for size in (len(subject.pairs), 1)
+    )
     yield Check("all prompts in a batch against one at a time", _difference(together, alone), subject.rounding)
 
 
@@ -248,14 +268,15 @@ def _judged(found: Iterator[edge_checks.Found], limit: float) -> Iterator[Check]
 
 def _soft_gates(subject: Subject) -> Iterator[Check]:
     """EAP's scores are derivatives of run."""
-    found = edge_checks.soft_gates(subject.model, subject.graph.graph, subject.pairs, subject.metric)
+    asked = (subject.model, subject.graph.graph, subject.pairs, subject.metric)
+    found = edge_checks.soft_gates(*asked, subject.intervention)
     return _judged(found, WIDER * subject.rounding)
 
 
 def _without_an_edge(subject: Subject) -> Iterator[Check]:
     """Exact patching is run without the edge."""
-    graph, sample = subject.graph.graph, _sample(subject)
-    found = edge_checks.without_an_edge(subject.model, graph, subject.pairs, subject.metric, sample)
+    asked = (subject.model, subject.graph.graph, subject.pairs, subject.metric)
+    found = edge_checks.without_an_edge(*asked, _sample(subject), subject.intervention)
     return _judged(found, WIDER * subject.rounding)
 
 
@@ -279,20 +300,18 @@ def _positions(subject: Subject) -> Iterator[Check]:
 def _exact_sample(subject: Subject) -> Iterator[Check]:
     """Scores agree with exact patching."""
     chosen = _sample(subject)
-    exact = subject.score(subject.model, subject.pairs, Exact(chosen))[chosen].double()
+    exact = subject.score(subject.model, subject.pairs, Exact(chosen), intervention=subject.intervention)
+    exact = exact[chosen].double()
     scores = subject.graph.scores[chosen].double()
     told = exact.abs() > 0.01 * exact.abs().max()
     same = (scores.sign() == exact.sign())[told].double().mean().item() if told.any() else float("nan")
-    yield Check(
-        f"Pearson with exact patching, {len(exact)} edges", pearson(scores, exact).item(), LEAST_PEARSON, at_most=False
-    )
-    yield Check(
-        f"Spearman with exact patching, {len(exact)} edges",
-        spearman(scores, exact).item(),
-        LEAST_SPEARMAN,
-        at_most=False,
-    )
-    yield Check(f"same sign as exact patching, {int(told.sum())} edges", same, LEAST_SIGNS, at_most=False)
+    by = "exact patching" + ("" if subject.intervention == "patching" else f" by {subject.intervention}")
+    for name, value, limit in (
+        (f"Pearson with {by}, {len(exact)} edges", pearson(scores, exact).item(), LEAST_PEARSON),
+        (f"Spearman with {by}, {len(exact)} edges", spearman(scores, exact).item(), LEAST_SPEARMAN),
+        (f"same sign as {by}, {int(told.sum())} edges", same, LEAST_SIGNS),
+    ):
+        yield Check(name, value, limit, at_most=False)
 
 
 def _bf16(subject: Subject) -> Iterator[Check]:
@@ -300,17 +319,22 @@ def _bf16(subject: Subject) -> Iterator[Check]:
     with redirect_stdout(io.StringIO()):  # a bridge tells that its type changes
         narrow = copy.deepcopy(subject.model).to(torch.bfloat16)
     edges = subject.graph.graph.edge_mask
-    wide, found = (subject.score(model, subject.pairs)[edges].double() for model in (subject.model, narrow))
+    wide, found = (scores[edges].double() for scores in (subject.eap, subject.score(narrow, subject.pairs)))
     yield Check(
         "Spearman of scores in bfloat16 with those here", spearman(found, wide).item(), LEAST_BF16, at_most=False
     )
 
 
 def _own_logits(subject: Subject, tokens: Tensor) -> Tensor:
-    """The model's own logits at the answer positions, one prompt at a time. [pair d_vocab]"""
-    device = next(subject.model.parameters()).device
-    rows = zip(tokens.to(device), subject.pairs.positions.tolist())
-    return torch.stack([subject.model(row[None, : position + 1])[0, -1] for row, position in rows])
+    """The model's own logits at the answer positions, those of one position together: no padding. [pair d_vocab]"""
+    tokens, positions = tokens.to(next(subject.model.parameters()).device), subject.pairs.positions.to(tokens.device)
+    ends = positions.unique().tolist()
+    rows = [(positions == end).nonzero()[:, 0] for end in ends]
+    found = [
+        torch.cat([subject.model(tokens[some, : end + 1])[:, -1] for some in here.split(ROWS)])
+        for here, end in zip(rows, ends)
+    ]
+    return torch.cat(found)[torch.cat(rows).argsort()]
 
 
 def _sample(subject: Subject) -> Tensor:

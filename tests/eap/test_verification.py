@@ -10,6 +10,7 @@ import torch
 from models import bridged, hugging_face, logit_difference, native, prompt_pairs, tiny
 
 from edge_circuits import eap
+from edge_circuits.eap import edge_checks
 from edge_circuits.eap.verification import Check, Verification, verify
 from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.model import adapter, transformer_bridge
@@ -43,6 +44,26 @@ def test_exact_scores_agree_with_exact_patching_entirely() -> None:
     result = checked(model, eap.score(model, PAIRS, logit_difference, "exact", quiet=True))
     assert result.passed, result.text
     assert all(check.value == pytest.approx(1.0, abs=1e-6) for check in result.checks if not check.at_most)
+
+
+@pytest.mark.parametrize("intervention", ["zero", "mean-positional"])
+def test_scores_are_held_against_the_intervention_they_were_made_with(intervention: str) -> None:
+    model = tiny("gpt2").model
+    scored = eap.score(model, PAIRS, logit_difference, "exact", intervention=intervention, quiet=True)
+    result = checked(model, scored)
+    assert result.passed, result.text
+    assert all(check.value == pytest.approx(1.0, abs=1e-6) for check in result.checks if not check.at_most)
+
+
+@pytest.mark.parametrize("name", ["soft_gates", "without_an_edge"])
+def test_single_edges_are_looked_at_under_that_intervention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    right = getattr(edge_checks, name)
+    monkeypatch.setattr(edge_checks, name, lambda *args: seen.append(args[-1]) or right(*args))
+    model = tiny("gpt2").model
+    scored = eap.score(model, PAIRS, logit_difference, "eap", intervention="zero", quiet=True)
+    result = checked(model, scored)
+    assert seen == ["zero"] and all(check.passed for check in result.checks if check.at_most), result.text
 
 
 def test_bfloat16_keeps_ranks() -> None:
