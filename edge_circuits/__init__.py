@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.measures.quality import measure
     from edge_circuits.graphs.prompts.pairs import PromptPairs
     from edge_circuits.graphs.pruning import prune
+    from edge_circuits.graphs.running.circuit_model import as_model
     from edge_circuits.graphs.running.execution import run
     from edge_circuits.graphs.scores import ScoredGraph
     from edge_circuits.page.feature_page import write_feature_page
@@ -76,6 +77,7 @@ __all__ = [
     "ScoredGraph",
     "SpanCircuit",
     "SpanScores",
+    "as_model",
     "crossing",
     "discover",
     "error_bars",
@@ -125,6 +127,7 @@ _MODULES = {
     "ScoredGraph": "graphs.scores",
     "SpanCircuit": "graphs.by_span",
     "SpanScores": "graphs.by_span",
+    "as_model": "graphs.running.circuit_model",
     "crossing": "eap.between_spans",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.measures.quality import measure
     from edge_circuits.graphs.prompts.pairs import PromptPairs
     from edge_circuits.graphs.pruning import prune
+    from edge_circuits.graphs.running.circuit_model import as_model
     from edge_circuits.graphs.running.execution import run
     from edge_circuits.graphs.scores import ScoredGraph
 
@@ -30,6 +31,7 @@ __all__ = [
     "ScoredGraph",
     "SpanCircuit",
     "SpanScores",
+    "as_model",
     "measure",
     "prune",
     "prune_spans",
@@ -44,6 +46,7 @@ _MODULES = {
     "ScoredGraph": "scores",
     "SpanCircuit": "by_span",
     "SpanScores": "by_span",
+    "as_model": "running.circuit_model",
     "measure": "measures.quality",
     "prune": "pruning",
     "prune_spans": "by_span",

@@ -141,7 +141,16 @@ def page() -> Any:
         return ec.write_page(Path(folder) / "page.html", circuit()) or True
 
 
+def as_models() -> Any:
+    model, pairs, _ = question()
+    made = ec.as_model(model, circuit(), pairs, "mean-positional")
+    tokens = pairs.clean[:, :2]
+    ec.as_model(model, circuit(), None, "patching")(input_ids=tokens, attention_mask=tokens > -1, corrupted=tokens)
+    return made(tokens[0]), made.generate(tokens, 2, do_sample=True)
+
+
 CALLS: dict[str, Callable[[], Any]] = {
+    "as_model": as_models,
     "Crossing": by_span,
     "SpanCircuit": by_span,
     "SpanScores": by_span,

@@ -29,6 +29,17 @@ def test_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {path.name for path in tmp_path.iterdir()} >= {"circuit.svg", "circuit.json"}
 
 
+def test_the_page_of_circuits_as_models_runs_after_the_readme_s_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    page = PAGES["docs/circuits_as_models.md"]
+    for example in (EXAMPLES[0], *re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)):
+        exec(compile(example, "circuits_as_models.md", "exec"), names)
+    assert names["text"].shape[1] == names["tokens"].shape[1] + 5
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_names_is_there(page: str) -> None:
     text = PAGES[page]

@@ -73,6 +73,24 @@ def run(
     if isinstance(circuit, ScoredGraph):
         raise refusal("circuit", "a circuit", "scores", "prune makes a circuit of them")
     everywhere = choice("positions", positions, get_args(Positions)) == "all"
+    transformer = adapted_for(model, circuit)
+    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention, everywhere)
+    pairs = pairs.read_at_the_end() if everywhere else pairs
+    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
+    cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
+    if not everywhere:
+        return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+    n_positions = pairs.clean.shape[1]
+    logits = [run_everywhere(transformer, plan, batch, cuts(batch), n_positions) for batch in batches]
+    return in_order(batches, logits)
+
+
+def adapted_for(model: nn.Module, circuit: Circuit | SpanCircuit) -> Transformer:
+    """The model as plain tensors, with the destinations that a circuit has; trainable where gradients are enabled.
+
+    Raises:
+        ValueError: The model is not supported, or the circuit is of another graph.
+    """
     grouped = circuit.graph.n_kv_heads is not None
     transformer = adapt(
         model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
@@ -81,18 +99,10 @@ def run(
         raise refusal(
             "circuit", f"one of {transformer.graph}", f"one of {circuit.graph}", "take a circuit of this model"
         )
-    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention, everywhere)
-    pairs = pairs.read_at_the_end() if everywhere else pairs
-    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
-    cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
-    if not everywhere:
-        return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
-    n_positions = pairs.clean.shape[1]
-    logits = [_everywhere(transformer, plan, batch, cuts(batch), n_positions) for batch in batches]
-    return in_order(batches, logits)
+    return transformer
 
 
-def _everywhere(
+def run_everywhere(
     transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut, n_positions: int
 ) -> Float[Tensor, "batch {n_positions} d_vocab"]:
     """Logits at every position of one batch, NaN beyond each prompt's end."""

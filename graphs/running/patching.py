@@ -119,11 +119,8 @@ def cut_values(
     if intervention == "patching":
         _warn_of_identical(batches)
         return lambda batch: _corrupted(transformer, batch, everywhere)
-    if intervention == "zero":
-        constant = _zeros(transformer)
-    else:
-        constant = _means(transformer, batches, intervention == "mean-positional", processes)
-    return lambda batch: _constant(transformer, batch, constant, intervention, everywhere)
+    constant = source_values(transformer, batches, intervention, processes)
+    return lambda batch: constant_cut(transformer, batch, constant, intervention, everywhere)
 
 
 def _warn_of_identical(batches: Sequence[PromptPairs]) -> None:
@@ -145,11 +142,26 @@ def _corrupted(transformer: Transformer, batch: PromptPairs, everywhere: bool) -
 
 @dataclass(frozen=True)
 class SourceValues:
-    """A value for every source, [1 pos|1 ...], the same for all prompts."""
+    """A value for every source, [1 pos|1 ...], the same for all prompts.
+
+    Attributes:
+        n_positions: For how many positions there are values; None: they are the same everywhere.
+    """
 
     embed: Tensor
     z: list[Tensor]
     mlp_out: list[Tensor]
+    n_positions: int | None = None
+
+
+@torch.no_grad()
+def source_values(
+    transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention, processes: Processes = ALONE
+) -> SourceValues:
+    """What sources are cut to by an intervention other than `patching`, given the batches of all prompts."""
+    if intervention == "zero":
+        return _zeros(transformer)
+    return _means(transformer, batches, intervention == "mean-positional", processes)
 
 
 def _zeros(transformer: Transformer) -> SourceValues:
@@ -178,7 +190,7 @@ def _means(
     counts, *sums = (processes.total(total.to(counts.device)) for total in (counts, *sums))
     means = [_mean(total, counts, positional).to(transformer.dtype) for total in sums]
     n_layers = len(transformer.blocks)
-    return SourceValues(means[0], means[1 : 1 + n_layers], means[1 + n_layers :])
+    return SourceValues(means[0], means[1 : 1 + n_layers], means[1 + n_layers :], n_positions if positional else None)
 
 
 def _mean(total: Tensor, counts: Tensor, positional: bool) -> Tensor:
@@ -187,10 +199,14 @@ def _mean(total: Tensor, counts: Tensor, positional: bool) -> Tensor:
     return (total / counts.clamp(min=1).reshape(-1, *[1] * (total.dim() - 1)))[None]
 
 
-def _constant(
+def constant_cut(
     transformer: Transformer, batch: PromptPairs, sources: SourceValues, intervention: Intervention, everywhere: bool
 ) -> Cut:
-    """The streams that given source values sum to; nothing is run."""
+    """The streams that given source values sum to; nothing is run.
+
+    Args:
+        everywhere: The last layer holds every position, not answer rows alone.
+    """
     n_pairs, n_positions = trimmed(batch.corrupted, batch).shape
     rows = answer_rows(batch)
 
