@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edge_circuits.eap.methods.random_scores import Random
     from edge_circuits.eap.methods.relp import RelP
     from edge_circuits.eap.node_scores import score_nodes
+    from edge_circuits.eap.position_map import PositionMap, position_map
     from edge_circuits.eap.scoring import score
     from edge_circuits.eap.verification import verify
     from edge_circuits.graphs.by_span import SpanCircuit, SpanScores, prune_spans
@@ -71,6 +72,7 @@ __all__ = [
     "IntegratedGradients",
     "LearnedMask",
     "Method",
+    "PositionMap",
     "PromptPairs",
     "Random",
     "RelP",
@@ -87,6 +89,7 @@ __all__ = [
     "measure",
     "neurons",
     "open_model",
+    "position_map",
     "prune",
     "prune_spans",
     "read_dictionaries",
@@ -121,6 +124,7 @@ _MODULES = {
     "IntegratedGradients": "eap.methods.integrated_gradients",
     "LearnedMask": "eap.methods.learned_mask",
     "Method": "eap.methods.method",
+    "PositionMap": "eap.position_map",
     "PromptPairs": "graphs.prompts.pairs",
     "Random": "eap.methods.random_scores",
     "RelP": "eap.methods.relp",
@@ -137,6 +141,7 @@ _MODULES = {
     "measure": "graphs.measures.quality",
     "neurons": "graphs.features.dictionary",
     "open_model": "benchmarks.problems.opening",
+    "position_map": "eap.position_map",
     "prune": "graphs.pruning",
     "prune_spans": "graphs.by_span",
     "read_dictionaries": "graphs.features.reading",

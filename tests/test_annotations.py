@@ -133,6 +133,7 @@ def by_span() -> list[Any]:
         kept.anywhere,
         ec.run(model, kept, pairs),
         ec.crossing(model, pairs, metric).top(2),
+        ec.position_map(model, pairs, metric, quiet=True).table(),
     ]
 
 
@@ -152,9 +153,11 @@ def as_models() -> Any:
 CALLS: dict[str, Callable[[], Any]] = {
     "as_model": as_models,
     "Crossing": by_span,
+    "PositionMap": by_span,
     "SpanCircuit": by_span,
     "SpanScores": by_span,
     "crossing": by_span,
+    "position_map": by_span,
     "mean_scores": lambda: ec.mean_scores([scores(), scores()]),
     "prune_spans": by_span,
     "write_feature_page": features_on_a_page,

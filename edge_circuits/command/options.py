@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="edge-circuits COMMAND --help tells more. Prompts are divided into two halves: one to find with, one to measure on.",
     )
     commands = top.add_subparsers(dest="name", metavar="COMMAND", required=True)
-    for add in (_find, _score, _prune, _refine, _measure, _verify, _render, _compare, _convert, _again):
+    for add in (_find, _score, _prune, _refine, _measure, _verify, _render, _map, _compare, _convert, _again):
         add(commands)
     for name, (_, summary) in STUDIES.items():
         commands.add_parser(name, help=f"study: {summary}", add_help=False)
@@ -166,6 +166,22 @@ def _render(commands: Any) -> None:
     made.add_argument("file", type=Path, help="a saved circuit, or scores")
     made.add_argument("--k", type=int, help="of scores: how many edges (200)")
     made.add_argument("--title")
+
+
+def _map(commands: Any) -> None:
+    about = "where in layers and positions nodes matter, by estimates and by exact patching, drawn as svg"
+    made = _command(
+        commands,
+        "map",
+        "maps:draw_map",
+        about,
+        MODEL,
+        default=Path("map.svg"),
+        metavar="FILE",
+        help="the picture (map.svg)",
+    )
+    made.add_argument("--methods", nargs="+", default=["eap", "relp", "exact"], help="one column each (eap relp exact)")
+    made.add_argument("--prompt", type=int, default=0, help="number of the prompt (0); a file with spans: all, by span")
 
 
 def _compare(commands: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from edge_circuits.graphs.drawing.looks import FAINT_INK, INK, printable
 
 _CELL, _MARGIN, _LABEL = 22, 14, 26
-_DARK = (0, 68, 136)
+BLUE = (0, 68, 136)
 
 
 def heat_map_svg(values: Float[Tensor, "layer head"], title: str) -> str:
@@ -37,7 +37,7 @@ def heat_map_svg(values: Float[Tensor, "layer head"], title: str) -> str:
         for head, value in enumerate(row):
             x = _MARGIN + _LABEL + _CELL * head
             lines.append(
-                f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" fill="{_colour(value / largest)}">'
+                f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" fill="{shade(value / largest)}">'
                 f"<title>a{layer}.h{head}  {value:.4g}</title></rect>"
             )
     below = top + _CELL * n_layers + 14
@@ -50,6 +50,6 @@ def heat_map_svg(values: Float[Tensor, "layer head"], title: str) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _colour(share: float) -> str:
+def shade(share: float, dark: tuple[int, int, int] = BLUE) -> str:
     """From white to dark, as `#rrggbb`."""
-    return "#" + "".join(f"{round(255 - share * (255 - channel)):02x}" for channel in _DARK)
+    return "#" + "".join(f"{round(255 - share * (255 - channel)):02x}" for channel in dark)

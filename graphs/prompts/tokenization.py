@@ -84,6 +84,11 @@ def show_tokens(tokenizer: Any, ids: Sequence[int]) -> str:
     return f"{readable}{tail}"
 
 
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token as text; its id where there is no tokenizer."""
+    return [str(token) if tokenizer is None else tokenizer.decode([token]) for token in ids]
+
+
 def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
     encode = getattr(tokenizer, "encode", None)
     if encode is None:

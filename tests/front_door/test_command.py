@@ -194,3 +194,13 @@ def test_errors_are_one_line_and_leave_nothing(
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and error.startswith(f"edge-circuits {words[0]}: ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_map_draws_and_tells_the_agreement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = "map --task ioi --n-prompts 2 --prompt 1 --methods relp exact --quiet --out"
+    assert main([*words.split(), str(tmp_path / "map.svg")]) == 0
+    told = capsys.readouterr().out
+    assert "Pearson with exact" in told and told.count("relp") == 6
+    assert "gave" in (tmp_path / "map.svg").read_text()
+    assert main([*words.split()[:-3], "--prompt", "2", "--out", str(tmp_path / "none.svg")]) == 2
+    assert "--prompt: expected a whole number from 0 to 1" in capsys.readouterr().err
