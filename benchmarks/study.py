@@ -34,7 +34,9 @@ DONE, DIFFERS, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 PARTIAL = ".partial"  # within the folder for results
 OPTIONS: dict[str, dict[str, Any]] = {
     "--model": dict(
-        nargs="+", default=[PLANTED], help="planted (the default), trained, hub names such as gpt2, or directories"
+        nargs="+",
+        default=[PLANTED],
+        help="planted (the default), planted:1 of another training, trained, hub names such as gpt2, or directories",
     ),
     "--tasks --task": dict(
         nargs="+",

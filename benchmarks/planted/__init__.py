@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 NAMES = ("ioi", "greater_than", "docstring")
 HARDER = ("induction", "twice")  # asked for by name alone
+MODELS = tuple(dict.fromkeys(name.partition(".")[0] for name in (*NAMES, *HARDER)))
 
 
 class Planted(NamedTuple):
@@ -77,22 +78,33 @@ def planted_task(name: str) -> PlantedTask:
         ValueError: There is none.
     """
     choice("planted task", name, (*NAMES, *HARDER))
-    return importlib.import_module(f"{__name__}.{name}").PLANTED
+    return next(task for task in tasks_of(name.partition(".")[0]) if task.name == name)
 
 
-def load(name: str, folder: Path | None = None) -> Planted:
+def tasks_of(model: str) -> tuple[PlantedTask, ...]:
+    """All tasks that are planted in one model.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    found = importlib.import_module(f"{__name__}.{choice('planted model', model, MODELS)}").PLANTED
+    return found if isinstance(found, tuple) else (found,)
+
+
+def load(name: str, folder: Path | None = None, seed: int = 0) -> Planted:
     """The planted model of that name with its trained weights.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES` or `HARDER`.
         folder: Where the weights are; None: those shipped.
+        seed: Of the training.
 
     Raises:
         ValueError: There is no such task, or its weights are missing or of another circuit.
     """
-    from edge_circuits.benchmarks.planted.weights import SHIPPED, load_into
+    from edge_circuits.benchmarks.planted.model import weights_of
 
     task = planted_task(name)
     model = task.new_model(seed=0)
-    load_into(model, task, SHIPPED if folder is None else folder)
+    weights_of(tasks_of(task.model), seed, folder).load_into(model.original_model)
     return Planted(model.requires_grad_(False), task.circuit, task)

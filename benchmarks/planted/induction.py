@@ -29,6 +29,7 @@ from edge_circuits.benchmarks.planted.attention import at_answer
 from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.tasks.task import Split, in_split
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.graphs import PromptPairs
 
 PREVIOUS = ("a0.h1", "a0.h4")
@@ -42,15 +43,17 @@ SHORTEST, LONGEST = 6, 12
 
 def draw(n: int, seed: int, split: Split) -> PromptPairs:
     """Prompts, and others of the same length with the repeated word at the same place."""
-    rng, rows = random.Random(f"planted induction {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         length = rng.randint(SHORTEST, LONGEST)
         at = rng.randrange(length - 1)
         clean, corrupted = (rng.sample(range(FIRST, FIRST + len(WORDS)), length) for _ in range(2))
-        if in_split(repr(clean), split) and clean[at + 1] != corrupted[at + 1]:
-            wrong = [word for word in clean if word != clean[at + 1]]
-            rows.append(([BOS, *clean, clean[at]], [BOS, *corrupted, corrupted[at]], clean[at + 1], wrong))
-    return PromptPairs(*(list(column) for column in zip(*rows)), tokenizer=TASK.word_tokenizer())
+        if not in_split(repr(clean), split) or clean[at + 1] == corrupted[at + 1]:
+            return None
+        wrong = [word for word in clean if word != clean[at + 1]]
+        return TokenPair([BOS, *clean, clean[at]], [BOS, *corrupted, corrupted[at]], clean[at + 1], wrong)
+
+    return token_pairs(one, n, f"planted induction {seed}", TASK.word_tokenizer())
 
 
 def read(tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from edge_circuits.benchmarks.planted.causal import CausalModel
 from edge_circuits.benchmarks.tasks.task import Split, Task
 from edge_circuits.benchmarks.tasks.words import WordTokenizer
+from edge_circuits.benchmarks.weights import Weights
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.running.patching import Intervention
 
@@ -33,6 +35,7 @@ class Training:
         seed: Of weights, prompts and cuts.
         squares_alone: Weight of squared differences against KL (`distance`) while the circuit is planted alone.
         squares: The same at the end of training.
+        weight_decay: AdamW's.
     """
 
     steps: int = 1200
@@ -44,6 +47,7 @@ class Training:
     seed: int = 0
     squares_alone: float = 0.0
     squares: float = 2.0
+    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class PlantedTask:
     """A task, and the circuit that solves it in a model made for it.
 
     Attributes:
-        name: Its name, which is its file's.
+        name: Its name, which is its file's; "FILE.NAME" where several tasks are planted in one model.
         task: Prompts and vocabulary.
         settings: What `TransformerBridgeConfig` is given, beside the size of the vocabulary.
         causal: What each node of the circuit computes; its edges are the circuit.
@@ -99,6 +103,11 @@ class PlantedTask:
     roles: Mapping[str, tuple[str, ...]]
     interventions: tuple[Intervention, ...] = ("patching",)
     training: Training = field(default_factory=Training)
+
+    @property
+    def model(self) -> str:
+        """Name of the model, which other tasks may share."""
+        return self.name.partition(".")[0]
 
     @property
     def graph(self) -> Graph:
@@ -126,7 +135,23 @@ class PlantedTask:
 
         vocabulary = len(self.task.vocabulary())
         config = TransformerBridgeConfig(
-            d_vocab=vocabulary, model_name=f"planted-{self.name}", seed=seed, **self.settings
+            d_vocab=vocabulary, model_name=f"planted-{self.model}", seed=seed, **self.settings
         )
         torch.manual_seed(seed)
         return TransformerBridge.boot_native(config).eval()
+
+
+def weights_of(tasks: Sequence[PlantedTask], seed: int, folder: Path | None = None) -> Weights:
+    """Where the weights of a model are that was trained for these tasks; they are of no other circuits.
+
+    Args:
+        tasks: All tasks of the model.
+        seed: Of the training.
+        folder: None: those shipped.
+    """
+    identity = {
+        "settings": dict(tasks[0].settings),
+        "vocabulary": list(tasks[0].task.vocabulary()),
+        "edges": list(dict.fromkeys(edge for task in tasks for edge in task.causal.edges)),
+    }
+    return Weights("planted", tasks[0].model, seed, identity, folder)

@@ -22,11 +22,10 @@ Reference: Geiger et al. 2022, Inducing Causal Structure for Interpretable Neura
 
 from __future__ import annotations
 
-import argparse
 import random
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm import trange
 
-from edge_circuits.benchmarks.planted import HARDER, NAMES, planted_task
+from edge_circuits.benchmarks.planted import MODELS, tasks_of
 from edge_circuits.benchmarks.planted.attention import attention_loss
-from edge_circuits.benchmarks.planted.model import PlantedTask, Training
-from edge_circuits.benchmarks.planted.weights import SHIPPED, save
-from edge_circuits.benchmarks.study import Study
+from edge_circuits.benchmarks.planted.model import PlantedTask, Training, weights_of
+from edge_circuits.benchmarks.training import Descent, training_study
 from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
@@ -50,33 +48,24 @@ from edge_circuits.graphs.running.plan import Plan, make_plan
 
 POOL = 12_800  # prompt pairs drawn at a time
 EMBEDDING_SPREAD = 0.3  # standard deviation
-WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 
-def train(task: PlantedTask, training: Training, quiet: bool = False) -> tuple[nn.Module, list[float]]:
-    """Train a model of the task from random weights; returns it with the loss of every step."""
-    model = task.new_model(training.seed).requires_grad_(True)
+def train(tasks: Sequence[PlantedTask], training: Training, quiet: bool = False) -> tuple[nn.Module, list[float]]:
+    """Train a model of the tasks, which take turns, from random weights; returns it with the loss of every step."""
+    model = tasks[0].new_model(training.seed).requires_grad_(True)
     spread_embeddings(model, training.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, betas=(0.95, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.steps + 1, pct_start=WARM_UP
-    )
-    losses, rest = Losses(task, training), Rest(model, task.circuit)
+    descent = Descent(model.parameters(), training, (0.95, 0.98))
+    turns = [(Losses(task, training), batches(task, training)) for task in tasks]
+    rest = Rest(model, reduce(or_, (task.circuit for task in tasks)))
     rest.silence()
     history = []
-    bar = tqdm(batches(task, training), total=training.steps, desc=f"planting {task.name}", unit="step", disable=quiet)
-    for step, batch in enumerate(bar):
+    bar = trange(training.steps, desc=f"planting {tasks[0].model}", unit="step", disable=quiet)
+    for step in bar:
         if step == training.alone:
             rest.wake(training.rest, training.seed)
-        parts = losses(model, batch, step)
-        optimizer.zero_grad()
-        sum(parts.values()).backward()
-        if step < training.alone:
-            rest.hold()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        history.append(sum(parts.values()).item())
+        losses, drawn = turns[step % len(turns)]
+        parts = losses(model, next(drawn), step)
+        history.append(descent.step(sum(parts.values()), rest.hold if step < training.alone else None))
         if len(history) % 50 == 0:
             bar.set_postfix_str(" ".join(f"{name} {value.item():.3f}" for name, value in parts.items()))
     return model, history
@@ -220,24 +209,17 @@ def distance(
     return F.kl_div(given, wanted, log_target=True, reduction="batchmean") + squares * F.mse_loss(given, wanted)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("name", choices=(*NAMES, *HARDER))
-    add("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
-    add("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
-    add("--seed", type=int, help="of weights, prompts and cuts")
+def _work(name: str, training: Training, folder: Path, quiet: bool) -> str:
+    tasks = tasks_of(name)
+    model, _ = train(tasks, training, quiet)
+    return f"wrote {weights_of(tasks, training.seed, folder).save(model.original_model, training)}"
 
 
-def _work(given: argparse.Namespace) -> None:
-    task = planted_task(given.name)
-    asked = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
-    training = replace(task.training, **asked)
-    torch.set_num_threads(1)  # the model is small, and sums keep their order
-    model, _ = train(task, training, given.quiet)
-    print(f"wrote {save(task, model, training, given.out)}")
+def _training_of(name: str) -> Training:
+    return tasks_of(name)[0].training
 
 
-STUDY = Study("planted.train", "Train a planted model.", ("quiet",), _add, _work)
+STUDY = training_study("planted", "Train a planted model.", MODELS, _training_of, _work)
 main, parser = STUDY.main, STUDY.parser
 
 if __name__ == "__main__":

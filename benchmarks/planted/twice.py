@@ -25,6 +25,7 @@ from edge_circuits.benchmarks.planted.attention import at_answer
 from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.tasks.task import Split, in_split
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.graphs import PromptPairs
 
 COUNT = ("a0.h1", "a1.h2")
@@ -38,13 +39,15 @@ LENGTH = 7  # words
 
 def draw(n: int, seed: int, split: Split) -> PromptPairs:
     """Prompts with one word twice, and others in which another word is."""
-    rng, rows = random.Random(f"planted twice {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         (clean, answer), (corrupted, other) = _prompt(rng), _prompt(rng)
-        if in_split(repr(sorted(clean)), split) and answer != other:
-            wrong = [word for word in dict.fromkeys(clean) if word != answer]
-            rows.append(([BOS, *clean, MARK], [BOS, *corrupted, MARK], answer, wrong))
-    return PromptPairs(*(list(column) for column in zip(*rows)), tokenizer=TASK.word_tokenizer())
+        if not in_split(repr(sorted(clean)), split) or answer == other:
+            return None
+        wrong = [word for word in dict.fromkeys(clean) if word != answer]
+        return TokenPair([BOS, *clean, MARK], [BOS, *corrupted, MARK], answer, wrong)
+
+    return token_pairs(one, n, f"planted twice {seed}", TASK.word_tokenizer())
 
 
 def _prompt(rng: random.Random) -> tuple[list[int], int]:

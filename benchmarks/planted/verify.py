@@ -215,11 +215,12 @@ def _verdict(passed: bool) -> str:
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=(*NAMES, *HARDER))
+    parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help=f"how many held-out prompts ({N_PROMPTS})")
 
 
 def _work(given: argparse.Namespace) -> int:
-    planted = load(given.name, given.weights)
+    planted = load(given.name, given.weights, given.seed)
     result = verify(planted, given.prompts, intervention=given.intervention, quiet=given.quiet)
     print(report(result))
     return DONE if result.passed else DIFFERS

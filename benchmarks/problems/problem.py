@@ -20,7 +20,7 @@ class Problem:
     """What a study is made on.
 
     Attributes:
-        model_name: "planted", "trained", or the name or directory that was opened.
+        model_name: "planted", "trained" (with the seed of a training: "planted:1"), or the name or directory that was opened.
         task: Name of the task.
         model: The model, frozen.
         pairs: The prompts that edges are scored on.
@@ -66,7 +66,7 @@ class Problem:
     @property
     def is_planted(self) -> bool:
         """Whether the circuit is true by construction."""
-        return self.model_name == PLANTED
+        return self.model_name.partition(":")[0] == PLANTED
 
     @property
     def metric(self) -> metrics.Metric:

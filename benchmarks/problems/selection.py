@@ -54,7 +54,7 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
     """A model with each of some tasks.
 
     Args:
-        model_name: "planted", "trained" (with a seed of the training: "trained:1"), a directory or a hub name.
+        model_name: "planted", "trained" (with a seed of the training: "planted:1"), a directory or a hub name.
         tasks: None: all planted ones; of another model those with a known circuit where one is needed, else `text`, or `sort`
             without a tokenizer.
         n_prompts: Prompts of each (100); of a user's file all by default.
@@ -82,10 +82,10 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
             whole_number(name, number, 1)
     if wanted.metric not in (None, metrics.KL):
         metrics.load(wanted.metric)
-    if model_name == PLANTED:
-        found = _planted(tasks, wanted)
-    elif model_name.split(":")[0] == TRAINED:
-        found = _trained(model_name, tasks, wanted)
+    kind, _, training_seed = model_name.partition(":")
+    if kind in (PLANTED, TRAINED):
+        of_kind = _planted if kind == PLANTED else _trained
+        found = of_kind(model_name, _seed(training_seed or "0"), tasks, wanted)
     else:
         found = _opened(model_name, tasks, wanted)
     if wanted.metric is not None:
@@ -93,12 +93,18 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
     return found if wanted.circuit is None else [_with_circuit(problem, wanted.circuit) for problem in found]
 
 
-def _planted(tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise refusal("model", "the seed of a training behind the colon", repr(text))
+    return int(text)
+
+
+def _planted(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
     if asked.prompts is not None and tasks is None:
         raise refusal("--tasks", "the planted model that the prompts are for", "none", "name it")
     problems = []
     for name in planted.NAMES if tasks is None else tasks:
-        model, circuit, task = planted.load(name, asked.weights)
+        model, circuit, task = planted.load(name, asked.weights, seed)
         if asked.prompts is not None:
             pairs, prompts, held_out = _own(asked, task.task.word_tokenizer())
         elif asked.n_held_out is None:
@@ -110,22 +116,21 @@ def _planted(tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
         if asked.device is not None or asked.dtype != "float32":
             with told_elsewhere(asked.quiet):
                 model = model.to(asked.device or "cpu", getattr(torch, asked.dtype))
-        problems.append(Problem(PLANTED, name, model, pairs, prompts, task.task.metric, held_out, **known))
+        problems.append(Problem(model_name, name, model, pairs, prompts, task.task.metric, held_out, **known))
     return problems
 
 
-def _trained(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
-    """The tasks of models that the project trained; the seed of the training may stand behind a colon."""
+def _trained(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
+    """The tasks of models that the project trained."""
     if asked.prompts is not None or (asked.needs_circuit and asked.circuit is None):
         raise refusal("model", "one that takes your prompts, or has a known circuit", repr(model_name))
-    seed = model_name.partition(":")[2] or "0"
     languages = [trained.language_of(name) for name in trained.NAMES]
     known = {task.name: (language, task) for language in languages for task in language.tasks}
     models, problems = {}, []
     for name in known if tasks is None else tasks:
         language, task = known[choice("task", name, known)]
         if language.name not in models:
-            models[language.name] = trained.load(language.name, int(seed), asked.weights).model
+            models[language.name] = trained.load(language.name, seed, asked.weights).model
         pairs, held_out = task.pairs(_n(asked), asked.seed, "test"), None
         if asked.n_held_out is not None:
             drawn = task.pairs(_n(asked) + asked.n_held_out, asked.seed, "test")

@@ -49,12 +49,10 @@ def load(name: str, seed: int = 0, folder: Path | None = None) -> Trained:
     Raises:
         ValueError: There is no such model, or its weights are missing or of another.
     """
-    from edge_circuits.benchmarks.trained.weights import SHIPPED, load_into
-
     of = language_of(name)
     module = of.new_module(seed)
     model = bridged(of, module)  # names the parameters as they were written
-    load_into(module, of, seed, SHIPPED if folder is None else folder)
+    of.weights(seed, folder).load_into(module)
     return Trained(model, of)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
 from edge_circuits.graphs import PromptPairs
 
@@ -39,16 +40,17 @@ def sequence(rng: random.Random) -> Example:
 
 def pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
     """Prompts with an open bracket, and the same with another kind of bracket there."""
-    rng, rows = random.Random(f"brackets {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         tokens, stack = brackets(rng)
         if len(stack) < 2 or len(tokens) - stack[-1] < 2 or not in_split(repr(tokens), split):
-            continue
+            return None
         here, other = tokens[stack[-1]], rng.choice([kind for kind in OPEN if kind != tokens[stack[-1]]])
         changed = list(tokens)
         changed[stack[-1]] = other
-        rows.append(([BOS, *tokens], [BOS, *changed], here + 4, other + 4))
-    return PromptPairs(*(list(column) for column in zip(*rows)), tokenizer=LANGUAGE.tokenizer)
+        return TokenPair([BOS, *tokens], [BOS, *changed], here + 4, other + 4)
+
+    return token_pairs(one, n, f"brackets {seed}", LANGUAGE.tokenizer)
 
 
 LANGUAGE = Language(

@@ -17,7 +17,8 @@ import random
 from typing import NamedTuple
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
-from edge_circuits.benchmarks.trained.language import Example, Language, Task, Training
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
+from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
 from edge_circuits.graphs import PromptPairs
 
 SINGULAR, PLURAL = 0, 1
@@ -122,25 +123,26 @@ def sentences(rng: random.Random) -> list[str]:
 
 def sequence(rng: random.Random) -> Example:
     """What the model learns: two sentences; those of test prompts' contents too, since any sentence may come."""
-    return Example([1, *(ID[word] for word in sentences(rng))])
+    return Example(_ids(sentences(rng)))
 
 
 def number_pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
     """Prompts before a verb, and the same with the subject in the other number."""
-    rng, rows = random.Random(f"number {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         about = subject(rng, rng.choice(("preposition", "own verb", "other verb")))
         words, other = about.words, 1 - about.number
         if not in_split(" ".join(words), split):
-            continue
+            return None
         at = words.index(about.noun.forms[about.number])
         changed = list(words)
         changed[0], changed[at] = rng.choice(DETERMINERS[other]), about.noun.forms[other]
         if words[at + 1] == "who" and at + 2 < len(words):  # a verb of its own agrees too
             changed[at + 2 :] = [_agreeing(word, other) for word in words[at + 2 : at + 3]] + words[at + 3 :]
         right, wrong = ([ID[verb[number]] for verb in VERBS] for number in (about.number, other))
-        rows.append((words, changed, right, wrong))
-    return _pairs(rows)
+        return TokenPair(_ids(words), _ids(changed), right, wrong)
+
+    return token_pairs(one, n, f"number {seed}", LANGUAGE.tokenizer)
 
 
 def _agreeing(word: str, number: int) -> str:
@@ -150,25 +152,24 @@ def _agreeing(word: str, number: int) -> str:
 
 def pronoun_pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
     """Prompts after a sentence, and the same with a subject of another pronoun."""
-    rng, rows = random.Random(f"pronoun {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         about, noun, number = subject(rng, rng.choice(("plain", "preposition"))), rng.choice(NOUNS), rng.randrange(2)
         right, wrong = about.noun.refers(about.number), noun.refers(number)
         does = rng.choice(ALONE)
         words = [*about.words, does[about.number], "."]
         if right == wrong or not in_split(" ".join(words), split):
-            continue
+            return None
         changed = [*about.words, does[number], "."]
         at = changed.index(about.noun.forms[about.number])
         changed[0], changed[at] = rng.choice(DETERMINERS[number]), noun.forms[number]
-        rows.append((words, changed, [ID[right]], [ID[wrong]]))
-    return _pairs(rows)
+        return TokenPair(_ids(words), _ids(changed), [ID[right]], [ID[wrong]])
+
+    return token_pairs(one, n, f"pronoun {seed}", LANGUAGE.tokenizer)
 
 
-def _pairs(rows: list[tuple[list[str], list[str], list[int], list[int]]]) -> PromptPairs:
-    clean, corrupted = ([[1, *(ID[word] for word in row[side])] for row in rows] for side in (0, 1))
-    tokenizer = LANGUAGE.tokenizer
-    return PromptPairs(clean, corrupted, [row[2] for row in rows], [row[3] for row in rows], tokenizer=tokenizer)
+def _ids(words: list[str]) -> list[int]:
+    return [BOS, *(ID[word] for word in words)]
 
 
 LANGUAGE = Language(

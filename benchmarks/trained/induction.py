@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
 from edge_circuits.graphs import PromptPairs
 
@@ -30,17 +31,19 @@ def sequence(rng: random.Random) -> Example:
 
 def pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
     """Prompts whose last word came before, and the same with another word behind it there."""
-    rng, rows = random.Random(f"induction {seed}"), []
-    while len(rows) < n:
+
+    def one(rng: random.Random) -> TokenPair | None:
         words = rng.sample(IDS, rng.randint(SHORTEST, LONGEST))
         start = rng.randrange(len(words) - 3)
         end = rng.randrange(start + 1, len(words) - 1)
         other = rng.choice([word for word in IDS if word not in words])
-        if in_split(repr(words), split):
-            again, changed = words[start : end + 1], list(words)
-            changed[end + 1] = other
-            rows.append(([BOS, *words, *again], [BOS, *changed, *again], words[end + 1], other))
-    return PromptPairs(*(list(column) for column in zip(*rows)), tokenizer=LANGUAGE.tokenizer)
+        if not in_split(repr(words), split):
+            return None
+        again, changed = words[start : end + 1], list(words)
+        changed[end + 1] = other
+        return TokenPair([BOS, *words, *again], [BOS, *changed, *again], words[end + 1], other)
+
+    return token_pairs(one, n, f"induction {seed}", LANGUAGE.tokenizer)
 
 
 LANGUAGE = Language(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from edge_circuits.benchmarks.tasks.task import Split
 from edge_circuits.benchmarks.tasks.words import WordTokenizer
+from edge_circuits.benchmarks.weights import Weights
 from edge_circuits.graphs import PromptPairs
 
 BOS = 1  # id, as of `WordTokenizer`
@@ -83,6 +85,11 @@ class Language:
     def tokenizer(self) -> WordTokenizer:
         """Of the small vocabulary."""
         return WordTokenizer(self.words)
+
+    def weights(self, seed: int, folder: Path | None = None) -> Weights:
+        """Where the weights of a training with that seed are; None: those shipped."""
+        identity = dict(architecture=self.architecture, settings=dict(self.settings), words=list(self.words))
+        return Weights("trained", self.name, seed, identity, folder)
 
     def new_module(self, seed: int) -> nn.Module:
         """The Hugging Face model with random weights."""

@@ -6,9 +6,7 @@ its tasks' held-out prompts, and the share of right answers is printed and writt
 
 from __future__ import annotations
 
-import argparse
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,33 +14,24 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import trange
 
-from edge_circuits.benchmarks.study import Study
 from edge_circuits.benchmarks.trained import NAMES, bridged, language_of
 from edge_circuits.benchmarks.trained.language import Language, Training
-from edge_circuits.benchmarks.trained.weights import SHIPPED, save
+from edge_circuits.benchmarks.training import Descent, training_study
 from edge_circuits.graphs import Circuit, Graph, metrics, run
 
-WARM_UP = 0.05  # share of the steps in which the rate rises
 N_ASKED = 512
 
 
 def train(of: Language, training: Training, quiet: bool = False) -> nn.Module:
     """Train the Hugging Face model from random weights."""
     module = of.new_module(training.seed).train()
-    rate = training.learning_rate
-    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=training.steps + 1, pct_start=WARM_UP)
+    descent = Descent(module.parameters(), training, (0.9, 0.98))
     rng = random.Random(f"sequences {training.seed}")
     bar = trange(training.steps, desc=f"training {of.name}", unit="step", disable=quiet)
     for step in bar:
-        loss = next_token_loss(module, of, rng, training.batch_size)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = descent.step(next_token_loss(module, of, rng, training.batch_size))
         if step % 50 == 0:
-            bar.set_postfix_str(f"loss {loss.item():.3f}")
+            bar.set_postfix_str(f"loss {loss:.3f}")
     return module.eval()
 
 
@@ -79,26 +68,19 @@ def accuracies(of: Language, model: nn.Module) -> dict[str, float]:
     return found
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("name", choices=NAMES)
-    add("--out", type=Path, default=SHIPPED, help="folder for the weights; by default those shipped are replaced")
-    add("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
-    add("--seed", type=int, help="of weights and sequences")
-
-
-def _work(given: argparse.Namespace) -> None:
-    of = language_of(given.name)
-    asked = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
-    training = replace(of.training, **asked)
-    torch.set_num_threads(1)  # the model is small, and sums keep their order
-    module = round_to_half(train(of, training, given.quiet))
+def _work(name: str, training: Training, folder: Path, quiet: bool) -> str:
+    of = language_of(name)
+    module = round_to_half(train(of, training, quiet))
     found = accuracies(of, bridged(of, module))
-    path = save(of, module, training, found, given.out)
-    print(f"wrote {path}; right answers: {found}")
+    path = of.weights(training.seed, folder).save(module, training, half=True, accuracy=found)
+    return f"wrote {path}; right answers: {found}"
 
 
-STUDY = Study("trained.train", "Train a small language model.", ("quiet",), _add, _work)
+def _training_of(name: str) -> Training:
+    return language_of(name).training
+
+
+STUDY = training_study("trained", "Train a small language model.", NAMES, _training_of, _work)
 main, parser = STUDY.main, STUDY.parser
 
 if __name__ == "__main__":

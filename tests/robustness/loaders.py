@@ -12,7 +12,8 @@ from torch import nn
 
 from edge_circuits.acdc.trace import Trace
 from edge_circuits.benchmarks.planted import planted_task
-from edge_circuits.benchmarks.planted.weights import SHIPPED, load_into
+from edge_circuits.benchmarks.planted.model import weights_of
+from edge_circuits.benchmarks.weights import shipped
 from edge_circuits.eap.checkpoint import Checkpoint
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.files.digest import digest_of_tensors
@@ -92,12 +93,12 @@ def _read_pairs(read: Callable[[Path], PromptPairs]) -> Callable[[Path], Any]:
 
 def _write_planted(path: Path) -> None:
     for ending in (".safetensors", ".json"):
-        path.with_suffix(ending).write_bytes((SHIPPED / f"ioi{ending}").read_bytes())
+        path.with_suffix(ending).write_bytes((shipped("planted") / f"ioi-0{ending}").read_bytes())
 
 
 def _read_planted(path: Path) -> str:
     model = _planted_model()
-    load_into(model, planted_task("ioi"), path.parent)
+    weights_of((planted_task("ioi"),), 0, path.parent).load_into(model.original_model)
     return digest_of_tensors(model.state_dict())
 
 
@@ -133,8 +134,8 @@ LOADERS: dict[str, Loader] = {
         False,
         "c.json",
     ),
-    "planted weights": Loader(_write_planted, _read_planted, True, "ioi.safetensors"),
-    "manifest of planted weights": Loader(_write_planted, _read_planted, False, "ioi.json"),
+    "planted weights": Loader(_write_planted, _read_planted, True, "ioi-0.safetensors"),
+    "manifest of planted weights": Loader(_write_planted, _read_planted, False, "ioi-0.json"),
     "prompts, csv": Loader(pairs().to_csv, _read_pairs(PromptPairs.from_csv), False, "pairs.csv"),
     "prompts, jsonl": Loader(pairs().to_jsonl, _read_pairs(PromptPairs.from_jsonl), False, "pairs.jsonl"),
 }

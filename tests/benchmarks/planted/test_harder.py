@@ -112,7 +112,7 @@ def test_other_interventions_are_trained_too() -> None:
     tiny = {**planted_task("induction").settings, "d_model": 16, "d_head": 4, "d_mlp": 16}
     task = replace(planted_task("induction"), settings=tiny, interventions=("patching", "zero", "mean"))
     training = Training(steps=2, alone=1, batch_size=8)
-    model, losses = train(task, training, quiet=True)
+    model, losses = train((task,), training, quiet=True)
     assert len(losses) == 2
     parts = Losses(task, training)(model, task.pairs(8), 0)
     assert "circuit, other" in parts and parts["circuit, other"].isfinite()

@@ -17,13 +17,14 @@ from edge_circuits.benchmarks.planted.ioi import OTHER_WORD, SHARPNESS, STRENGTH
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.train import Losses, Rest, batches, main, train
 from edge_circuits.benchmarks.planted.verify import report, verify
-from edge_circuits.benchmarks.planted.weights import SHIPPED
 from edge_circuits.benchmarks.tasks.docstring import WORD_NOUNS as DOCSTRING_NOUNS
 from edge_circuits.benchmarks.tasks.greater_than import WORD_NOUNS
+from edge_circuits.benchmarks.weights import shipped
 from edge_circuits.graphs import Circuit, PromptPairs, run
 from edge_circuits.graphs.model.adapter import adapt
 
 MOST_BYTES = 1_100_000
+SHIPPED = shipped("planted")
 TINY = Training(steps=30, alone=10, batch_size=16)
 
 
@@ -236,7 +237,7 @@ def test_shipped_circuit_is_the_circuit(planted: Planted) -> None:
 
 
 def test_shipped_weights_are_small_and_say_how_they_were_made(planted: Planted) -> None:
-    path = SHIPPED / f"{planted.task.name}.safetensors"
+    path = SHIPPED / f"{planted.task.name}-0.safetensors"
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert path.stat().st_size < MOST_BYTES
     assert about["command"].startswith(f"python -m edge_circuits.benchmarks.planted.train {planted.task.name} ")
@@ -262,11 +263,17 @@ def test_checks_fail_for_another_circuit(planted: Planted) -> None:
     assert not verify(planted._replace(circuit=without), n_prompts=64, quiet=True).nothing_else_matters
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_other_trainings_of_ioi_have_the_circuit_too(seed: int) -> None:
+    result = verify(load("ioi", seed=seed), n_prompts=256, quiet=True)
+    assert result.passed and result.accuracy >= 0.97, report(result)
+
+
 # Training
 
 
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
-    (model, _), (again, _) = (train(tiny(), TINY, quiet=True) for _ in range(2))
+    (model, _), (again, _) = (train((tiny(),), TINY, quiet=True) for _ in range(2))
     batch = next(batches(tiny(), TINY))
     before, after = (
         Losses(tiny(), TINY)(each, batch, step=TINY.alone)["whole"] for each in (tiny().new_model(TINY.seed), model)
@@ -276,7 +283,7 @@ def test_training_lowers_the_loss_and_repeats_itself() -> None:
 
 
 def test_the_rest_is_silent_while_the_circuit_is_planted() -> None:
-    alone, _ = train(tiny(), replace(TINY, steps=10), quiet=True)
+    alone, _ = train((tiny(),), replace(TINY, steps=10), quiet=True)
     batch = next(batches(tiny(), TINY))
     everything = Circuit.full(tiny().graph)
     within = Circuit.from_edges(tiny().graph, [edge for edge in everything.edges if _is_within(edge, tiny().circuit)])
@@ -318,24 +325,24 @@ def test_losses_vanish_for_a_model_that_follows_the_causal_model(planted: Plante
 
 def test_command_writes_weights_that_load(tmp_path: Path) -> None:
     main(["ioi", "--out", str(tmp_path / "new"), "--steps", "1", "--seed", "3", "--quiet"])
-    about = json.loads((tmp_path / "new" / "ioi.json").read_text(encoding="utf-8"))
-    assert about["training"]["seed"] == 3 and "--steps 1 --seed 3" in about["command"]
-    one, shipped = load("ioi", tmp_path / "new").model, load("ioi").model
+    about = json.loads((tmp_path / "new" / "ioi-3.json").read_text(encoding="utf-8"))
+    assert about["training"]["seed"] == 3 and "--seed 3 --steps 1" in about["command"]
+    one, shipped = load("ioi", tmp_path / "new", 3).model, load("ioi").model
     assert not torch.equal(next(one.parameters()), next(shipped.parameters()))
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["ioi.json", "ioi.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["ioi-3.json", "ioi-3.safetensors"]
 
 
 def test_weights_of_another_circuit_are_refused(tmp_path: Path) -> None:
-    for name in ("ioi.json", "ioi.safetensors"):
+    for name in ("ioi-0.json", "ioi-0.safetensors"):
         (tmp_path / name).write_bytes((SHIPPED / name).read_bytes())
-    about = json.loads((tmp_path / "ioi.json").read_text(encoding="utf-8"))
-    (tmp_path / "ioi.json").write_text(json.dumps(about | {"edges": about["edges"][1:]}), encoding="utf-8")
-    with pytest.raises(ValueError, match="got some with other edges; train them again"):
+    about = json.loads((tmp_path / "ioi-0.json").read_text(encoding="utf-8"))
+    (tmp_path / "ioi-0.json").write_text(json.dumps(about | {"edges": about["edges"][1:]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="got some with other edges; run python -m .*planted.train ioi --seed 0"):
         load("ioi", tmp_path)
 
 
 def test_missing_weights_and_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="found none; run python -m edge_circuits.benchmarks.planted.train ioi"):
+    with pytest.raises(ValueError, match="got none; run python -m edge_circuits.benchmarks.planted.train ioi --seed 0"):
         load("ioi", tmp_path)
     with pytest.raises(ValueError, match="expected one of 'ioi'.*got 'sorting'"):
         load("sorting")

@@ -11,7 +11,7 @@ from real_directory import save_real_directory
 from toy import EDGES, toy_files, toy_problem
 
 from edge_circuits.benchmarks import planted, trained
-from edge_circuits.benchmarks.planted.weights import save
+from edge_circuits.benchmarks.planted.model import weights_of
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.problems.prompt_sets import sort_pairs
 from edge_circuits.benchmarks.problems.selection import open_problems
@@ -85,7 +85,7 @@ def test_an_unknown_metric_is_refused(problem: Problem) -> None:
 @pytest.mark.parametrize("name", planted.NAMES)
 def test_a_planted_model_brings_its_circuit(name: str, tmp_path: Path) -> None:
     task = planted.planted_task(name)
-    save(task, task.new_model(0), task.training, tmp_path)
+    weights_of((task,), 0, tmp_path).save(task.new_model(0).original_model, task.training)
     (problem,) = open_problems("planted", [name], n_prompts=4, seed=3, weights=tmp_path)
     assert problem.is_planted and problem.name == f"planted {name}" and problem.metric_name == load(name).metric
     assert problem.circuit == task.circuit and problem.graph == task.graph
@@ -99,6 +99,17 @@ def test_planted_models_score_on_training_prompts_where_others_are_held_out() ->
     assert problem.pairs == task.pairs(4, seed=5, split="train")
     assert problem.held_out == task.pairs(4, seed=5, split="test")
     assert problem.metric_name == "kl" and next(problem.model.parameters()).dtype == torch.float64
+
+
+def test_a_training_with_another_seed_has_the_same_circuit_in_other_weights() -> None:
+    usual, other = (open_problems(name, ["ioi"], n_prompts=3)[0] for name in ("planted", "planted:1"))
+    assert other.is_planted and other.name == "planted:1 ioi" and other.stem == "planted-1-ioi"
+    assert other.circuit == usual.circuit and other.pairs == usual.pairs
+    assert not torch.equal(next(other.model.parameters()), next(usual.model.parameters()))
+    with pytest.raises(ValueError, match="docstring-1.safetensors, got none; run .*planted.train docstring --seed 1"):
+        open_problems("planted:1", ["docstring"])
+    with pytest.raises(ValueError, match="model: expected the seed of a training behind the colon, got 'x'"):
+        open_problems("trained:x")
 
 
 def test_trained_models_bring_their_tasks() -> None:

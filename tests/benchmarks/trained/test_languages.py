@@ -11,7 +11,6 @@ import torch
 
 from edge_circuits.benchmarks.trained import NAMES, grammar, language_of, load
 from edge_circuits.benchmarks.trained.train import STUDY, next_token_loss, train
-from edge_circuits.benchmarks.trained.weights import save
 from edge_circuits.graphs import Circuit, Graph, metrics, run
 
 TASKS = [(name, task) for name in NAMES for task in language_of(name).tasks]
@@ -81,7 +80,7 @@ def test_training_lowers_the_loss_and_can_be_repeated(tmp_path: Path) -> None:
         next_token_loss(module, of, random.Random(9), 32).item() for module in (of.new_module(0), modules[0])
     )
     assert after < before - 0.1
-    save(of, modules[0], training, {}, tmp_path)
+    of.weights(0, tmp_path).save(modules[0], training)
     with pytest.raises(ValueError, match="brackets-3.safetensors.*trained.train brackets --seed 3"):
         load("brackets", 3, tmp_path)
 
