@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from statistics import fmean
 from typing import NamedTuple
 
 from edge_circuits.benchmarks.output.tables import table
@@ -29,7 +30,7 @@ def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
             table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found]),
         ]
         parts += [*_left_out([entry for entry in skipped if entry.search.problem is problem]), ""]
-    return "\n".join([*parts, _legend(findings)])
+    return "\n".join([*parts, *_over_seeds(findings), _legend(findings)])
 
 
 def skipped_rows(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
@@ -42,6 +43,31 @@ def skipped_rows(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
             "reason": one.reason,
         }
         for one in skipped
+    ]
+
+
+def _over_seeds(findings: Sequence[Finding]) -> list[str]:
+    """What the seed of a model's training makes of the areas: a table of means and ranges for each task with several."""
+    groups: dict[tuple[str, str], dict[str, dict[str, Finding]]] = {}
+    for finding in findings:
+        problem = finding.search.problem
+        methods = groups.setdefault((problem.model_name.partition(":")[0], problem.task), {})
+        methods.setdefault(finding.named, {})[problem.model_name] = finding
+    lines = []
+    for (kind, task), methods in groups.items():
+        if rows := [[name, *_ranges(list(found.values()))] for name, found in methods.items() if len(found) > 1]:
+            models = dict.fromkeys(model for found in methods.values() for model in found)
+            heading = f"{kind} {task}, mean (least, most) over {', '.join(models)}"
+            lines += [heading, table(["method", "AUC", "AP", "hard AUC", "hard AP"], rows), ""]
+    return lines
+
+
+def _ranges(found: Sequence[Finding]) -> list[str]:
+    """Mean, least and most of the areas."""
+    all_figures = [finding.figures for finding in found]
+    areas = zip(*((figures.auc, figures.average_precision, *figures.hard) for figures in all_figures))
+    return [
+        "-" if None in values else f"{fmean(values):.3f} ({min(values):.3f}, {max(values):.3f})" for values in areas
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from toy import toy_problem, toy_search
@@ -55,6 +57,20 @@ def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Fin
     assert eap[3:6] == [f"{findings[0].interval.low:.3f}", "-", f"{findings[0].interval.high:.3f}"]
     assert random[:2] == ["random", "-"] and random[-1] == "-"
     assert lines[-1].startswith("random: mean of 20 draws")
+
+
+def test_trainings_with_several_seeds_are_told_together(findings: list[Finding], tmp_path: Path) -> None:
+    other = toy_search(replace(toy_problem(), model_name="planted:1"))
+    flipped = toy_search(replace(toy_problem(seed=1), model_name="planted:2"))
+    more = [methods.method("eap").find(search, tmp_path / str(at)) for at, search in enumerate((other, flipped))]
+    lines = report.text([*findings, *more]).splitlines()
+    at = lines.index("planted toy, mean (least, most) over planted, planted:1, planted:2")
+    areas = [one.figures.auc for one in (findings[0], *more)]
+    expected = f"{fmean(areas):.3f} ({min(areas):.3f}, {max(areas):.3f})"
+    assert areas[0] == areas[1] != areas[2]
+    assert lines[at + 3].split("  ")[0] == "eap, logit_difference" and expected in lines[at + 3]
+    assert lines[at + 4] == ""  # random scores were drawn for one model alone
+    assert "mean (least, most)" not in report.text([*findings, findings[0]])
 
 
 def test_columns_are_aligned(findings: list[Finding]) -> None:
