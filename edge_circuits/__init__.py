@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_circuits.acdc.discovery import discover, refine
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
+    from edge_circuits.eap.attending import Attending, why_attends
     from edge_circuits.eap.averaging import mean_scores
     from edge_circuits.eap.between_spans import Crossing, crossing
     from edge_circuits.eap.feature_edges import score_feature_edges
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EAP",
+    "Attending",
     "Blend",
     "Circuit",
     "CleanCorrupted",
@@ -106,11 +108,13 @@ __all__ = [
     "sweep",
     "token_labels",
     "verify",
+    "why_attends",
     "write_feature_page",
     "write_page",
 ]
 
 _MODULES = {
+    "Attending": "eap.attending",
     "Blend": "eap.methods.blend",
     "Circuit": "graphs.circuit",
     "CleanCorrupted": "eap.methods.clean_corrupted",
@@ -158,6 +162,7 @@ _MODULES = {
     "sweep": "acdc.threshold_sweep",
     "token_labels": "graphs.features.drawing",
     "verify": "eap.verification",
+    "why_attends": "eap.attending",
     "write_feature_page": "page.feature_page",
     "write_page": "page.report",
 }

@@ -134,6 +134,7 @@ def by_span() -> list[Any]:
         ec.run(model, kept, pairs),
         ec.crossing(model, pairs, metric).top(2),
         ec.position_map(model, pairs, metric, quiet=True).table(),
+        ec.why_attends(model, pairs, "a1.h0", "end", 0).table(),
     ]
 
 
@@ -152,6 +153,7 @@ def as_models() -> Any:
 
 CALLS: dict[str, Callable[[], Any]] = {
     "as_model": as_models,
+    "Attending": by_span,
     "Crossing": by_span,
     "PositionMap": by_span,
     "SpanCircuit": by_span,
@@ -160,6 +162,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "position_map": by_span,
     "mean_scores": lambda: ec.mean_scores([scores(), scores()]),
     "prune_spans": by_span,
+    "why_attends": by_span,
     "write_feature_page": features_on_a_page,
     "write_page": page,
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
