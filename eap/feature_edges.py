@@ -45,7 +45,7 @@ from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection, Parts
-from edge_circuits.graphs.features.sites import Site, gradient_at, read_at
+from edge_circuits.graphs.features.sites import MLP_KINDS, Site, gradient_at, in_stream, inner_value, read_at
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import write
@@ -142,7 +142,7 @@ def _rank(transformer: Transformer, site: Site) -> int:
     """A site reads what sites of lower rank write."""
     if site.kind == "embed":
         return 0
-    after_attention = site.kind in ("neurons", "mlp_out") and not transformer.blocks[site.layer].parallel
+    after_attention = site.kind in MLP_KINDS and not transformer.blocks[site.layer].parallel
     return 1 + 2 * site.layer + after_attention
 
 
@@ -153,10 +153,10 @@ def read_through(
     site, block = dictionary.site, transformer.blocks[dictionary.site.layer]
     if dictionary.reads != "site":
         return read_at(block, dictionary.reads, streams[0], operations)
-    if site.kind in ("neurons", "mlp_out"):
+    if site.kind in MLP_KINDS:
         normed = operations.norm(block.mlp_norm, streams[0])
-        if site.kind == "neurons":
-            return block.mlp.hidden(normed, operations)
+        if site.kind != "mlp_out":
+            return inner_value(block, site, normed, operations)
         return operations.norm(block.mlp_post_norm, block.mlp(normed, operations))
     attention = block.attention
     q, k, v = (operations.norm(block.attention_norm, streams[part]) for part in (1, 2, 3))
@@ -170,7 +170,7 @@ def read_through(
 
 
 def _leaves(kept: Activations, site: Site) -> dict[int, Tensor]:
-    if site.kind in ("neurons", "mlp_out"):
+    if site.kind in MLP_KINDS:
         return {0: kept.mlp_in[site.layer]}
     return dict.fromkeys((1, 2, 3), kept.attention_in[site.layer])
 
@@ -302,7 +302,7 @@ def _exact(
     for column, (site, position, feature) in enumerate(nodes.index.tolist()):
         dictionary = dissection.dictionaries[site]
         change = change_of_node(dictionary, dissection.parts(site, kept), cuts(site), position, feature)
-        change = _in_stream(transformer, kept, dictionary.site, change)
+        change = in_stream(transformer, kept, dictionary.site, change)
         for row in earlier[:, column].nonzero()[:, 0].tolist():
             at, added = _entering(dissection, kept, destinations[row], change)
             total[row, column] = (
@@ -328,22 +328,3 @@ def _entering(
     share = torch.zeros(dictionary.n_features).to(after)
     share[destination.feature] = 1
     return dictionary.site, _at_positions(dictionary.written(after - before, share), destination)
-
-
-def _in_stream(
-    transformer: Transformer, kept: Activations, site: Site, change: Tensor
-) -> Float[Tensor, "batch pos d_model"]:
-    """What a change of a site's value adds to the residual stream."""
-    if site.kind not in ("z", "neurons"):
-        return change
-    block = transformer.blocks[site.layer]
-    norm = block.attention_post_norm if site.kind == "z" else block.mlp_post_norm
-    added = change @ (block.attention.W_O.flatten(0, 1) if site.kind == "z" else block.mlp.W_out).to(change)
-    if norm is None:
-        return added
-    before = (
-        kept.attention_sum[site.layer]
-        if site.kind == "z"
-        else block.mlp(EXACT.norm(block.mlp_norm, kept.mlp_in[site.layer]))
-    )
-    return EXACT.norm(norm, before + added) - EXACT.norm(norm, before)

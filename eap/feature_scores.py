@@ -34,7 +34,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes, nodes_of_sums
 from edge_circuits.graphs.features.running import Dissection, Parts
-from edge_circuits.graphs.features.sites import Site, changing, gradient_at, value_at
+from edge_circuits.graphs.features.sites import MLP_KINDS, Site, changing, gradient_at, value_at
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
@@ -64,7 +64,7 @@ class Streams:
     def at(self, transformer: Transformer, site: Site) -> Float[Tensor, "batch pos d_site"]:
         """The gradient at a site's value."""
         stream = self.whole[site.place[0]]
-        if site.kind in ("z", "attention_out", "neurons", "mlp_out"):
+        if site.kind in ("z", "attention_out", *MLP_KINDS):
             block, stream = transformer.blocks[site.layer], self.whole[site.layer + 1]
             if site.kind in ("z", "attention_out") and block.mlp is not None and not block.parallel:
                 stream = stream + self.mlp_in[site.layer].to(stream.device)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.by_span import SpanCircuit, SpanScores, prune_spans
     from edge_circuits.graphs.circuit import Circuit
     from edge_circuits.graphs.drawing.rendering import render
-    from edge_circuits.graphs.features.dictionary import Dictionary, heads, neurons
+    from edge_circuits.graphs.features.dictionary import Dictionary, experts, heads, neurons
     from edge_circuits.graphs.features.drawing import render_features, token_labels
     from edge_circuits.graphs.features.measuring import feature_curves
     from edge_circuits.graphs.features.reading import read_dictionaries
@@ -85,6 +85,7 @@ __all__ = [
     "crossing",
     "discover",
     "error_bars",
+    "experts",
     "feature_curves",
     "heads",
     "mean_scores",
@@ -139,6 +140,7 @@ _MODULES = {
     "crossing": "eap.between_spans",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
+    "experts": "graphs.features.dictionary",
     "feature_curves": "graphs.features.measuring",
     "heads": "graphs.features.dictionary",
     "mean_scores": "eap.averaging",

@@ -111,6 +111,14 @@ def features_labelled() -> list[str]:
     return ec.token_labels(question()[0], dictionaries, nodes.top(3), question()[1], Letters())
 
 
+def experts_scored() -> Any:
+    from hub_models import hub_model
+    from models import RAGGED, logit_difference
+
+    model = hub_model("mixtral")
+    return ec.score_features(model, ec.experts(model), RAGGED, logit_difference, quiet=True)
+
+
 def features_rendered() -> Any:
     with TemporaryDirectory() as folder:
         return ec.render_features(features()[2], Path(folder) / "features.svg")
@@ -172,6 +180,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),
     "discover": lambda: ec.discover(*question(), 0.5, quiet=True),
     "error_bars": lambda: ec.error_bars(ec.score_groups(*question(), "eap", n_groups=2, quiet=True)),
+    "experts": lambda: experts_scored(),
     "feature_curves": lambda: ec.feature_curves(
         question()[0], features()[0], {"relp": features()[1]}, *question()[1:], (0, 5), "patching"
     ),

@@ -4,7 +4,7 @@
 
 `Dictionary` is a trained one: a sparse autoencoder, which encodes the site's own value, or a transcoder, which encodes
 what the MLP reads. `Coordinates` is the identity: the features are the site's own coordinates, singly (neurons) or in
-groups (heads), and there is no error. Activations, with p = x W_enc + b_enc:
+groups (heads, experts), and there is no error. Activations, with p = x W_enc + b_enc:
 
 - relu: max(p, 0); linear: p;
 - jumprelu: p where p > threshold (Rajamanoharan et al. 2024b);
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs.features.sites import Reads, Site
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.mlp import Mlp
+from edge_circuits.graphs.model.mlp import Experts, Mlp
 
 Activation = Literal["relu", "linear", "jumprelu", "topk", "topk-any", "gated"]
 Normalise = Literal["none", "layer_norm", "unit_norm"]
@@ -284,3 +284,23 @@ def heads(model: nn.Module) -> list[Coordinates]:
     """The heads of every layer as features: each is the group of its d_head mixed values."""
     shapes = [block.attention.W_O.shape for block in adapt(model).blocks]
     return [Coordinates(Site("z", layer), n_heads, d_head) for layer, (n_heads, d_head, _) in enumerate(shapes)]
+
+
+def experts(model: nn.Module) -> list[Coordinates]:
+    """The experts of every routed layer as features: each is what it writes, its weight included, zero where it is not chosen.
+
+    They sum to what the layer writes, and their scores to the layer's. Which experts are chosen is decided anew on what a layer
+    reads, so that an expert's change may be from zero or to zero; an expert that is cut keeps its cut value whatever is chosen.
+
+    Raises:
+        ValueError: the model has no routed layer.
+    """
+    transformer = adapt(model)
+    layers = {
+        layer: block.mlp.W_in.shape for layer, block in enumerate(transformer.blocks) if isinstance(block.mlp, Experts)
+    }
+    if not layers:
+        raise ValueError(
+            f"experts: expected a model with routed layers, got {transformer.name}; take ec.neurons(model)"
+        )
+    return [Coordinates(Site("experts", layer), n, d_model) for layer, (n, d_model, _) in layers.items()]

@@ -23,7 +23,13 @@ from edge_circuits.graphs.features.running import Dissection
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 
-LOOKS = {"feature": ("#f3e6f7", 9), "neuron": ("#fdf0d5", 12), "head": ("#e9f1fb", 2), "error": ("#ffffff", 0)}
+LOOKS = {
+    "feature": ("#f3e6f7", 9),
+    "neuron": ("#fdf0d5", 12),
+    "head": ("#e9f1fb", 2),
+    "expert": ("#fdf0d5", 2),
+    "error": ("#ffffff", 0),
+}
 """Colour and rounding of each kind of node."""
 LEGEND = "width: |score|; solid helps (cutting lowers the metric), dashed hurts; into q red, k blue, v green, a feature purple, logits black"
 PART_COLOURS = (EDGE_COLOURS["mlp"], EDGE_COLOURS["q"], EDGE_COLOURS["k"], EDGE_COLOURS["v"])
@@ -70,11 +76,11 @@ def _note(found: dict[str, float], values: list[list[float]], words: list[list[s
 
 
 def kind_of(nodes: FeatureNodes, row: int) -> str:
-    """ "feature", "neuron", "head" or "error"."""
+    """ "feature", "neuron", "head", "expert" or "error"."""
     site, _, feature = nodes.index[row].tolist()
     if feature == ERROR:
         return "error"
-    kinds = {"neurons": "neuron", "z": "head"}
+    kinds = {"neurons": "neuron", "z": "head", "experts": "expert"}
     return kinds.get(nodes.sites[site].kind, "feature")
 
 

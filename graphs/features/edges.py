@@ -47,7 +47,7 @@ class FeatureEdges:
 
     def destination(self, site: int, feature: int, part: int) -> str:
         """The name of a destination."""
-        name = "logits" if site == LOGITS else f"{self.nodes.sites[site].name}/{feature}"
+        name = "logits" if site == LOGITS else self.nodes.sites[site].name_of(feature)
         return f"{name}<{PARTS[part]}>" if part else name
 
     def entered(self, edge: int) -> list[int]:

@@ -53,7 +53,7 @@ class FeatureNodes:
     def names(self) -> list[str]:
         """ "m3/17@5" is feature 17 of layer 3's MLP output at position 5; "m3/error" without a position is at all."""
         return [
-            f"{self.sites[site].name}/{'error' if feature == ERROR else feature}" + ("" if at == ANY else f"@{at}")
+            self.sites[site].name_of("error" if feature == ERROR else feature) + ("" if at == ANY else f"@{at}")
             for site, at, feature in self.index.tolist()
         ]
 

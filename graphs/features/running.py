@@ -81,7 +81,7 @@ class Dissection:
                 f"dictionaries: expected one or more, each at a place of its own, got {twice or 'none'} twice"
             )
         self.dictionaries = [dictionary.like(transformer.device, wide) for dictionary in dictionaries]
-        largest = max(dictionary.n_features for dictionary in dictionaries)
+        largest = max(dictionary.n_features * getattr(dictionary, "width", 1) for dictionary in dictionaries)
         most = None if batch_size else max(1, min(MAX_TOKENS, MAX_NUMBERS // largest))
         self.batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, most)]
         self._check_widths()

@@ -7,9 +7,10 @@
 | z | the heads' mixed values, head after head | yes |
 | attention_out | what attention adds to the stream, post-norm and output bias included | yes |
 | neurons | what the MLP's output weights read | yes |
+| experts | what each expert of a routed layer writes, its weight included, expert after expert, before a post-norm | yes |
 | mlp_out | what the MLP adds to the stream, post-norm included | yes |
 
-`embed`, `z`, `attention_out`, `neurons` and `mlp_out` are written by a source; the residual sites cut every path.
+`embed`, `z`, `attention_out`, `neurons`, `experts` and `mlp_out` are written by a source; the residual sites cut every path.
 A forward pass is asked for whole rows (no `answer_rows`), so that every value is there at every position.
 """
 
@@ -24,16 +25,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.graphs.model.mlp import Mlp
+from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Block, Transformer
 
-SiteKind = Literal["embed", "resid_pre", "z", "attention_out", "neurons", "mlp_out", "resid_post"]  # upwards
+SiteKind = Literal["embed", "resid_pre", "z", "attention_out", "neurons", "experts", "mlp_out", "resid_post"]  # upwards
 Reads = Literal["site", "normed", "normalised", "stream"]
-PLACES = {"z": "heads", "attention_out": "attention", "neurons": "neurons", "mlp_out": "mlp"}
+PLACES = {"z": "heads", "attention_out": "attention", "neurons": "neurons", "experts": "experts", "mlp_out": "mlp"}
+MLP_KINDS = ("neurons", "experts", "mlp_out")
+INNER = ("z", "neurons", "experts")
+"""Kinds that output weights or a sum, and perhaps a norm, stand between and the stream."""
 SHORT = {"embed": "embed", "resid_pre": "r{}", "resid_post": "r{}", "z": "z{}", "attention_out": "a{}"}
-SHORT |= {"neurons": "m{}.neuron", "mlp_out": "m{}"}
+SHORT |= {"neurons": "m{}.neuron", "experts": "m{}.e", "mlp_out": "m{}"}
 Change = Callable[[Tensor, Tensor], Tensor]
 """Given a site's value and what its dictionary reads, [batch pos ...] each, the value to stand there."""
 
@@ -59,8 +63,12 @@ class Site:
 
     @property
     def name(self) -> str:
-        """In names of nodes: "embed", "r3" (the stream before layer 3), "z2", "a2", "m2", "m2.neuron"."""
+        """In names of nodes: "embed", "r3" (the stream before layer 3), "z2", "a2", "m2", "m2.neuron", "m2.e"."""
         return SHORT[self.kind].format(self.layer + 1 if self.kind == "resid_post" else self.layer)
+
+    def name_of(self, feature: int | str) -> str:
+        """A feature's name: "m2/17", "m2.neuron/5"; "m2.e5" is an expert."""
+        return f"{self.name}{'' if self.kind == 'experts' else '/'}{feature}"
 
     @property
     def place(self) -> tuple[int, str]:
@@ -88,10 +96,13 @@ class Site:
         n = len(transformer.blocks)
         if self.layer is not None and not 0 <= self.layer < n:
             raise ValueError(f"site {self.kind} of layer {self.layer}: {transformer.name} has the layers 0 to {n - 1}")
-        if self.kind in ("neurons", "mlp_out"):
+        if self.kind in MLP_KINDS:
             mlp = transformer.blocks[self.layer].mlp
-            if mlp is None or (self.kind == "neurons" and not isinstance(mlp, Mlp)):
-                what = "MLP" if mlp is None else "MLP with one layer of neurons"
+            needed, what = {
+                "neurons": (Mlp, "MLP with one layer of neurons"),
+                "experts": (Experts, "layer of experts"),
+            }.get(self.kind, (Mlp | Experts, "MLP"))
+            if not isinstance(mlp, needed):
                 raise ValueError(f"site {self.kind} of layer {self.layer}: {transformer.name} has no {what} there")
 
 
@@ -123,9 +134,19 @@ def value_at(transformer: Transformer, kept: Activations, site: Site) -> Float[T
     block = transformer.blocks[layer]
     if site.kind == "attention_out":
         return EXACT.norm(block.attention_post_norm, kept.attention_sum[layer])
-    if site.kind == "neurons":
-        return block.mlp.hidden(EXACT.norm(block.mlp_norm, kept.mlp_in[layer])).to(block.device)
-    return kept.mlp_out[layer]
+    if site.kind == "mlp_out":
+        return kept.mlp_out[layer]
+    return inner_value(block, site, EXACT.norm(block.mlp_norm, kept.mlp_in[layer]))
+
+
+def inner_value(block: Block, site: Site, normed: Tensor, operations: Operations = EXACT) -> Tensor:
+    """The values of neurons or the writes of experts, from what the MLP gets; [batch pos d_site]"""
+    inner = (
+        block.mlp.hidden(normed, operations)
+        if site.kind == "neurons"
+        else block.mlp.writes(normed, operations).flatten(-2)
+    )
+    return inner.to(block.device)
 
 
 def read_at(block: Block, reads: Reads, mlp_in: Tensor, operations: Operations = EXACT) -> Tensor:
@@ -147,19 +168,41 @@ def gradient_at(
         stream: [batch pos d_model]
         operations: those of the pass: where a post-norm follows, the gradient passes it by its rule.
     """
-    if site.kind not in ("z", "neurons"):
+    if site.kind not in INNER:
         return stream
+    norm, written = _before_post_norm(transformer, kept, site)
+    stream = _before_norm(norm, written, stream, operations)
+    if site.kind == "experts":
+        return stream.repeat(1, 1, len(transformer.blocks[site.layer].mlp.W_in))
+    return stream @ _output_weights(transformer, site).T.to(stream)
+
+
+def in_stream(
+    transformer: Transformer, kept: Activations, site: Site, change: Float[Tensor, "batch pos d_site"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a change of a site's value adds to the residual stream."""
+    if site.kind not in INNER:
+        return change
+    if site.kind == "experts":
+        added = change.unflatten(-1, (len(transformer.blocks[site.layer].mlp.W_in), -1)).sum(-2)
+    else:
+        added = change @ _output_weights(transformer, site).to(change)
+    norm, before = _before_post_norm(transformer, kept, site)
+    return added if norm is None else EXACT.norm(norm, before + added) - EXACT.norm(norm, before)
+
+
+def _output_weights(transformer: Transformer, site: Site) -> Float[Tensor, "d_site d_model"]:
+    block = transformer.blocks[site.layer]
+    return block.attention.W_O.flatten(0, 1) if site.kind == "z" else block.mlp.W_out
+
+
+def _before_post_norm(transformer: Transformer, kept: Activations, site: Site) -> tuple[Norm | None, Tensor | None]:
+    """The norm that follows a site inside attention or MLP, and what it reads, where there is one."""
     block = transformer.blocks[site.layer]
     if site.kind == "z":
-        W_O, norm, written = (
-            block.attention.W_O.flatten(0, 1),
-            block.attention_post_norm,
-            kept.attention_sum[site.layer],
-        )
-    else:
-        W_O, norm = block.mlp.W_out, block.mlp_post_norm
-        written = None if norm is None else block.mlp(EXACT.norm(block.mlp_norm, kept.mlp_in[site.layer]))
-    return _before_norm(norm, written, stream, operations) @ W_O.T.to(stream)
+        return block.attention_post_norm, kept.attention_sum[site.layer]
+    norm = block.mlp_post_norm
+    return norm, None if norm is None else block.mlp(EXACT.norm(block.mlp_norm, kept.mlp_in[site.layer]))
 
 
 def _before_norm(norm: Norm | None, written: Tensor | None, gradient: Tensor, operations: Operations) -> Tensor:
@@ -187,9 +230,10 @@ def changing(
         if what == "mlp_in":
             seen[layer] = value
         for reads, change in by_place.get((layer, what), ()):
-            flat = value.flatten(-2) if what == "heads" else value
+            flat = value.flatten(-2) if what in ("heads", "experts") else value
             read = flat if reads == "site" else read_at(transformer.blocks[layer], reads, seen[layer])
             value = change(flat, read).view_as(value)
         return value
 
-    return replace(operations, source=source)
+    experts = frozenset(layer for layer, what in by_place if what == "experts")
+    return replace(operations, source=source, experts=experts)

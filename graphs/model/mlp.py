@@ -3,12 +3,13 @@
 A routed layer (mixture of experts) is one node. Each token goes to the experts of its largest router logits and gets their
 outputs, weighted by a softmax of these logits. Which experts these are is decided anew on whatever the node reads, so a run with
 cut edges and exact patching may go to others than the clean run. A gradient sees the chosen ones alone: it flows through their
-outputs and through their weights (`Operations.routing`), never through the choice.
+outputs and through their weights (`Operations.routing`), never through the choice. `writes` gives what each expert writes, for
+experts as nodes of their own (`edge_circuits.graphs.features`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +47,11 @@ class Mlp:
         self,
         x: Float[Tensor, "*n d_model"],
         operations: Operations = EXACT,
-        change: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The MLP's output for a normalised input, on whose device it is; `change` is made to its neurons' values."""
-        return linear(change(self.hidden(x, operations)), self.W_out, self.b_out).to(x.device)
+        hidden = self.hidden(x, operations)
+        return linear(hidden if change is None else change(hidden), self.W_out, self.b_out).to(x.device)
 
     def hidden(self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT) -> Float[Tensor, "*n d_mlp"]:
         """The neurons' values: what `W_out` reads, on the weights' device."""
@@ -122,13 +124,31 @@ class Experts:
         operations: Operations = EXACT,
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The layer's output for a normalised input, on whose device it is; there are no neurons that `change` could be made to."""
+        """The layer's output for a normalised input, on whose device it is; `change` is made to the experts' single writes."""
+        if change is not None:
+            return change(self.writes(x, operations)).sum(-2).to(x.device)
         tokens = x.flatten(0, -2).to(self.W_router.device)
-        weights, chosen = self.route(tokens)
-        weights = operations.routing(weights)
         out = torch.zeros_like(tokens)
-        for index in chosen.unique().tolist():
-            token, place = (chosen == index).nonzero(as_tuple=True)
-            written = self.expert(index)(tokens[token], operations) * weights[token, place, None]
+        for _, token, written in self._each(tokens, operations):
             out = out.index_add(0, token, written)
         return out.view(x.shape).to(x.device)
+
+    def writes(
+        self, x: Float[Tensor, "*n d_model"], operations: Operations = EXACT
+    ) -> Float[Tensor, "*n expert d_model"]:
+        """What each expert writes for a normalised input, its weight included: zero where it is not chosen."""
+        tokens = x.flatten(0, -2).to(self.W_router.device)
+        out = tokens.new_zeros(len(tokens), len(self.W_in), x.shape[-1])
+        for index, token, written in self._each(tokens, operations):
+            out = out.index_put((token, torch.full_like(token, index)), written)
+        return out.view(*x.shape[:-1], *out.shape[1:]).to(x.device)
+
+    def _each(
+        self, tokens: Float[Tensor, "token d_model"], operations: Operations
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each expert that is chosen, the tokens that chose it, and what it writes for them."""
+        weights, chosen = self.route(tokens)
+        weights = operations.routing(weights)
+        for index in chosen.unique().tolist():
+            token, place = (chosen == index).nonzero(as_tuple=True)
+            yield index, token, self.expert(index)(tokens[token], operations) * weights[token, place, None]

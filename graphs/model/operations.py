@@ -107,12 +107,14 @@ class Operations:
         constant_scale: gradients treat the scale of every norm as a constant.
         source: given a layer, a place and the value there, what is to stand in its stead. Places: "stream", read by
             the layer ("stream" of layer n_layers by `logits`); "heads" (z); "attention", what attention adds to the
-            stream; "mlp_in", the stream that the MLP reads; "neurons", what its output weights read; "mlp", what it
-            adds to the stream.
+            stream; "mlp_in", the stream that the MLP reads; "neurons", what its output weights read; "experts", what each of
+            them writes, its weight included [batch pos expert d_model]; "mlp", what it adds to the stream.
+        experts: the layers of experts whose single writes `source` is asked about; elsewhere they are never written out.
     """
 
     constant_scale: bool = False
     source: Callable[[int, str, Tensor], Tensor] = unchanged
+    experts: frozenset[int] = frozenset()
     activation: Callable[[str, Tensor], Tensor] = exact_activation
     gate: Callable[[Tensor, Tensor], Tensor] = torch.mul
     routing: Callable[[Tensor], Tensor] = as_it_is

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -175,7 +176,9 @@ class Transformer:
         mlp_in = operations.source(layer, "mlp_in", mlp_in)
         mlp_in = mlp_in.view_as(mlp_in)  # a branch of its own: its gradient is the MLP's alone
         mlp_normed = operations.norm(block.mlp_norm, mlp_in)
-        mlp_out = block.mlp(mlp_normed, operations, lambda hidden: operations.source(layer, "neurons", hidden))
+        inner = "neurons" if isinstance(block.mlp, Mlp) else "experts"
+        asked = inner == "neurons" or layer in operations.experts
+        mlp_out = block.mlp(mlp_normed, operations, partial(operations.source, layer, inner) if asked else None)
         mlp_out = operations.source(layer, "mlp", operations.norm(block.mlp_post_norm, mlp_out))
         kept.mlp_in.append(mlp_in)
         kept.mlp_normed.append(mlp_normed)

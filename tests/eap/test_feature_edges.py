@@ -32,11 +32,14 @@ def every(dictionaries: list[AnyDictionary], errors: bool = False) -> FeatureNod
 
 
 def summed(edges: FeatureEdges) -> dict[tuple[str, str], float]:
-    """Scores by source and destination of whole nodes, features of an MLP added up."""
+    """Scores by source and destination of whole nodes, neurons or experts of an MLP added up."""
     nodes, found = edges.nodes, {}
 
     def node(site: Site, feature: int) -> str:
-        return {"embed": "input", "z": f"a{site.layer}.h{feature}", "neurons": f"m{site.layer}"}[site.kind]
+        kinds = {"embed": "input", "z": f"a{site.layer}.h{feature}"} | dict.fromkeys(
+            ("neurons", "experts"), f"m{site.layer}"
+        )
+        return kinds[site.kind]
 
     for (row, at, feature, part), value in zip(edges.index.tolist(), edges.scores.tolist()):
         start = node(nodes.sites[nodes.index[row, 0]], int(nodes.index[row, 2]))
