@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import takewhile
-from numbers import Real
 from pathlib import Path
 
 import torch
@@ -73,16 +72,6 @@ def sweep_edges(
             if path is not None and is_first:
                 sweep.trace.save(path)
     return sweep.trace
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse what is no threshold.
-
-    Raises:
-        ValueError: NaN, negative, or no number.
-    """
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
-        raise refusal("threshold", "a number from 0 to infinity", repr(threshold))
 
 
 def trace_path(folder: str | os.PathLike[str], threshold: float) -> Path:

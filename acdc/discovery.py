@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from edge_circuits.acdc.algorithm import check_threshold, sweep_edges
-from edge_circuits.acdc.search import Search, SearchSettings
+from edge_circuits.acdc.algorithm import sweep_edges
+from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.trace import TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs
 from edge_circuits.graphs.metrics import Metric
@@ -78,9 +78,7 @@ def discover(
     Reference:
         Conmy et al. 2023, Algorithm 1.
     """
-    check_threshold(threshold)
-    agreed = dict(threshold=threshold, checkpoint=checkpoint)
-    search = Search(model, pairs, metric, SearchSettings(**settings), **agreed)
+    search = Search(model, pairs, metric, settings, thresholds=[threshold], checkpoint=checkpoint)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
 
 
@@ -121,7 +119,5 @@ def refine(
     Reference:
         Syed, Rager and Conmy 2023, section 5.2.
     """
-    check_threshold(threshold)
-    agreed = dict(threshold=threshold, checkpoint=checkpoint)
-    search = Search(model, pairs, metric, SearchSettings(**settings), circuit, **agreed)
+    search = Search(model, pairs, metric, settings, circuit, thresholds=[threshold], checkpoint=checkpoint)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

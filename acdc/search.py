@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -68,9 +69,11 @@ class Search:
         model: nn.Module,
         pairs: PromptPairs,
         metric: Metric | str,
-        settings: SearchSettings = SearchSettings(),
+        settings: Mapping[str, Any] = {},
         start: Circuit | None = None,
-        **of_sweep: object,
+        *,
+        thresholds: Sequence[float] = (0.0,),
+        checkpoint: object = None,
     ) -> None:
         """Run the model and the circuit at the start.
 
@@ -78,15 +81,18 @@ class Search:
             model: A TransformerLens model; left unchanged.
             pairs: Clean prompts, and corrupted ones to cut to.
             metric: "kl" or a task metric.
-            settings: The rest.
+            settings: Those of `SearchSettings` that are not the usual ones.
             start: The circuit at the start; None: all edges.
-            **of_sweep: What the processes of a group have to agree on besides.
+            thresholds: Of the sweeps that follow.
+            checkpoint: Where their traces are kept, on which the processes of a group have to agree.
 
         Raises:
             ValueError: The circuit is of another graph, or what `discover` refuses.
         """
-        self.settings, self.processes = settings, Processes(settings.process_group)
+        self.processes = Processes(settings.get("process_group"))
         with self.processes.agreeing() as asked:
+            _check_thresholds(thresholds)
+            self.settings = settings = SearchSettings(**settings)
             check_pairs(pairs)
             self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
             self.processes.send_from(self.transformer.device)
@@ -101,7 +107,8 @@ class Search:
             batches = [batch.to(self.transformer.device) for batch in batches]
             self.origin = self._origin(model, pairs, as_objective(metric), batches)
             asked |= {"circuit": digest_of(repr(self.start.edges)), "change": settings.change}
-            asked |= {name: repr(value) for name, value in {**self.origin, **of_sweep}.items()}
+            asked |= {name: repr(value) for name, value in self.origin.items()}
+            asked |= {"threshold": str(sorted(map(float, thresholds))), "checkpoint": str(checkpoint)}
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
         make_cut = cut_values(self.transformer, batches, settings.intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
@@ -177,6 +184,15 @@ class Search:
     def name(self, edge: Edge) -> str:
         """An edge's name."""
         return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
+
+
+def _check_thresholds(thresholds: Sequence[float]) -> None:
+    """Refuse what are no thresholds: NaN, negative, no numbers, none, or one that comes twice."""
+    for threshold in thresholds:
+        if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:
+            raise refusal("threshold", "a number from 0 to infinity", repr(threshold))
+    if not thresholds or len(set(thresholds)) < len(thresholds):
+        raise refusal("thresholds", "one or more different numbers", list(thresholds))
 
 
 def _kv_destinations(settings: SearchSettings, start: Circuit | None) -> KVDestinations:

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edge_circuits.acdc.algorithm import check_threshold, sweep_edges
-from edge_circuits.acdc.search import Search, SearchSettings
+from edge_circuits.acdc.algorithm import sweep_edges
+from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.trace import Trace, TracedCircuit
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph
-from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
@@ -91,12 +90,7 @@ def sweep(
     Raises:
         ValueError: As `discover`, or no thresholds, or one that comes twice.
     """
-    for threshold in thresholds:
-        check_threshold(threshold)
-    if not thresholds or len(set(thresholds)) < len(thresholds):
-        raise refusal("thresholds", "one or more different numbers", list(thresholds))
-    agreed = dict(thresholds=sorted(map(float, thresholds)), checkpoint=checkpoint)
-    search = Search(model, pairs, metric, SearchSettings(**settings), circuit, **agreed)
+    search = Search(model, pairs, metric, settings, circuit, thresholds=thresholds, checkpoint=checkpoint)
     traces: list[Trace] = []
     for threshold in sorted(map(float, thresholds)):
         traces.append(sweep_edges(search, threshold, known=traces, checkpoint=checkpoint, quiet=quiet))

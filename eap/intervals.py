@@ -95,10 +95,13 @@ def score_groups(
         ValueError: As `eap.score`; fewer than two groups or prompts; a method or intervention whose scores are no means over
             prompts.
     """
-    method = find(method)
-    _check(pairs, method, n_groups, settings)
+    processes = Processes(settings.get("process_group"))
+    with processes.agreeing() as asked:
+        method = find(method)
+        _check(pairs, method, n_groups, settings)
+        asked["n_groups"] = str(n_groups)
     groups, parts = pairs.groups(n_groups), []
-    quiet = quiet or not Processes(settings.get("process_group")).is_first
+    quiet = quiet or not processes.is_first
     folder = settings.pop("checkpoint", None)
     for number, group in enumerate(tqdm(groups, desc=method.name, unit="group", disable=quiet)):
         own = None if folder is None else Path(folder) / f"group-{number}-of-{len(groups)}"

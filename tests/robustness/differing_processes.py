@@ -49,6 +49,10 @@ def cases(odd: bool, folder: Path) -> dict[str, Callable[[], Any]]:
         given = dict(model=model, circuit=Circuit.full(graph), pairs=PAIRS, metric="kl", threshold=0.5) | changed
         return lambda: acdc.refine(**given, process_group=dist.group.WORLD, quiet=True)
 
+    def groups(**changed: Any) -> Any:
+        given = dict(model=model, pairs=PAIRS, metric=logit_difference, method="eap", batch_size=1) | changed
+        return lambda: eap.score_groups(**given, process_group=dist.group.WORLD, quiet=True)
+
     def nodes(**changed: Any) -> Any:
         given = dict(model=model, pairs=PAIRS, metric=logit_difference, batch_size=2) | changed
         return lambda: eap.score_nodes(**given, process_group=dist.group.WORLD, quiet=True)
@@ -75,7 +79,14 @@ def cases(odd: bool, folder: Path) -> dict[str, Callable[[], Any]]:
         "threshold, refine": refine(threshold=0.25 if odd else 0.5),
         "circuit": refine(circuit=some),
         "stacked_tokens": discover(stacked_tokens=99 if odd else 100),
-        "refused, an error in one": score(method="relpp" if odd else "relp"),
+        "refused, 'relpp'": score(method="relpp" if odd else "relp"),
+        "refused, threshold: expected": discover(threshold=-0.5 if odd else 0.5),
+        "refused, threshold: expected a number": refine(threshold="low" if odd else 0.5),
+        "refused, change: expected": discover(change="signd" if odd else "signed"),
+        "refused, stacked_tokens: expected": discover(stacked_tokens=0 if odd else 100),
+        "refused, argument 'treshold'": discover(**({"treshold": 1} if odd else {})),
+        "refused, n_groups: expected": groups(n_groups=0 if odd else 2),
+        "n_groups": groups(n_groups=3 if odd else 2),
     }
 
 
@@ -83,7 +94,7 @@ def told(call: Callable[[], Any]) -> str:
     """What a call is refused with."""
     try:
         call()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return str(error)
     return "not refused"
 

@@ -39,13 +39,11 @@ def test_what_differs_is_named_in_every_process(folder: Path) -> None:
     answers = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert len(answers[0]) == len(answers[1]) > 15
     for name in answers[0]:
-        argument = name.split(",")[0]
+        argument, _, told = name.partition(", ")
         for rank, answer in enumerate(answers):
             if argument == "refused":
-                assert "'relpp'" in answer[name], (name, rank, answer[name])
-                assert rank == 1 or answer[name].startswith("process_group: process 1 was refused: ValueError"), answer[
-                    name
-                ]
+                assert told in answer[name], (name, rank, answer[name])
+                assert rank == 1 or answer[name].startswith("process_group: process 1 was refused: "), answer[name]
             else:
                 expected = f"process_group: expected the same {argument} in every process, got "
                 assert answer[name].startswith(expected), (name, rank, answer[name])

@@ -63,7 +63,9 @@ def killed(call: Callable[[Path], Any], folder: Path, seconds: float) -> bool:
 def test_a_call_that_was_killed_ends_as_if_it_had_not_been(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # what was written outlives a kill, if not a crash of the machine
+    monkeypatch.setattr(
+        os, "fsync", lambda file: None
+    )  # what was written outlives a kill, if not a crash of the machine
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", -1.0)
     monkeypatch.setattr(algorithm, "FRESH_AFTER", 9)
     call, generator = CALLS[name], random.Random(name)
