@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_circuits.graphs import Graph
-from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.checks import refusal, whole_number
+from edge_circuits.graphs.files.documents import parsed, reading
+from edge_circuits.graphs.files.json_format import check_size
 
 STREAM_NUMBERS, MLP_NUMBERS, RUN_NUMBERS = 24, 3.2, 8  # a token and layer, in units of d and f
 NOT_GATED = ("gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "falcon", "bloom", "mpt", "phi")
 BYTES = {"float32": 4, "bfloat16": 2}
+MOST = 10**8  # of anything that is counted
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,27 @@ def size_of(name: str) -> Size:
     """A size that is known, or that of a directory's config.json.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or its config.json is torn or says what cannot be; the message names the file.
     """
     if name in SIZES:
         return SIZES[name]
-    if not (Path(name) / "config.json").is_file():
+    path = Path(name) / "config.json"
+    if not path.is_file():
         raise refusal("size", f"one of {', '.join(SIZES)} or a directory with config.json", repr(name))
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, local_files_only=True)
+    with reading(path, "copy it again"):
+        parsed(path.read_bytes())  # bounded, before others read it
+        size = _size(AutoConfig.from_pretrained(name, local_files_only=True))
+        for field, value in vars(size).items():
+            if not isinstance(value, bool):
+                whole_number(field, value, 1, MOST)
+        check_size(size.graph)
+    return size
+
+
+def _size(config: Any) -> Size:
+    """What a configuration says."""
     heads, width = config.num_attention_heads, config.hidden_size
     widths = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
     return Size(

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from models import hugging_face
 from torch import nn
 
 from edge_circuits.acdc.trace import Trace
+from edge_circuits.benchmarks.needs.sizes import size_of
+from edge_circuits.benchmarks.needs.study import needs
 from edge_circuits.benchmarks.planted import planted_task
 from edge_circuits.benchmarks.planted.model import weights_of
 from edge_circuits.benchmarks.weights import shipped
@@ -91,6 +94,15 @@ def _read_pairs(read: Callable[[Path], PromptPairs]) -> Callable[[Path], Any]:
     return lambda path: read(path).digest
 
 
+def _write_config(path: Path) -> None:
+    hugging_face("llama").config.save_pretrained(path.parent)
+
+
+def _read_size(path: Path) -> list[Any]:
+    size = size_of(str(path.parent))
+    return [size, needs(size, 2048, 256, "bfloat16")]
+
+
 def _write_planted(path: Path) -> None:
     for ending in (".safetensors", ".json"):
         path.with_suffix(ending).write_bytes((shipped("planted") / f"ioi-0{ending}").read_bytes())
@@ -136,6 +148,7 @@ LOADERS: dict[str, Loader] = {
     ),
     "planted weights": Loader(_write_planted, _read_planted, True, "ioi-0.safetensors"),
     "manifest of planted weights": Loader(_write_planted, _read_planted, False, "ioi-0.json"),
+    "sizes": Loader(_write_config, _read_size, False, "config.json"),
     "prompts, csv": Loader(pairs().to_csv, _read_pairs(PromptPairs.from_csv), False, "pairs.csv"),
     "prompts, jsonl": Loader(pairs().to_jsonl, _read_pairs(PromptPairs.from_jsonl), False, "pairs.jsonl"),
 }
