@@ -107,7 +107,7 @@ def score_groups(
         own = None if folder is None else Path(folder) / f"group-{number}-of-{len(groups)}"
         parts.append(score(model, group, metric, method, quiet=True, checkpoint=own, **settings))
     per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
-    metadata = dict(parts[0].metadata)
+    metadata = parts[0].metadata | {"prompts": pairs.digest}
     metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}
     metadata["seconds"] = round(sum(part.metadata["seconds"] for part in parts), 3)
     total = per_group.double().sum(0).to(per_group.dtype)

@@ -230,6 +230,7 @@ def _metadata(job: Job, pairs: PromptPairs, method: Method) -> dict[str, Any]:
         "method": method.name,
         "signed": method.signed,
         "metric": metric_name(job.metric),
+        "prompts": pairs.digest,
         "settings": {"intervention": job.intervention, "n_prompts": len(pairs), **method.settings},
         "versions": {name: version(name) for name in ("edge-circuits", "torch", "transformer-lens")},
     }

@@ -1,8 +1,8 @@
 """Prompt pairs as CSV and JSON Lines files.
 
 Columns: `clean` and `corrupted` (always), `answers`, `wrong_answers` and `position` (for all rows or for none, but a
-single `position` may be left empty: the last token), and `spans`, an object with a stretch for each name, [start, stop] or
-one position, every row with the same names. Anything else is refused.
+single `position` may be left empty: the last token), `spans`, an object with a stretch for each name, [start, stop] or
+one position, every row with the same names, and `digest`. Anything else is refused.
 
 - JSON Lines: one object a line. A prompt is a string or a list of token ids; answers are a string, an id or a list.
 - EAP-IG's CSV is read as it is: `correct_idx` and `incorrect_idx` are ids of the answers and of the wrong ones, and columns
@@ -13,7 +13,9 @@ one position, every row with the same names. Anything else is refused.
   text as it stands (leading space kept) or a JSON list: `[" Mary", " Anna"]`. Without a tokenizer, prompts are JSON
   lists of token ids, `[464, 3797]`, and answers an id or a JSON list of ids.
 
-Blank lines are skipped. Files are UTF-8, and are written whole or not at all.
+Blank lines are skipped. Files are UTF-8, and are written whole or not at all. A file that is written here has one more column,
+`digest`, the same in every row, of all the rows: reading refuses rows that were changed, lost, moved or repeated since. Take
+the column out to edit such a file; one without it, written by hand or by another program, is read as it is.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.files.atomic import write_whole
+from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.files.documents import reading
 
 REQUIRED = ("clean", "corrupted")
 SPANS, LENGTH = "spans", "length"
-COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position", SPANS)
+COLUMNS = (*REQUIRED, "answers", "wrong_answers", "position", SPANS, "digest")
 EAP_IG = {"correct_idx": "answers", "incorrect_idx": "wrong_answers"}
 
 
@@ -97,17 +101,18 @@ def read_jsonl(path: str | os.PathLike[str]) -> PairColumns:
 
 def write_csv(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records of token ids as CSV; lists become JSON lists."""
-    records = list(records)
+    records = _sealed(records)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [name for name in COLUMNS if name in records[0]], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: json.dumps(value) for name, value in record.items()} for record in records)
+    cells = ({name: value if name == "digest" else json.dumps(value) for name, value in row.items()} for row in records)
+    writer.writerows(cells)
     write_whole(path, text.getvalue().encode())
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records as one JSON object a line."""
-    write_whole(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in _sealed(records)).encode())
 
 
 def _csv_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -174,6 +179,8 @@ def _cell(where: str, name: str, cell: str, texts: bool) -> Any:
     is_whole = name == "position" or name not in COLUMNS
     if not cell.strip() and name in COLUMNS:
         return None
+    if name == "digest":
+        return cell
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
@@ -216,10 +223,36 @@ class _JsonObject(list):
     """The (key, value) pairs of a JSON object as they stand, so that a key given twice is seen."""
 
 
+def _digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    held = [{name: row[name] for name in sorted(row) if name != "digest" and row[name] is not None} for row in rows]
+    return digest_of(json.dumps(held))
+
+
+def _sealed(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records with the digest of all of them in each."""
+    records = list(records)
+    digest = _digest(records)
+    return [{**record, "digest": digest} for record in records]
+
+
+def _check_digest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows that are not those of which the file has a digest."""
+    expected, found = _digest(rows), sorted({str(row.get("digest")) for row in rows})
+    if found != [expected]:
+        raise refusal(
+            str(path),
+            f"the digest {expected} of its rows in each of them",
+            f"{', '.join(found)[:200]}, so it was changed after it was written",
+            "copy or write it again, or take the column digest out to use it as it is",
+        )
+
+
 def _columns(path: Path, lines: list[int], rows: Sequence[Mapping[str, Any]]) -> PairColumns:
     if not rows:
         raise ValueError(f"{path}: expected at least one pair, got none; give a file with pairs")
+    if any("digest" in row for row in rows):
+        _check_digest(path, rows)
     given = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    optional = [column if any(v is not None for v in column) else None for column in map(given.get, COLUMNS[2:])]
+    optional = [column if any(v is not None for v in column) else None for column in map(given.get, COLUMNS[2:-1])]
     lengths = [row[LENGTH] for row in rows] if LENGTH in rows[0] else None
     return PairColumns(path, lines, given["clean"], given["corrupted"], *optional, lengths)

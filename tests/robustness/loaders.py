@@ -149,6 +149,6 @@ LOADERS: dict[str, Loader] = {
     "planted weights": Loader(_write_planted, _read_planted, True, "ioi-0.safetensors"),
     "manifest of planted weights": Loader(_write_planted, _read_planted, False, "ioi-0.json"),
     "sizes": Loader(_write_config, _read_size, False, "config.json"),
-    "prompts, csv": Loader(pairs().to_csv, _read_pairs(PromptPairs.from_csv), False, "pairs.csv"),
-    "prompts, jsonl": Loader(pairs().to_jsonl, _read_pairs(PromptPairs.from_jsonl), False, "pairs.jsonl"),
+    "prompts, csv": Loader(pairs().to_csv, _read_pairs(PromptPairs.from_csv), True, "pairs.csv"),
+    "prompts, jsonl": Loader(pairs().to_jsonl, _read_pairs(PromptPairs.from_jsonl), True, "pairs.jsonl"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,11 +55,35 @@ def test_files_are_as_documented(tmp_path: Path) -> None:
     pairs.to_csv(tmp_path / "a.csv")
     pairs.to_jsonl(tmp_path / "a.jsonl")
     assert (tmp_path / "a.csv").read_text() == (
-        'clean,corrupted,answers,position\n"[5, 6]","[5, 8]",[1],0\n[7],[9],"[2, 3]",0\n'
+        'clean,corrupted,answers,position,digest\n"[5, 6]","[5, 8]",[1],0,cb2c906cc9cf9203\n[7],[9],"[2, 3]",0,cb2c906cc9cf9203\n'
     )
     assert (tmp_path / "a.jsonl").read_text().splitlines()[1] == (
-        '{"clean": [7], "corrupted": [9], "answers": [2, 3], "position": 0}'
+        '{"clean": [7], "corrupted": [9], "answers": [2, 3], "position": 0, "digest": "cb2c906cc9cf9203"}'
     )
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("change", ["a token", "a row less", "other order", "no digest in one"])
+def test_what_was_written_here_and_changed_since_is_refused(tmp_path: Path, kind: str, change: str) -> None:
+    pairs = PromptPairs([[5, 6], [7], [8]], [[5, 8], [9], [9]], [1, [2, 3], 4], spans={"a": [0, 0, 0]})
+    path = tmp_path / f"pairs.{kind}"
+    getattr(pairs, f"to_{kind}")(path)
+    assert READERS[kind](path) == pairs
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    digest = re.search("[0-9a-f]{16}", text)[0]
+    changed = {
+        "a token": text.replace("[7]", "[17]"),
+        "a row less": "".join(lines[:-1]),
+        "other order": "".join([*lines[:-2], lines[-1], lines[-2]]),
+        "no digest in one": "".join([*lines[:-1], re.sub(r', "digest": "\w+"|\b[0-9a-f]{16}$', "", lines[-1])]),
+    }[change]
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(ValueError, match=f"pairs.{kind}: expected the digest .* take the column digest out"):
+        READERS[kind](path)
+    path.write_text(re.sub(f',"?digest"?$|,{digest}$|, "digest": "{digest}"', "", text, flags=re.MULTILINE))
+    assert READERS[kind](path) == pairs
 
 
 def test_text_in_csv(tmp_path: Path) -> None:
