@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,4 +162,5 @@ def _other(pool: Sequence[int], token: int, generator: random.Random) -> int:
 @torch.no_grad()
 def _last_logits(model: nn.Module, pairs: PromptPairs) -> Float[Tensor, "pair d_vocab"]:
     """The model's own logits at the answer positions, on the CPU."""
-    return run(model, Circuit.full(Graph.from_model(model)), pairs).cpu()
+    with warnings.catch_warnings(action="ignore"):  # clean and corrupted prompts are the same: nothing is cut
+        return run(model, Circuit.full(Graph.from_model(model)), pairs).cpu()

@@ -113,31 +113,41 @@ def _planted(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Ask
             pairs, prompts = task.pairs(_n(asked), seed=asked.seed, split="train"), "training prompts"
             held_out = task.pairs(asked.n_held_out, seed=asked.seed, split="test")
         known = dict(known=circuit, origin="planted, true by construction", roles=_by_node(task.roles))
-        if asked.device is not None or asked.dtype != "float32":
-            with told_elsewhere(asked.quiet):
-                model = model.to(asked.device or "cpu", getattr(torch, asked.dtype))
-        problems.append(Problem(model_name, name, model, pairs, prompts, task.task.metric, held_out, **known))
+        problems.append(
+            Problem(model_name, name, _moved(model, asked), pairs, prompts, task.task.metric, held_out, **known)
+        )
     return problems
 
 
 def _trained(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
     """The tasks of models that the project trained."""
-    if asked.prompts is not None or (asked.needs_circuit and asked.circuit is None):
-        raise refusal("model", "one that takes your prompts, or has a known circuit", repr(model_name))
-    languages = [trained.language_of(name) for name in trained.NAMES]
-    known = {task.name: (language, task) for language in languages for task in language.tasks}
+    if asked.prompts is not None and tasks is None:
+        raise refusal("--tasks", "the task of the trained model that the prompts are for", "none", "name it")
+    if asked.needs_circuit and asked.circuit is None:
+        raise refusal("model", "one that has a known circuit", repr(model_name), "give --circuit FILE")
+    known = trained.tasks()
     models, problems = {}, []
     for name in known if tasks is None else tasks:
         language, task = known[choice("task", name, known)]
         if language.name not in models:
-            models[language.name] = trained.load(language.name, seed, asked.weights).model
-        pairs, held_out = task.pairs(_n(asked), asked.seed, "test"), None
-        if asked.n_held_out is not None:
-            drawn = task.pairs(_n(asked) + asked.n_held_out, asked.seed, "test")
+            models[language.name] = _moved(trained.load(language.name, seed, asked.weights).model, asked)
+        if asked.prompts is not None:
+            pairs, prompts, held_out = _own(asked, language.tokenizer)
+        elif asked.n_held_out is None:
+            pairs, prompts, held_out = task.pairs(_n(asked), asked.seed, "test"), "test prompts", None
+        else:
+            drawn, prompts = task.pairs(_n(asked) + asked.n_held_out, asked.seed, "test"), "test prompts"
             pairs, held_out = drawn.split(_n(asked), asked.seed)
-        model = models[language.name]
-        problems.append(Problem(model_name, name, model, pairs, "test prompts", task.metric, held_out))
+        problems.append(Problem(model_name, name, models[language.name], pairs, prompts, task.metric, held_out))
     return problems
+
+
+def _moved(model: nn.Module, asked: Asked) -> nn.Module:
+    """A model of this package on the device and of the type that are asked for."""
+    if asked.device is None and asked.dtype == "float32":
+        return model
+    with told_elsewhere(asked.quiet):
+        return model.to(asked.device or "cpu", getattr(torch, asked.dtype))
 
 
 def _opened(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:

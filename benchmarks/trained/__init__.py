@@ -17,7 +17,7 @@ from edge_circuits.graphs.checks import choice
 if TYPE_CHECKING:
     from torch import nn
 
-    from edge_circuits.benchmarks.trained.language import Language
+    from edge_circuits.benchmarks.trained.language import Language, Task
 
 NAMES = ("grammar", "induction", "brackets")
 
@@ -36,6 +36,11 @@ def language_of(name: str) -> Language:
         ValueError: There is none.
     """
     return importlib.import_module(f"{__name__}.{choice('trained model', name, NAMES)}").LANGUAGE
+
+
+def tasks() -> dict[str, tuple[Language, Task]]:
+    """Every task by name, with the language that it is of."""
+    return {task.name: (language, task) for language in map(language_of, NAMES) for task in language.tasks}
 
 
 def load(name: str, seed: int = 0, folder: Path | None = None) -> Trained:

@@ -1,9 +1,10 @@
-"""`main`: the words of the command line to the function that does what they ask; errors in one line."""
+"""`main`: the words of the command line to the function that does what they ask; errors and warnings in one line."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -15,6 +16,12 @@ REFUSED, STOPPED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit status: 0, 1 where something was found wrong, 2 where the command was refused."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         if words and words[0] in STUDIES:
             return import_module(STUDIES[words[0]][0]).main(words[1:], prog=f"edge-circuits {words[0]}")

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_circuits.benchmarks import planted
-from edge_circuits.benchmarks.problems.problem import PLANTED, Problem
+from edge_circuits.benchmarks import planted, trained
+from edge_circuits.benchmarks.problems.problem import PLANTED, TRAINED, Problem
 from edge_circuits.benchmarks.problems.selection import N_PROMPTS, open_problems
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
@@ -25,10 +25,10 @@ def opened(given: argparse.Namespace) -> Problem:
     Raises:
         ValueError: The model cannot be opened, or the prompts do not fit it.
     """
-    if given.model == PLANTED and given.task is None:
-        raise refusal(
-            "--task", f"the task of the planted model, one of {', '.join(planted.NAMES)}", "none", "or give --model"
-        )
+    shipped = {PLANTED: planted.NAMES, TRAINED: tuple(trained.tasks())}.get(given.model.split(":")[0])
+    if shipped and given.task is None:
+        expected = f"the task of the {given.model} model, one of {', '.join(shipped)}"
+        raise refusal("--task", expected, "none", "or give --model")
     tasks = None if given.task is None else [given.task]
     n = given.n_prompts
     asked = dict(n_prompts=n, n_held_out=n or N_PROMPTS, seed=given.seed, metric=given.metric, prompts=given.prompts)
@@ -44,6 +44,8 @@ def tokenizer_of(problem: Problem) -> Any:
     """What tells tokens as text; None for a model of token ids."""
     if problem.is_planted:
         return planted.planted_task(problem.task).task.word_tokenizer()
+    if problem.model_name.split(":")[0] == TRAINED:
+        return trained.tasks()[problem.task][0].tokenizer
     return getattr(problem.model, "tokenizer", None)
 
 

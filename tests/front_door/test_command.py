@@ -20,6 +20,8 @@ from edge_circuits.graphs.measures.quality import measure
 from edge_circuits.graphs.metrics import load as load_metric
 
 MODEL = ("--task", "greater_than", "--n-prompts", "12", "--quiet")
+ROWS = [("king", "s", "queen", "s", "he", "she"), ("girl", "s", "boys", "", "she", "they")]
+ROWS += [("dogs", "", "dog", "s", "they", "it"), ("man", "s", "cat", "s", "he", "it")]
 
 
 def run(*words: object) -> int:
@@ -169,9 +171,34 @@ def test_prompts_of_a_file_are_halved(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ScoredGraph.load(tmp_path / "s.json").metadata["settings"]["n_prompts"] == 4
 
 
+def test_a_warning_is_one_line(tmp_path: Path) -> None:
+    same = "\n".join(["clean,corrupted,answers,wrong_answers", *["the king runs .,the king runs .,he,she"] * 4])
+    (tmp_path / "same.csv").write_text(same)
+    asked = ("score", "--model", "trained", "--task", "pronoun", "--prompts", tmp_path / "same.csv", "--quiet")
+    command = [sys.executable, "-m", "edge_circuits", *map(str, asked), "--out", str(tmp_path / "s.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.startswith("warning: pairs: 2 of 2 have the same clean"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_trained_models_are_found_in_with_their_words_and_with_a_users(tmp_path: Path) -> None:
+    asked = ("--model", "trained", "--task", "pronoun", "--method", "eap", "--k", 40, "--exact", 0, "--quiet")
+    assert run("find", *asked, "--n-prompts", 6, "--out", tmp_path / "a") == 0
+    page = (tmp_path / "a" / "report.html").read_text()
+    prompts = json.loads(re.search(r'id="payload">(.*?)</script>', page, re.DOTALL).group(1))["prompts"]
+    assert len(prompts["rows"]) == 6 and "." in prompts["rows"][0]["clean"]
+    lines = [f"the {a} sleep{s} .,the {b} sleep{z} .,{x},{y}" for a, s, b, z, x, y in ROWS]
+    (tmp_path / "mine.csv").write_text("\n".join(["clean,corrupted,answers,wrong_answers", *lines]))
+    assert run("score", *asked[:6], "--prompts", tmp_path / "mine.csv", "--quiet", "--out", tmp_path / "s.json") == 0
+    known = ScoredGraph.load(tmp_path / "s.json")
+    assert known.metadata["task"] == "pronoun" and known.metadata["settings"]["n_prompts"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["find", "--model", "trained", "--out", "new"], "one of number, pronoun, induction, brackets, got none"),
+        (["find", "--model", "trained:a", "--task", "number", "--out", "new"], "behind the colon, got 'a'"),
         (["find", "--out", "new"], "--task: expected the task of the planted model"),
         (["find", "--model", "/nowhere/at/all", "--out", "new"], "which does not exist"),
         (["find", *MODEL, "--method", "eap-gi", "--out", "new"], "eap-gi"),

@@ -120,12 +120,22 @@ def test_trained_models_bring_their_tasks() -> None:
     assert (one.pairs, one.held_out) == task.pairs(5, 1, "test").split(3, 1)
     with pytest.raises(ValueError, match="task: expected one of 'number', .*, got 'ioi'"):
         open_problems("trained", ["ioi"])
-    with pytest.raises(
-        ValueError, match="model: expected one that takes your prompts, or has a known circuit, got 'trained'"
-    ):
+    with pytest.raises(ValueError, match="model: expected one that has a known circuit, got 'trained'; give --circuit"):
         open_problems("trained", needs_circuit=True)
     with pytest.raises(ValueError, match="grammar-7.safetensors.*--seed 7"):
         open_problems("trained:7", ["number"])
+
+
+def test_trained_models_take_a_users_prompts_and_a_type(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("clean,corrupted,answers,wrong_answers\nthe king runs .,the queen runs .,he,she")
+    with pytest.raises(ValueError, match="--tasks: expected the task of the trained model"):
+        open_problems("trained", prompts=path)
+    (problem,) = open_problems("trained", ["pronoun"], prompts=path, dtype="float64")
+    tokenizer = trained.language_of("grammar").tokenizer
+    assert problem.prompts == "prompts of mine.csv" and problem.metric_name == "logit_difference"
+    assert problem.pairs.clean.tolist() == [tokenizer.encode("the king runs .")]
+    assert next(problem.model.parameters()).dtype == torch.float64
 
 
 def test_without_tasks_all_planted_models_are_meant() -> None:
