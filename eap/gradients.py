@@ -84,7 +84,7 @@ def differentiate(
 
     Args:
         embed: embedded prompts, the start of the residual stream.
-        operations: exact, or with relevance rules.
+        operations: exact, or with relevance rules; the gradient is zero at a value that they hold fixed.
         inside: give the gradients inside of the destinations too.
 
     Raises:
@@ -100,9 +100,12 @@ def differentiate(
         if inside:
             places |= {name: getattr(kept, name) for name in ("z", "mlp_normed", "mlp_out")}
             places |= {"final_normed": [normed], "logits": [logits]}
-        flat = [x for some in places.values() for x in some]
+        flat = [x for some in places.values() for x in some if x.requires_grad]
         gradients = iter(torch.autograd.grad(values.sum(), flat, materialize_grads=True))
-    found = {name: [next(gradients) for _ in some] for name, some in places.items()}
+    found = {
+        name: [next(gradients) if x.requires_grad else torch.zeros_like(x) for x in some]
+        for name, some in places.items()
+    }
     return Gradients(
         kept.each(Tensor.detach),
         *(found[name] for name in ("q", "k", "v", "mlp_in")),

@@ -87,7 +87,7 @@ def map_names() -> tuple[str, ...]:
 
 def _readers(method: Method) -> tuple[str, ...]:
     names = {field.name for field in fields(method)}
-    if "reader" not in names or ("at" in names and method.at != "inputs"):  # gradients inside constants are not taken
+    if "reader" not in names:
         return ()
     choices = get_args(get_type_hints(type(method))["reader"])
     return (method.reader, *(reader for reader in choices if reader != method.reader))

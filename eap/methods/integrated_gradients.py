@@ -45,6 +45,7 @@ class IntegratedGradients(GradientMethod):
     everything above follows; likewise for an MLP; `input` is moved as at "inputs". It takes `steps` forward and backward
     passes for each of the 2 x layers + 1 places. At "all-activations", as in the published code, every edge takes
     the mean of the gradients over all these places, at the points (k + 1) / steps, the clean end among them instead of the cut one.
+    A node that is held at a point passes nothing on there, whatever reader takes its in-edges.
 
     Attributes:
         steps: points of the line.

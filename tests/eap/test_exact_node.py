@@ -116,6 +116,18 @@ def test_integrated_gradients_meet_the_same_changes_with_the_mean_coefficients()
         assert abs(found[source, graph.mlp_destination(last)] - expected_score) < 1e-10 * found.abs().max()
 
 
+@pytest.mark.parametrize(("at", "share"), [("activations", 1.0), ("all-activations", 1 - 1 / 5)])
+def test_a_node_that_is_held_passes_nothing_on(at: str, share: float) -> None:
+    """Beyond the last MLP all is linear, so every point is exact for it, but the one of five places that holds it."""
+    model = native(normalization_type=None, act_fn="gelu").double()
+    exact = eap.score(model, PAIRS, logit_difference, "exact", quiet=True)
+    into = exact.graph.mlp_destination(exact.graph.n_layers - 1)
+    method = eap.IntegratedGradients(steps=2, at=at, reader="exact", exact_sources=ALL)
+    found = eap.score(model, PAIRS, logit_difference, method, quiet=True)
+    assert 1 + 2 * exact.graph.n_layers == 5
+    assert (found.scores - share * exact.scores)[:, into].abs().max() < 1e-12 * exact.scores.abs().max()
+
+
 def test_bad_numbers_of_sources_are_refused() -> None:
     with pytest.raises(ValueError, match="exact_sources: expected a whole number from 1, got 0"):
         eap.EAP(exact_sources=0)
