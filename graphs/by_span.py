@@ -9,7 +9,7 @@ at which <q> does; such a move belongs to the head and is not cut by itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, described, refusal, whole_number
 from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.drawing.diagram import AT
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.prompts.tokenization import token_texts
 from edge_circuits.graphs.scores import ScoredGraph
-
-AT = "@"  # between an edge's name and its span's
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +78,22 @@ class SpanCircuit:
         graph: The topology.
         spans: Names of the spans, in order; the prompts that it is run on have spans of the same names.
         mask: [source destination span]
+        scores: The scores by which it was chosen, or None. [source destination span]
+        metadata: What is worth knowing of its origin.
+        example: Tokens of a prompt, each with its span, for drawings; empty if there are none.
     """
 
     graph: Graph
     spans: tuple[str, ...]
     mask: Bool[Tensor, "source destination span"]
+    scores: Float[Tensor, "source destination span"] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    example: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _check_shape("mask", self.mask, self.graph, self.spans)
+        if self.scores is not None:
+            _check_shape("scores", self.scores, self.graph, self.spans)
         if (self.mask & ~self.graph.edge_mask[:, :, None]).any():
             raise refusal("mask", "False where there is no edge", "others", "multiply by graph.edge_mask")
 
@@ -106,6 +115,28 @@ class SpanCircuit:
     def anywhere(self) -> Circuit:
         """The edges that are kept at any span, as a circuit without positions."""
         return Circuit(self.graph, self.mask.any(2))
+
+    def live(self) -> SpanCircuit:
+        """Without the edges on no path from `input` to `logits`, which change no run."""
+        return replace(self, mask=_on_paths(self.graph, self.mask))
+
+    def over(self, pairs: PromptPairs, row: int = 0, tokenizer: Any = None) -> SpanCircuit:
+        """The same with a clean prompt as its example.
+
+        Args:
+            pairs: Prompts with the circuit's spans.
+            row: Which of them.
+            tokenizer: Tells tokens as text; None: ids are shown.
+
+        Raises:
+            ValueError: Other spans, or no such row.
+        """
+        check_spans(pairs, self.spans)
+        row = whole_number("row", row, 0, len(pairs) - 1)
+        length = int(pairs.lengths[row])
+        texts = token_texts(tokenizer, pairs.clean[row, :length].tolist())
+        spans = [self.spans[number] for number in pairs.spans.of_token[row, :length].tolist()]
+        return replace(self, example=tuple(zip(texts, spans)))
 
 
 def prune_spans(scores: SpanScores, k: int) -> SpanCircuit:
@@ -129,7 +160,20 @@ def prune_spans(scores: SpanScores, k: int) -> SpanCircuit:
     chosen = sizes.sort(descending=True, stable=True).indices[: min(k, int(real.sum()))]
     mask = torch.zeros(sizes.shape, dtype=torch.bool)
     mask[chosen] = True
-    return SpanCircuit(scores.graph, scores.spans, _on_paths(scores.graph, mask.view(scores.scores.shape)))
+    mask = mask.view(scores.scores.shape)
+    return SpanCircuit(scores.graph, scores.spans, mask, scores.scores, {**scores.metadata}).live()
+
+
+def check_spans(pairs: PromptPairs, spans: tuple[str, ...]) -> None:
+    """Refuse prompts that have not the spans of a circuit.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    names = None if pairs.spans is None else pairs.spans.names
+    if names != spans:
+        remedy = "give PromptPairs the spans that the circuit was found with, or use pairs.by_token()"
+        raise refusal("pairs.spans", f"those of the circuit, {spans}", names, remedy)
 
 
 def _on_paths(graph: Graph, mask: Bool[Tensor, "source destination span"]) -> Bool[Tensor, "source destination span"]:

@@ -24,6 +24,7 @@ from edge_circuits.graphs.drawing.looks import (
     EDGE_COLOURS,
     EDGE_LABELS,
     EFFECT_LABELS,
+    FAINT_INK,
     INK,
     NODE_COLOURS,
     SIDE_COLOURS,
@@ -38,6 +39,8 @@ from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import Node, parse_destination, parse_source
 from edge_circuits.graphs.reachability import live_edges, nodes_to_logits
 from edge_circuits.graphs.signs import Effect, effect_of, has_sign
+
+AT = "@"  # between a node's or edge's name and its span's
 
 
 @runtime_checkable
@@ -62,6 +65,7 @@ class DrawnNode:
         colour: Colour of its face, `#rrggbb`.
         parts: How the drawn edges into it are read.
         role: Its role, if it has one.
+        column: Where nodes stand in columns of spans, the number of its column.
     """
 
     name: str
@@ -71,6 +75,12 @@ class DrawnNode:
     colour: str
     parts: frozenset[EdgePart]
     role: str | None
+    column: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name without the span that it stands at."""
+        return self.name.partition(AT)[0]
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class DrawnEdge:
         opacity: From 0 to 1.
         effect: Whether it helps (solid) or hurts (dashed); None without scores, or where they have no sign.
         side: In a comparison, which of the two circuits has it.
+        moves: It is no edge but what a head carries from one span to another.
     """
 
     name: str
@@ -98,6 +109,7 @@ class DrawnEdge:
     opacity: float
     effect: Effect | None = None
     side: Side | None = None
+    moves: bool = False
 
     @property
     def width(self) -> float:
@@ -107,6 +119,8 @@ class DrawnEdge:
     @property
     def colour(self) -> str:
         """Colour of the line: that of its part, or in a comparison that of its side."""
+        if self.moves:
+            return FAINT_INK
         return EDGE_COLOURS[self.part] if self.side is None else SIDE_COLOURS[self.side]
 
     @property
@@ -115,6 +129,13 @@ class DrawnEdge:
         words = [self.name, None if self.score is None else f"{self.score:.4g}", self.effect]
         words.append(None if self.side is None else SIDE_LABELS[self.side])
         return "  ".join(word for word in words if word is not None)
+
+
+class Column(NamedTuple):
+    """A column of nodes: the name of its span, and the tokens of an example under it in lines."""
+
+    name: str
+    lines: tuple[str, ...] = ()
 
 
 class LegendLine(NamedTuple):
@@ -136,6 +157,7 @@ class Picture:
         rows: Label of every row that has nodes, by its number.
         roles: Colour of every role drawn.
         notes: Lines of the legend in words.
+        columns: The columns that nodes stand in, where edges are drawn span by span.
     """
 
     title: str
@@ -144,11 +166,12 @@ class Picture:
     rows: dict[int, str]
     roles: dict[str, str]
     notes: tuple[str, ...]
+    columns: tuple[Column, ...] = ()
 
     @property
     def lines(self) -> tuple[LegendLine, ...]:
         """What lines mean, in the order of the legend."""
-        sides, parts = ({edge.side for edge in self.edges}, {edge.part for edge in self.edges})
+        sides, parts = ({edge.side for edge in self.edges}, {edge.part for edge in self.edges if not edge.moves})
         if sides - {None}:
             colours = [
                 LegendLine(SIDE_COLOURS[side], False, SIDE_LABELS[side]) for side in SIDE_COLOURS if side in sides
@@ -157,6 +180,8 @@ class Picture:
             colours = [
                 LegendLine(EDGE_COLOURS[part], False, EDGE_LABELS[part]) for part in EDGE_COLOURS if part in parts
             ]
+        if any(edge.moves for edge in self.edges):
+            colours.append(LegendLine(FAINT_INK, False, "moves within a head"))
         if any(edge.effect for edge in self.edges):
             colours += [LegendLine(INK, effect == "hurts", text) for effect, text in EFFECT_LABELS.items()]
         return tuple(colours)
@@ -180,7 +205,7 @@ def picture_of(circuit: Drawable, roles: Mapping[str, str] | None = None, title:
     live = live_edges(circuit.graph, circuit.mask)
     edges = drawn_edges(circuit)
     notes = _notes(circuit, int(live.sum()), edges)
-    return arranged(circuit.graph, edges, roles, _title(circuit) if title is None else title, notes)
+    return arranged(circuit.graph, edges, roles, title_of(circuit) if title is None else title, notes)
 
 
 def arranged(
@@ -200,7 +225,7 @@ def arranged(
         title=printable(title),
         nodes=nodes,
         edges=edges,
-        rows={node.row: _row_label(graph, node.name) for node in nodes},
+        rows={node.row: row_label(graph, node.name) for node in nodes},
         roles={node.role: node.colour for node in nodes if node.role is not None},
         notes=notes,
     )
@@ -228,16 +253,21 @@ def drawn_edges(circuit: Drawable) -> tuple[DrawnEdge, ...]:
     if not all(map(math.isfinite, sizes)):
         raise refusal("scores", "finite numbers to draw", "NaN or infinite ones")
     largest = max(sizes, default=0.0)
-    faintest = min(0.75, max(0.1, 6 / max(1, len(places)) ** 0.5))
     edges = []
     for (destination, source), score in zip(places, scores):
         start, end = graph.sources[source], graph.destinations[destination]
         strength = 0.3 if score is None else abs(score) / largest if largest else 0.0
         part, nodes = parse_destination(end), [graph.sources[n] for n in graph.nodes_of(destination) if leads[n]]
         for name in nodes or ["logits"]:
-            look = (score, strength, faintest + (1 - faintest) * strength**0.6, effect_of(score) if is_signed else None)
+            look = (score, strength, opacity_of(strength, len(places)), effect_of(score) if is_signed else None)
             edges.append(DrawnEdge(f"{start}->{end}", start, name, part.part or part.kind, *look))
     return tuple(sorted(edges, key=lambda edge: edge.strength))
+
+
+def opacity_of(strength: float, n_edges: int) -> float:
+    """From 0 to 1; the more edges, the fainter the weak ones."""
+    faintest = min(0.75, max(0.1, 6 / max(1, n_edges) ** 0.5))
+    return faintest + (1 - faintest) * strength**0.6
 
 
 # Nodes
@@ -246,19 +276,20 @@ def drawn_edges(circuit: Drawable) -> tuple[DrawnEdge, ...]:
 def _node(
     graph: Graph, name: str, edges: tuple[DrawnEdge, ...], role: str | None, colours: dict[str, str]
 ) -> DrawnNode:
-    node = _parsed(name)
+    node = parsed(name)
     parts = frozenset(edge.part for edge in edges if edge.end == name)
     colour = NODE_COLOURS[node.kind] if role is None else colours[role]
-    return DrawnNode(name, node.kind, node.head, _row(graph, name), colour, parts, role)
+    return DrawnNode(name, node.kind, node.head, row_of(graph, name), colour, parts, role)
 
 
-def _parsed(name: str) -> Node:
+def parsed(name: str) -> Node:
+    """A node by its name."""
     return parse_destination(name) if name == "logits" else parse_source(name)
 
 
-def _row(graph: Graph, name: str) -> int:
+def row_of(graph: Graph, name: str) -> int:
     """Number of a node's row from 0, where a layer has two rows, or one if it has no MLP or blocks are parallel."""
-    node, has_mlp_rows = _parsed(name), graph.mlps and not graph.parallel
+    node, has_mlp_rows = parsed(name), graph.mlps and not graph.parallel
     if node.kind == "input":
         return 0
     per_layer = 2 if has_mlp_rows else 1
@@ -266,8 +297,9 @@ def _row(graph: Graph, name: str) -> int:
     return 1 + per_layer * layer + (node.kind == "mlp" and has_mlp_rows)
 
 
-def _row_label(graph: Graph, name: str) -> str:
-    node = _parsed(name)
+def row_label(graph: Graph, name: str) -> str:
+    """What a node's row holds, in words."""
+    node = parsed(name)
     if node.layer is None:
         return ""
     if not graph.mlps or graph.parallel:
@@ -278,7 +310,8 @@ def _row_label(graph: Graph, name: str) -> str:
 # Words
 
 
-def _title(circuit: Drawable) -> str:
+def title_of(circuit: Drawable) -> str:
+    """Model, task and method, as far as they are known."""
     known = (circuit.metadata.get(key) for key in ("model", "task", "method"))
     return ", ".join(short_name(text) for text in known if isinstance(text, str))
 

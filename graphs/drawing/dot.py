@@ -13,7 +13,7 @@ from html import escape
 from typing import Literal
 
 from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
-from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, Curve, row_layout
+from edge_circuits.graphs.drawing.grid_layout import LINE, NODE_SIZE, Curve, row_layout
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
 
 Layout = Literal["dot", "rows"]
@@ -69,6 +69,10 @@ def _placed_in_rows(picture: Picture) -> Iterator[str]:
     for row, point in layout.labels.items():
         place = f'pos="{point.x + 50:.1f},{point.y:.1f}!"'
         yield f'"row {row}" [shape=plaintext, fontcolor="{FAINT_INK}", label="{picture.rows[row]}", {place}]'
+    for number, (column, point) in enumerate(zip(picture.columns, layout.headings)):
+        text = "\\n".join(_quoted(each) for each in (column.name, *column.lines))
+        place = f'pos="{point.x:.1f},{point.y - LINE * len(column.lines) / 2:.1f}!"'
+        yield f'"column {number}" [shape=plaintext, label="{text}", {place}]'
     for node in picture.nodes:
         centre = layout.centres[node.name]
         yield _node(node, f', pos="{centre.x:.1f},{centre.y:.1f}!"')
@@ -91,7 +95,7 @@ def _node(node: DrawnNode, place: str = "") -> str:
     tip = f', tooltip="{_quoted(node.name if node.role is None else f"{node.name}  {node.role}")}"'
     if node.kind != "head":
         look = f'shape=box, style="rounded,filled", fillcolor="{node.colour}"'
-        return f'"{node.name}" [{look}, {size}{tip}{place}]'
+        return f'"{node.name}" [label="{node.label}", {look}, {size}{tip}{place}]'
     ports = "".join(
         f'<td port="{part}" width="{(width - 2) // 3}" height="13"><font point-size="10" color="{EDGE_COLOURS[part]}">'
         f"{part if part in node.parts else ' '}</font></td>"
@@ -100,7 +104,7 @@ def _node(node: DrawnNode, place: str = "") -> str:
     table = (
         f'<table border="1" cellborder="0" cellspacing="0" cellpadding="0" style="rounded" color="{INK}" '
         f'bgcolor="{node.colour}" fixedsize="true" width="{width}" height="{height}">'
-        f'<tr><td colspan="3" height="{height - 15}">{node.name}</td></tr><tr>{ports}</tr></table>'
+        f'<tr><td colspan="3" height="{height - 15}">{node.label}</td></tr><tr>{ports}</tr></table>'
     )
     return f'"{node.name}" [shape=none, margin=0, {size}, label=<{table}>{tip}{place}]'
 

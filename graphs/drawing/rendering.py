@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from edge_circuits.graphs.by_span import SpanCircuit
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit, Comparison
 from edge_circuits.graphs.drawing import dot
 from edge_circuits.graphs.drawing.comparison import picture_of_two
 from edge_circuits.graphs.drawing.diagram import Picture, picture_of
+from edge_circuits.graphs.drawing.span_columns import picture_by_span
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.scores import ScoredGraph, heat_map
@@ -36,7 +38,7 @@ _PNG_DPI = 130
 
 
 def render(
-    circuit: Circuit | Comparison | ScoredGraph,
+    circuit: Circuit | SpanCircuit | Comparison | ScoredGraph,
     path: str | os.PathLike[str],
     *,
     roles: Mapping[str, str] | None = None,
@@ -49,13 +51,14 @@ def render(
     read as q, k, v, by an MLP or by logits by colour; their width and opacity is |score|. A solid
     line helps (cutting the edge lowers the metric), a dashed one hurts. Without scores all edges look alike. svg files show
     names and scores under the pointer. Of two circuits (`circuit.compare(other)`) an edge's colour says which of them has it.
-    Scores alone are drawn as a grid of layers and heads, each with the sum of |score| over the edges that leave it.
+    Scores alone are drawn as a grid of layers and heads, each with the sum of |score| over the edges that leave it. Of a circuit
+    by span, nodes stand in columns of spans (`edge_circuits.graphs.drawing.span_columns`).
 
     Without Graphviz's programs, an svg is drawn by the project itself, with a warning; for png and pdf that svg is
     written beside, and an error says so. In both cases the DOT text is written beside as well.
 
     Args:
-        circuit: The circuit, whose `scores` are shown if it has any; a comparison; or scores, drawn as svg alone.
+        circuit: The circuit, whose `scores` are shown if it has any, everywhere or by span; a comparison; or scores, drawn as svg alone.
         path: The file; its ending chooses svg, png, pdf or gv (DOT text). An existing file is replaced.
         roles: What a node does, by name: `{"a9.h9": "name mover"}`. Nodes of a role share a colour, which the legend
             names. Nodes that are not drawn may have one.
@@ -89,7 +92,7 @@ def render(
 
 
 def to_dot(
-    circuit: Circuit | Comparison,
+    circuit: Circuit | SpanCircuit | Comparison,
     *,
     roles: Mapping[str, str] | None = None,
     title: str | None = None,
@@ -103,7 +106,11 @@ def to_dot(
     return dot.dot_text(picture, _chosen(layout, picture))
 
 
-def _picture(circuit: Circuit | Comparison, roles: Mapping[str, str] | None, title: str | None) -> Picture:
+def _picture(
+    circuit: Circuit | SpanCircuit | Comparison, roles: Mapping[str, str] | None, title: str | None
+) -> Picture:
+    if isinstance(circuit, SpanCircuit):
+        return picture_by_span(circuit, roles, title)
     if isinstance(circuit, Comparison):
         return picture_of_two(circuit.first, circuit.second, roles, title)
     return picture_of(circuit, roles, title)
@@ -118,8 +125,11 @@ def _ending(path: Path) -> Ending:
 
 def _chosen(layout: Layout, picture: Picture) -> dot.Layout:
     """The layout to use; dot's time grows with the rows that edges cross."""
-    if choice("layout", layout, get_args(Layout)) != "auto":
-        return layout
+    choice("layout", layout, get_args(Layout))
+    if picture.columns and layout == "dot":
+        raise refusal("layout", "'rows' for a circuit by span", repr(layout))
+    if layout != "auto" or picture.columns:
+        return "dot" if layout == "dot" else "rows"
     places = {row: place for place, row in enumerate(sorted(picture.rows))}
     heights = {node.name: places[node.row] for node in picture.nodes}
     n_crossed = sum(heights[edge.end] - heights[edge.start] for edge in picture.edges)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from html import escape
 
 from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
-from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
+from edge_circuits.graphs.drawing.grid_layout import LINE, NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
 
 _MARGIN = 20
@@ -42,6 +42,14 @@ def layered_svg(picture: Picture) -> str:
     lines += [_text(Point(_MARGIN, _MARGIN + 12 + _LINE * place), text, size=15) for place, text in enumerate(title)]
     for row, point in layout.labels.items():
         lines.append(_text(placed(Point(point.x, point.y - 4)), picture.rows[row], FAINT_INK))
+    lines += [
+        f'<path d="M{x + _MARGIN:.1f},{bottom - layout.height:.1f} V{bottom:.1f}" stroke="#dddddd"/>'
+        for x in layout.bounds
+    ]
+    for column, point in zip(picture.columns, layout.headings):
+        for number, text in enumerate((column.name, *column.lines)):
+            place = placed(Point(point.x, point.y - LINE * number))
+            lines.append(_text(place, text, FAINT_INK if number else INK, anchor="middle"))
     for edge, curve in zip(picture.edges, layout.curves):
         lines.append(_edge(edge, Curve(*map(placed, curve))))
     lines += [_node(node, placed(layout.centres[node.name])) for node in picture.nodes]
@@ -74,7 +82,7 @@ def _node(node: DrawnNode, centre: Point) -> str:
     role = "" if node.role is None else f"<title>{escape(f'{node.name}  {node.role}')}</title>"
     lines = [_box(node.kind, node.colour, centre)]
     has_letters = node.kind == "head" and node.parts
-    lines.append(_text(Point(centre.x, centre.y + (-2 if has_letters else 4)), node.name, anchor="middle"))
+    lines.append(_text(Point(centre.x, centre.y + (-2 if has_letters else 4)), node.label, anchor="middle"))
     for part in sorted(node.parts) if has_letters else ():
         place = Point(centre.x + PART_OFFSET[part], centre.y + 13)
         lines.append(_text(place, part, EDGE_COLOURS[part], size=10, anchor="middle"))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from edge_circuits.graphs.by_span import SpanCircuit
+from edge_circuits.graphs.by_span import SpanCircuit, check_spans
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.model.adapter import adapt
@@ -116,10 +116,7 @@ def _mask_for(circuit: Circuit | SpanCircuit, pairs: PromptPairs, transformer: T
     """A circuit's mask; of one with spans, in floating point."""
     if isinstance(circuit, Circuit):
         return circuit.mask
-    names = None if pairs.spans is None else pairs.spans.names
-    if names != circuit.spans:
-        remedy = "give PromptPairs the spans that the circuit was found with, or use pairs.by_token()"
-        raise refusal("pairs.spans", f"those of the circuit, {circuit.spans}", names, remedy)
+    check_spans(pairs, circuit.spans)
     return circuit.mask.to(transformer.dtype)
 
 
