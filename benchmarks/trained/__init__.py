@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edge_circuits.benchmarks.trained.language import Language, Task
 
-NAMES = ("grammar", "induction", "brackets")
+NAMES = ("grammar", "induction", "brackets", "addition")
 
 
 class Trained(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_circuits.benchmarks.trained import NAMES, grammar, language_of, load
+from edge_circuits.benchmarks.trained import NAMES, addition, grammar, language_of, load
 from edge_circuits.benchmarks.trained.train import STUDY, next_token_loss, train
 from edge_circuits.graphs import Circuit, Graph, metrics, run
 
@@ -64,7 +64,21 @@ def test_brackets_and_words_that_come_again_have_one_answer() -> None:
         assert found.answers[row].tolist() == [tokens[tokens.index(tokens[-1]) + 1]]
 
 
-@pytest.mark.parametrize("name", ["induction", "brackets"])
+def test_sums_are_right_and_those_of_the_test_are_never_learned() -> None:
+    number = {word: int(word) for word in addition.WORDS[:-1]}
+    words, asked = addition.LANGUAGE.tokenizer.vocabulary, addition.pairs(300)
+    for prompts, answers in ((asked.clean, asked.answers), (asked.corrupted, asked.wrong_answers)):
+        for (bos, first, second, equals), (answer,) in zip(prompts.tolist(), answers.tolist()):
+            assert (bos, words[equals]) == (1, "=")
+            assert number[words[answer]] == (number[words[first]] + number[words[second]]) % 31
+    assert torch.equal(asked.clean[:, 1], asked.corrupted[:, 1])
+    rng = random.Random(0)
+    learned = {tuple(addition.sequence(rng).tokens[:4]) for _ in range(6000)}
+    tested = set(map(tuple, asked.clean.tolist()))
+    assert len(learned) > 680 and not learned & tested  # of 961, three quarters
+
+
+@pytest.mark.parametrize("name", ["induction", "brackets", "addition"])
 def test_a_shipped_model_answers_prompts_it_has_not_seen(name: str) -> None:
     model, of = load(name)
     pairs = of.tasks[0].pairs(64, 7, "test")
