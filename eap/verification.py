@@ -10,7 +10,6 @@ stated. A check that cannot be made, because the model is refused or a value is 
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
 from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.recognition import copied
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 # Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
@@ -317,7 +317,7 @@ def _exact_sample(subject: Subject) -> Iterator[Check]:
 def _bf16(subject: Subject) -> Iterator[Check]:
     """In bfloat16 edges keep their ranks."""
     with redirect_stdout(io.StringIO()):  # a bridge tells that its type changes
-        narrow = copy.deepcopy(subject.model).to(torch.bfloat16)
+        narrow = copied(subject.model).to(torch.bfloat16)
     edges = subject.graph.graph.edge_mask
     wide, found = (scores[edges].double() for scores in (subject.eap, subject.score(narrow, subject.pairs)))
     yield Check(

@@ -12,6 +12,7 @@ read is seen without running it:
 
 from __future__ import annotations
 
+import copy
 import inspect
 import weakref
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def foreign(model: nn.Module, read: Reader) -> Iterator[str]:
         if storage_of(parameter) not in read.storages and id(parameter) not in idle:
             yield f"the parameter {_plain(name)}, which is not read"
     for name, module in model.named_modules():
-        if "forward" in vars(module) and not _is_of_bridges(vars(module)["forward"]):
+        if "forward" in vars(module) and not _is_bridges_own(module):
             yield f"a forward of its own on {_plain(name) or 'the model'}"
         if any(_is_foreign(hook) for hooks in _hooks_of(module) for hook in hooks.values()):
             yield f"a hook on {_plain(name) or 'the model'}"
@@ -69,6 +70,22 @@ def _is_foreign(hook: object) -> bool:
         return not module.startswith("transformer_lens")
     wrapped = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
     return not _is_of_bridges(wrapped.get("hook"))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy that computes with its own weights: on Falcon's layers a bridge sets functions that keep to the original's."""
+    copy_of_it = copy.deepcopy(model)
+    for module in copy_of_it.modules():
+        if "forward" in vars(module) and _is_of_bridges(module.forward) and not _is_bridges_own(module):
+            del module.forward
+    return copy_of_it
+
+
+def _is_bridges_own(module: nn.Module) -> bool:
+    """Whether a module's own `forward` is a function that the bridge made for it and no other."""
+    forward = vars(module)["forward"]
+    held = inspect.getclosurevars(forward).nonlocals.values() if inspect.isfunction(forward) else ()
+    return _is_of_bridges(forward) and any(each is module for each in (getattr(forward, "__self__", None), *held))
 
 
 def _is_of_bridges(function: object) -> bool:

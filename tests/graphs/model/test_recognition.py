@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edge_circuits import eap
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.model.recognition import copied
 
 
 def scores(model: nn.Module) -> Tensor:
@@ -65,6 +66,22 @@ def test_the_projection_that_a_bridge_has_split_is_idle(kind: str) -> None:
             module.register_forward_pre_hook(lambda module, args: n_calls.append(module))
     model(RAGGED.clean)
     assert not n_calls
+
+
+@pytest.mark.parametrize("kind", ["falcon", "phi3"])
+def test_a_copy_computes_with_its_own_weights(kind: str) -> None:
+    """TransformerLens sets functions on Falcon's layers that a deep copy shares: such a copy is refused once it differs."""
+    model = bridged(hub_module(kind, torch.float32))
+    plain, ours = copy.deepcopy(model), copied(model)
+    for copy_of_it in (plain, ours):
+        adapt(copy_of_it)
+        with torch.no_grad():
+            for parameter in copy_of_it.parameters():
+                parameter.mul_(1.1)
+    assert_logits_are_the_models_own(ours)
+    if kind == "falcon":
+        with pytest.raises(ValueError, match="It has a forward of its own on"):
+            adapt(plain)
 
 
 def test_trained_weights_are_read_without_another_comparison() -> None:
