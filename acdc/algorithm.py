@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from edge_circuits.acdc.search import Search
+from edge_circuits.acdc.search import ALL_CUT, Search
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import SAFETY, Trace, agreed, is_kept
 from edge_circuits.graphs.checks import refusal
@@ -100,14 +100,17 @@ def _own(begun: Trace, sweep: EdgeSweep, folder: str | os.PathLike[str]) -> Trac
         for trace in (nothing, begun)
     )
     for name, value in mine.items():
-        if its.get(name) != value:
+        if name != ALL_CUT and its.get(name) != value:
             expected = f"a trace of this sweep, whose {name} is {value}"
             remedy = "give another folder, or delete the trace to begin anew"
             raise refusal("checkpoint", expected, f"one in {folder} whose {name} is {its.get(name)}", remedy)
     remedy = "delete the trace to begin anew"
-    if not abs(begun.start_value - nothing.start_value) <= SAFETY * max(begun.noise, nothing.noise):
-        values = f"start value {nothing.start_value}", f"one in {folder} with {begun.start_value}"
-        raise refusal("checkpoint", *values, remedy)
+    eps = 100 * torch.finfo(sweep.search.transformer.dtype).eps
+    now, then = ((trace.start_value, trace.settings.get(ALL_CUT)) for trace in (nothing, begun))
+    for name, value, held in zip(("start value", "value with all edges cut"), now, then):
+        most = SAFETY * max(begun.noise, nothing.noise, eps * abs(value or 0.0))
+        if value != held and (None in (value, held) or not abs(held - value) <= most):
+            raise refusal("checkpoint", f"{name} {value}", f"one in {folder} with {held}", remedy)
     for edge, before, after, kept, _ in begun.decisions:
         if kept != (after is not None and is_kept(before, after, begun.threshold, begun.change)):
             decided = f"{edge} {'kept' if kept else 'cut'} in {folder}, from {before} to {after}"

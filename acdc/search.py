@@ -34,6 +34,7 @@ from edge_circuits.graphs.running.plan import make_plan
 
 MAX_TOKENS = 2048
 STACKED_TOKENS = 1024
+ALL_CUT = "value_all_cut"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Search:
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.start_value = self._start_value()
+        all_cut = self.value([self.transformer.unembed(cut.final[:, 0]) for cut in self.cuts])
+        self.origin[ALL_CUT] = all_cut if math.isfinite(all_cut) else None
 
     def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
         transformer = self.transformer
@@ -135,7 +138,7 @@ class Search:
         self, model: nn.Module, pairs: PromptPairs, metric: Metric | str, batches: Sequence[PromptPairs]
     ) -> dict[str, Any]:
         """What a trace says of its origin: all that decides its values."""
-        asked = question(model, self.transformer, pairs, metric, batches)
+        asked = question(model, self.transformer, pairs, metric, batches, gradients=False)
         return {
             **asked,
             "model": self.transformer.name,

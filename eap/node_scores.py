@@ -109,7 +109,7 @@ def score_nodes(
             method.check_metric(metric)
         batches = processes.batches(pairs, batch_size, MAX_TOKENS)
         if processes.size > 1:
-            settings = dict(method=method.described, direction=direction)
+            settings = dict(method=method.described, direction=direction, gradients=True)
             asked |= question(model, transformer, pairs, metric, batches, **settings)
     batches = [batch.to(transformer.device) for batch in processes.mine(batches)]
     per_prompt: dict[str, Tensor] = {}

@@ -29,7 +29,7 @@ from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.prompts.pairs import check_pairs
 from edge_circuits.graphs.running.distributed import Processes
-from edge_circuits.graphs.running.fingerprint import question
+from edge_circuits.graphs.running.fingerprint import own_values, question
 from edge_circuits.graphs.running.patching import Intervention, check_intervention, cut_values
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
@@ -122,7 +122,7 @@ def score(
         if checkpoint is not None or processes.size > 1:
             measured = metric if method.needs_metric else None
             settings = dict(method=method.described, intervention=intervention, token_chunk=token_chunk, by=by)
-            asked |= question(model, transformer, pairs, measured, batches, **settings)
+            asked |= question(model, transformer, pairs, measured, batches, gradients=method.needs_gradient, **settings)
             asked |= {"checkpoint": str(checkpoint), "budget": str(budget)}
     cuts = cut_values(transformer, batches, intervention, processes)
     job = Job(
@@ -135,9 +135,8 @@ def score(
         seconds = time.monotonic() - start
     else:
         if checkpoint is not None:
-            job = replace(
-                job, checkpoint=processes.read_by_first(lambda: path_of(Path(checkpoint), method.name, asked))
-            )
+            path = processes.read_by_first(lambda: _path(Path(checkpoint), job, method, asked, batches))
+            job = replace(job, checkpoint=path)
         total, seconds = _summed(job, batches, processes, method)
         scores = total / len(pairs)
     scores, metadata = (
@@ -153,6 +152,12 @@ def score(
     same = dict(intervention=intervention, batch_size=batch_size, kv_destinations=kv_destinations, quiet=quiet)
     exact = score(model, pairs, metric, Exact(chosen), checkpoint=checkpoint, process_group=process_group, **same)
     return with_exact(scored, exact, chosen, budget)
+
+
+def _path(folder: Path, job: Job, method: Method, asked: dict[str, str], batches: list[PromptPairs]) -> Path:
+    """The file of a question, if the metric still has the values with which it was asked first."""
+    values = own_values(job.transformer, batches, job.metric, job.cuts) if method.needs_metric else None
+    return path_of(folder, method.name, asked, values, job.transformer.dtype)
 
 
 def _with_spans(pairs: PromptPairs, by: By | None, method: Method) -> PromptPairs:

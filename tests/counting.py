@@ -7,8 +7,8 @@ from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
 
-IDENTIFIED = 4
-"""Calls of a metric by which a question knows it: two on made-up logits (for each 64 prompts), two on the model's own."""
+IDENTIFIED = 3
+"""Calls of a metric by which a question knows it: three on made-up logits (for each 64 prompts). A checkpoint takes two more for each batch."""
 
 
 class Stopped(BaseException):

@@ -89,7 +89,7 @@ def begun_sweep(group: Group, folder: Path, most: float = float("inf")) -> tuple
 def begin(folder: Path) -> None:
     """Leave checkpoints of runs that were stopped."""
     with patch.object(checkpoint, "SECONDS_BETWEEN", -1.0):  # written after every batch
-        for run, most in ((begun_scores, IDENTIFIED + 2), (begun_sweep, 150)):
+        for run, most in ((begun_scores, IDENTIFIED + 2 * 5 + 2), (begun_sweep, 150)):
             try:
                 run(None, folder, most)
             except Stopped:

@@ -1,8 +1,9 @@
 """What decides an answer, by name: a checkpoint, or another process, is of the same question if all of it is the same.
 
 Weights, prompts and code enter whole, by digests. A metric is a function, whose code may stay while what it refers to
-changes, so it enters by its values: exactly on made-up logits of every prompt, which are the same in every process, and to
-three digits on the model's own logits of the first prompts, clean and with every edge cut to the corrupted prompt.
+changes, so it enters by its values, and by its gradients where these are used: exactly on made-up logits of every prompt,
+which are the same in every process. On the model's own logits, clean and with every edge cut, rounding differs from machine to
+machine, so these values are kept with a checkpoint, and compared to the type's precision by the call that goes on (`own_values`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from edge_circuits.graphs.files.digest import digest_of, digest_of_tensors
 from edge_circuits.graphs.metrics import Metric, metric_name
-from edge_circuits.graphs.model.transformer import Transformer
-from edge_circuits.graphs.prompts.pairs import PromptPairs
+from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
 
 PARTS = ("edge_circuits", *(f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")))
-SPREADS = (1.0, 20.0)  # of made-up logits: a metric may saturate
-N_MADE_UP, N_FIRST = 64, 8
+SPREADS, LIFT = (1.0, 20.0), 15.0  # of made-up logits, and how much answers stand out: a metric may saturate
+N_MADE_UP = 64
 
 
 def question(
@@ -33,6 +35,8 @@ def question(
     pairs: PromptPairs,
     metric: Metric | str | None,
     batches: list[PromptPairs],
+    *,
+    gradients: bool,
     **settings: object,
 ) -> dict[str, str]:
     """All that decides an answer, each part under its name.
@@ -43,8 +47,11 @@ def question(
         pairs: All prompts.
         metric: "kl" stands for itself; None: no metric is used.
         batches: How the prompts are put together.
+        gradients: The metric's gradients are used.
         **settings: All other arguments, such that `repr` says what they are.
     """
+    pairs.check_answers(transformer.W_U.shape[1])
+    function = metric if callable(metric) else None
     named = {f"weight {name}": tensor for name, tensor in model.named_parameters()}
     named |= {f"buffer {name}": tensor for name, tensor in model.named_buffers()}
     return {
@@ -53,8 +60,8 @@ def question(
         "prompts": pairs.digest,
         "graph": f"{transformer.graph}, {transformer.dtype}",
         "weights": digest_of_tensors(named),
-        "metric": metric if metric is None or isinstance(metric, str) else metric_name(metric),
-        "metric's values": "none" if metric is None or isinstance(metric, str) else _values(transformer, pairs, metric),
+        "metric": metric if function is None else metric_name(metric),
+        "metric's values": "none" if function is None else _values(transformer, pairs, metric, gradients),
         "batches": repr([list(batch.clean.shape) for batch in batches]),
         "versions": ", ".join(f"{name} {version(name)}" for name in ("edge-circuits", "torch", "transformer-lens")),
         "code": code_digest(),
@@ -80,26 +87,48 @@ def _sources(part: str) -> Iterator[Path]:
 
 
 @torch.no_grad()
-def _values(transformer: Transformer, pairs: PromptPairs, metric: Metric) -> str:
-    """A metric by its values on made-up logits, and on the model's own."""
-    made_up = {}
-    generator = torch.Generator("cpu").manual_seed(0)
-    size = transformer.W_U.shape[1]
+def own_values(
+    transformer: Transformer, batches: list[PromptPairs], metric: Metric, cuts: Callable[[PromptPairs], Activations]
+) -> Float[Tensor, "2 pair"]:
+    """A metric on the model's own logits of all prompts: clean, and with every edge cut. float64, on the CPU."""
+    clean = [_measured(metric, _logits(transformer, batch.clean, batch), batch) for batch in batches]
+    cut = [_measured(metric, transformer.unembed(cuts(batch).final[:, 0]), batch) for batch in batches]
+    return torch.stack([in_order(batches, values) for values in (clean, cut)])
+
+
+def _values(transformer: Transformer, pairs: PromptPairs, metric: Metric, gradients: bool) -> str:
+    """A metric by its values, and its gradients if asked, on made-up logits."""
+    found, generator = {}, torch.Generator("cpu").manual_seed(0)
     for start in range(0, len(pairs), N_MADE_UP):
-        some = pairs[start : start + N_MADE_UP].to(transformer.device)
-        noise = torch.randn(len(some), size, generator=generator, dtype=torch.float32, device="cpu")
-        for spread in SPREADS:
-            logits = (spread * noise).to(transformer.device, transformer.dtype)
-            made_up[f"{start:9} {spread}"] = _measured(metric, logits, some)
-    first = pairs[:N_FIRST].to(transformer.device)
-    own = [_measured(metric, _logits(transformer, tokens, first), first) for tokens in (first.clean, first.corrupted)]
-    size = max(1e-9, max(float(each.abs().max()) for each in own))
-    rounded = [[round(value / size, 3) + 0.0 for value in each.tolist()] for each in own]
-    return f"{digest_of_tensors(made_up)}; {size:.2g} times {digest_of(repr(rounded))}"
+        some = pairs[start : start + N_MADE_UP].to("cpu")
+        for number, logits in enumerate(_made_up(some, transformer.W_U.shape[1], generator)):
+            logits = logits.to(transformer.device, transformer.dtype).requires_grad_(gradients)
+            with torch.set_grad_enabled(gradients):
+                values = metric(logits, some.to(transformer.device))
+            found[f"{start:9} {number}"] = _plain(values)
+            if gradients and getattr(values, "requires_grad", False):
+                found[f"{start:9} {number} gradient"] = torch.autograd.grad(values.sum(), logits)[0]
+    return digest_of_tensors(found)
 
 
-def _measured(metric: Callable[[Tensor, PromptPairs], Tensor], logits: Tensor, pairs: PromptPairs) -> Tensor:
-    return torch.as_tensor(metric(logits, pairs)).detach().flatten().double().cpu()
+def _made_up(pairs: PromptPairs, d_vocab: int, generator: torch.Generator) -> Iterator[Float[Tensor, "pair d_vocab"]]:
+    """Logits without a model: noise, and noise from which answers and wrong answers stand out more or less."""
+    noise = torch.randn(len(pairs), d_vocab, generator=generator, dtype=torch.float32, device="cpu")
+    yield from (spread * noise for spread in SPREADS)
+    for choices in (pairs.answers, pairs.wrong_answers):
+        if choices is not None:
+            lift = LIFT * torch.rand(len(pairs), 1, generator=generator, dtype=torch.float32, device="cpu")
+            noise = noise.scatter_add(1, choices.clamp(min=0), lift * (choices >= 0))
+    if pairs.answers is not None:
+        yield noise
+
+
+def _measured(metric: Metric, logits: Tensor, pairs: PromptPairs) -> Tensor:
+    return _plain(metric(logits, pairs))
+
+
+def _plain(values: Tensor) -> Tensor:
+    return torch.as_tensor(values).detach().flatten().double().cpu()
 
 
 def _logits(transformer: Transformer, tokens: Tensor, pairs: PromptPairs) -> Tensor:

@@ -14,7 +14,7 @@ from edge_circuits import acdc
 from edge_circuits.acdc import algorithm
 from edge_circuits.acdc.search import Search
 from edge_circuits.acdc.trace import Trace
-from edge_circuits.graphs import Circuit, Graph, prune
+from edge_circuits.graphs import Circuit, Graph, prune, run
 
 THRESHOLDS = [0.1, 0.003, 0.02, 0.5]
 
@@ -117,7 +117,7 @@ def test_discover_continues_from_its_checkpoint(trained, tmp_path, monkeypatch):
 
 def test_a_finished_sweep_is_only_read(trained, tmp_path):
     whole = acdc.discover(*trained, logit_difference, 0.3, checkpoint=tmp_path, quiet=True).trace
-    only_the_start = Counting(IDENTIFIED + 1)
+    only_the_start = Counting(IDENTIFIED + 2)
     assert acdc.discover(*trained, only_the_start, 0.3, checkpoint=tmp_path, quiet=True).trace == whole
 
 
@@ -177,6 +177,20 @@ def test_a_trace_of_a_scaled_metric_is_refused(trained, tmp_path):
     acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
     factor[0] = 100.0
     with pytest.raises(ValueError, match="a trace of this sweep, whose metric's values is .* begin anew"):
+        acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
+
+
+def test_a_trace_of_a_metric_that_differs_where_edges_are_cut_is_refused(trained, tmp_path):
+    model, pairs = trained
+    cut, factor = run(model, Circuit.empty(Graph.from_model(model)), pairs).detach(), [1.0]
+
+    def metric(logits, pairs):
+        is_cut = (logits - cut[pairs.indices]).abs().amax(-1) < 1e-9
+        return torch.where(is_cut, factor[0], 1.0) * logit_difference(logits, pairs)
+
+    acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
+    factor[0] = 1.5
+    with pytest.raises(ValueError, match="checkpoint: expected value with all edges cut .* begin anew"):
         acdc.discover(model, pairs, metric, 0.3, checkpoint=tmp_path, quiet=True)
 
 

@@ -18,6 +18,7 @@ from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.running import fingerprint
 
 PAIRS = prompt_pairs([6, 6, 4], seed=2)
+ASKED = IDENTIFIED + 2 * len(PAIRS)  # calls of a metric before scoring begins, with a prompt in a batch
 Metric = Callable[[Tensor, PromptPairs], Tensor]
 
 
@@ -38,16 +39,16 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) 
     counting = Counting()
     whole = scored(method, counting, None)
     with pytest.raises(Stopped):
-        scored(method, Counting(IDENTIFIED + most - 1), tmp_path)
+        scored(method, Counting(ASKED + most - 1), tmp_path)
     rest = Counting()
     assert torch.equal(scored(method, rest, tmp_path), whole)
     begun_again = (
         Graph.from_model(tiny("attention-only").model).n_sources if method == "exact" else 0
     )  # the edges of a destination
-    assert rest.n_calls <= IDENTIFIED + counting.n_calls + 3 - most + begun_again
+    assert rest.n_calls <= ASKED + counting.n_calls + 3 - most + begun_again
     again = Counting()
     assert torch.equal(scored(method, again, tmp_path), whole)
-    assert again.n_calls == IDENTIFIED
+    assert again.n_calls == ASKED
 
 
 def test_methods_without_a_metric_go_on_too(tmp_path: Path) -> None:
@@ -149,3 +150,36 @@ def test_a_method_of_other_code_is_another_question(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fingerprint, "code_digest", lambda: "other")
     with pytest.warns(UserWarning, match="which differs in code"):
         scored("eap", logit_difference, tmp_path)
+
+
+@pytest.mark.parametrize("factor", [1.01, 3.0])
+def test_a_metric_that_differs_on_the_logits_of_one_prompt_alone_is_refused(tmp_path: Path, factor: float) -> None:
+    pairs, differs = prompt_pairs([6] * 24, seed=2), [1.0]
+
+    def metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        own = (pairs.indices == 20) & (logits.abs().amax(-1) < 1.4)  # made-up logits are larger
+        return torch.where(own, differs[0], 1.0) * logit_difference(logits, pairs)
+
+    scored("eap", metric, tmp_path, pairs, batch_size=5)
+    differs[0] = factor
+    with pytest.raises(ValueError, match="checkpoint: expected scores of the same metric, got .* for prompt 20 where"):
+        scored("eap", metric, tmp_path, pairs, batch_size=5)
+
+
+def test_a_metric_of_other_gradients_is_another_question(tmp_path: Path) -> None:
+    factor = [1.0]
+
+    def metric(logits: Tensor, pairs: PromptPairs) -> Tensor:
+        values = logit_difference(logits, pairs)
+        return factor[0] * values + (1 - factor[0]) * values.detach()
+
+    before = scored("eap", metric, tmp_path)
+    factor[0] = 3.0
+    with pytest.warns(UserWarning, match="scores of another question, which differs in metric's values; they are left"):
+        torch.testing.assert_close(scored("eap", metric, tmp_path), 3 * before)
+
+
+def test_answers_without_a_logit_are_refused_before_the_metric_is_asked(tmp_path: Path) -> None:
+    pairs = PromptPairs([[1, 2]], [[1, 3]], [10**6], [[2]])
+    with pytest.raises(ValueError, match="answers: expected ids below the model's"):
+        scored("eap", logit_difference, tmp_path, pairs)

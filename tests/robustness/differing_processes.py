@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from counting import IDENTIFIED
 from models import build, logit_difference, prompt_pairs
 
 from edge_circuits import acdc, eap
@@ -106,7 +107,7 @@ def lost(rank: int) -> str:
     def metric(logits: torch.Tensor, pairs: PromptPairs) -> torch.Tensor:
         nonlocal n_calls
         n_calls += torch.is_grad_enabled()
-        if rank == 1 and n_calls == 2:
+        if rank == 1 and n_calls == IDENTIFIED + 2:
             os._exit(LOST)
         return logit_difference(logits, pairs)
 
