@@ -193,7 +193,7 @@ def _compare(commands: Any) -> None:
 
 
 def _convert(commands: Any) -> None:
-    about = "files of EAP-IG and MIB (.json, .pt) to files of this project, and back"
+    about = "files of EAP-IG and MIB (.json, .pt) to files of this project, and back; circuits to Neuronpedia's graphs"
     made = _command(
         commands,
         "convert",
@@ -205,10 +205,14 @@ def _convert(commands: Any) -> None:
         help=".pt, or .json with --to eap-ig, for EAP-IG",
     )
     made.add_argument("file", type=Path)
-    made.add_argument("--to", choices=("edge-circuits", "eap-ig"), help="by default the other of the two")
+    made.add_argument(
+        "--to", choices=("edge-circuits", "eap-ig", "neuronpedia"), help="by default the other of the two"
+    )
     made.add_argument(
         "--d-model", type=int, help="width of the residual stream, which EAP-IG reads, if the file does not tell"
     )
+    made.add_argument("--scan", help="for neuronpedia: the model's name there, e.g. gpt2-small")
+    made.add_argument("--prompt", help="for neuronpedia: the prompt that is shown")
     made.add_argument("--keep-sign", action="store_true", help="do not turn the sign: positive there is, as a rule, an edge that helps")  # fmt: skip
 
 

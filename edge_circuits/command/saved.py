@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from contextlib import chdir
@@ -14,7 +15,7 @@ from edge_circuits.command import setting
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.drawing.rendering import render
-from edge_circuits.graphs.files import eap_ig
+from edge_circuits.graphs.files import eap_ig, neuronpedia
 from edge_circuits.graphs.pruning import prune
 from edge_circuits.graphs.scores import ScoredGraph
 from edge_circuits.page.report import FIRST_K, write_page
@@ -65,7 +66,10 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def convert(given: argparse.Namespace) -> None:
-    """From EAP-IG's layout to ours, or from ours to theirs; the sign is turned on both ways."""
+    """From EAP-IG's layout to ours, or from ours to theirs, where the sign is turned on both ways; or to Neuronpedia's graphs."""
+    if given.to == "neuronpedia":
+        _to_neuronpedia(given)
+        return
     foreign = _is_eap_ig(given.file)
     to = given.to or ("edge-circuits" if foreign else "eap-ig")
     if foreign == (to == "eap-ig"):
@@ -79,6 +83,15 @@ def convert(given: argparse.Namespace) -> None:
     else:
         eap_ig.export(setting.load(given.file), given.out, negate=negate, d_model=given.d_model)
     print(f"{to}: {given.out}; scores {'as they were' if given.keep_sign else 'with the sign that is usual there'}")
+
+
+def _to_neuronpedia(given: argparse.Namespace) -> None:
+    """A saved circuit for the graph viewer; the words of --prompt stand for its tokens."""
+    circuit = Circuit.load(given.file)
+    setting.folder_for(given.out.parent)
+    words = re.findall(r"\s*\S+", given.prompt or "")
+    neuronpedia.export(circuit, given.out, scan=given.scan or "", tokens=words)
+    print(f"neuronpedia: {given.out}; every node stands at the last word")
 
 
 def again(given: argparse.Namespace) -> int:
