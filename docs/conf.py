@@ -1,9 +1,14 @@
 """How Sphinx builds the guide: `make docs`. Tutorials are text notebooks, run when they are built; warnings are errors."""
 
+import os
+
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # progress bars are text in the tutorials' kernels
+
 project = "edge-circuits"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "edge-circuits"
+html_show_copyright = False
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

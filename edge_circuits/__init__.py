@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.features.reading import read_dictionaries
     from edge_circuits.graphs.features.running import run_features
     from edge_circuits.graphs.graph import Graph
+    from edge_circuits.graphs.measures.curves import curves
     from edge_circuits.graphs.measures.quality import measure
     from edge_circuits.graphs.prompts.pairs import PromptPairs
     from edge_circuits.graphs.pruning import prune
@@ -83,6 +84,7 @@ __all__ = [
     "SpanScores",
     "as_model",
     "crossing",
+    "curves",
     "discover",
     "error_bars",
     "experts",
@@ -138,6 +140,7 @@ _MODULES = {
     "SpanScores": "graphs.by_span",
     "as_model": "graphs.running.circuit_model",
     "crossing": "eap.between_spans",
+    "curves": "graphs.measures.curves",
     "discover": "acdc.discovery",
     "error_bars": "eap.intervals",
     "experts": "graphs.features.dictionary",

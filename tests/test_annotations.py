@@ -167,6 +167,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "SpanCircuit": by_span,
     "SpanScores": by_span,
     "crossing": by_span,
+    "curves": lambda: ec.curves(*question()[:1], {"eap": scores()}, *question()[1:])["eap"].area("cmd"),
     "position_map": by_span,
     "mean_scores": lambda: ec.mean_scores([scores(), scores()]),
     "prune_spans": by_span,

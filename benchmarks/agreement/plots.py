@@ -93,7 +93,8 @@ def plot_bars(agreements: Sequence[NodeAgreement], title: str, path: Path) -> Pa
         axes.set_title(direction, fontsize=10)
         axes.set_ylabel("Pearson with exact patching")
         plain(axes)
-    axes.legend(fontsize=8, frameon=False)
+    shown = axes.get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=len(shown[1]), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=12)
     return write_figure(figure, path)
 

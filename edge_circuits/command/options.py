@@ -32,6 +32,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--quiet": dict(action="store_true", help="no progress bars and no notes"),
 }  # fmt: skip
 MODEL = ("model", "prompts", "task", "metric", "intervention", "n-prompts", "seed", "device", "dtype", "quiet")
+CLEAN = tuple(name for name in MODEL if name != "intervention")  # of commands that do not choose what a cut edge reads
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,7 +154,7 @@ def _measure(commands: Any) -> None:
 
 def _verify(commands: Any) -> None:
     about = "check model, scores and prompts before scores are trusted; exit status 1 if a check fails"
-    made = _command(commands, "verify", "steps:verify", about, MODEL)
+    made = _command(commands, "verify", "steps:verify", about, CLEAN)
     made.add_argument("scores", type=Path, help="saved scores")
     made.add_argument("--edges", type=int, default=64, help="edges that are patched exactly (64)")
 
@@ -175,7 +176,7 @@ def _map(commands: Any) -> None:
         "map",
         "maps:draw_map",
         about,
-        MODEL,
+        CLEAN,
         default=Path("map.svg"),
         metavar="FILE",
         help="the picture (map.svg)",

@@ -62,6 +62,7 @@ def printable(text: str) -> str:
 
 
 def short_name(text: str) -> str:
-    """The last part of a path, of a model that was opened from a folder; any other text as it is."""
+    """The last part of a path; of a Hugging Face model without a name, which TransformerLens calls external, the class."""
+    text = text.removeprefix("external (").removesuffix(")") if text.startswith("external (") else text
     is_path = text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text
     return text.replace("\\", "/").rstrip("/").rpartition("/")[2] if is_path else text

@@ -158,6 +158,8 @@ def test_the_title_is_given_or_from_the_metadata() -> None:
         ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
         ("C:\\models\\mine", "mine"),
         ("gpt2", "gpt2"),
+        ("external (LlamaForCausalLM)", "LlamaForCausalLM"),
+        ("mine (LlamaForCausalLM)", "mine (LlamaForCausalLM)"),
     ],
 )
 def test_a_path_is_no_title(model: str, shown: str) -> None:
