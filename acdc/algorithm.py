@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from edge_circuits.acdc.order import DIRECT
 from edge_circuits.acdc.search import ALL_CUT, Search
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import SAFETY, Trace, agreed, is_kept
@@ -189,14 +190,15 @@ class EdgeSweep:
         """Decide the in-edges of a destination that come next in the order."""
         search, graph = self.search, self.search.graph
         waiting = [s for s, _ in takewhile(lambda edge: edge[1] == destination, search.order[len(self.kept) :])]
-        if not leads_on(graph, leading_to_logits(graph, self.columns), destination):
+        nothing_left = not self.columns[destination]  # its direct edge was cut
+        if nothing_left or not leads_on(graph, leading_to_logits(graph, self.columns), destination):
             for _ in waiting:
                 self._decide(None, False)
             return
         before = self.columns[destination]
         reached = reached_from_input(graph, self.columns) if equals_a_run(search.settings.intervention) else -1
         while waiting:
-            running = list(takewhile(lambda source: reached >> source & 1, waiting))
+            running = list(takewhile(lambda source: reached & self._bits(source, destination), waiting))
             if running:
                 del waiting[: self._try(destination, running)]
             else:  # the source equals its corrupted value: cutting it changes nothing
@@ -212,7 +214,7 @@ class EdgeSweep:
         chosen = waiting[: stack_size(self._tried, *search.price(runs, destination))]
         kept = self.mask[:, destination].repeat(len(chosen), 1)
         for place, source in enumerate(chosen):
-            kept[place:, source] = False
+            kept[place:, slice(None) if source == DIRECT else source] = False
         for value in search.values(runs, destination, kept):
             search.check_finite(value, f"{search.name(search.order[len(self.kept)])} cut")
             stays = is_kept(self.value, value, self.threshold, search.settings.change)
@@ -229,9 +231,13 @@ class EdgeSweep:
         if value is not None:
             self._tried.append(kept)
         if not kept:
-            self.mask[source, destination] = False
-            self.columns[destination] &= ~(1 << source)
+            self.mask[slice(None) if source == DIRECT else source, destination] = False
+            self.columns[destination] &= ~self._bits(source, destination)
             self.value = self.value if value is None else value
+
+    def _bits(self, source: int, destination: int) -> int:
+        """The sources that an edge takes away from its destination."""
+        return self.columns[destination] if source == DIRECT else 1 << source
 
     def _current(self) -> list[CachedRun]:
         """The runs of the circuit; while a destination is visited, of the circuit when that began."""

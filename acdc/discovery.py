@@ -61,6 +61,8 @@ def discover(
             order (None): names of all edges in the order to try them; None: as published (`edge_circuits.acdc.order`).
             kv_destinations (None): with grouped-query attention, "query-head" gives each query head <k> and <v>
             destinations of its own, "kv-head" each key-value head; None: "query-head", or what a circuit given has.
+            direct_edges (False): try, as the published code does, each head's <q>, <k> and <v> as a whole before the in-edges of
+            its layer's heads; what is cut so loses all its in-edges.
             batch_size (None): prompts in a batch; None: as many as fit in 2,048 tokens.
             stacked_tokens (1024): most tokens to run at a time when several edges are tried in one call; bounds the
             memory.

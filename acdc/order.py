@@ -7,6 +7,9 @@ The default is that of Conmy et al. 2023, from the end of the model to its begin
 - the in-edges of a destination: from the last layer to the first, the MLP of a layer before its heads, the heads
   ascending; `input` last.
 
+With direct edges, each head's `<q>`, `<k>` and `<v>` is first tried as a whole, which cuts all its in-edges: those of a layer
+before all in-edges of its heads, in the order of destinations. They are named after the destination, `a1.h0<q>`.
+
 Any order gives an ACDC of its own. One in which the in-edges of a destination stand together is much the fastest.
 
 Reference: Conmy et al. 2023, Towards Automated Circuit Discovery, Algorithm 1; the order of its published code.
@@ -23,6 +26,9 @@ from edge_circuits.graphs.checks import refusal
 
 Edge = tuple[int, int]
 """An edge by the places of its source and its destination in the graph."""
+
+DIRECT = -1
+"""The source of a direct edge: all in-edges of the destination together."""
 
 
 def published(graph: Graph) -> list[str]:
@@ -68,6 +74,20 @@ def sources(graph: Graph, destination: int) -> Iterator[int]:
         if heads.start < n_visible:
             yield from heads
     yield 0
+
+
+def with_direct(graph: Graph, edges: Sequence[Edge]) -> list[Edge]:
+    """Edges in the published order, with the direct edges of the heads' destinations that they enter."""
+    n_layer = (graph.n_destinations - 1) // graph.n_layers
+    entered = {destination: None for _, destination in edges if graph.nodes_of(destination)}
+    heads = {each: None for each in entered if each % n_layer < n_layer - graph.mlps}
+    of_layer = {each // n_layer: [other for other in heads if other // n_layer == each // n_layer] for each in heads}
+    found: list[Edge] = []
+    for edge in edges:
+        if edge[1] in heads:
+            found += [(DIRECT, each) for each in of_layer.pop(edge[1] // n_layer, [])]
+        found.append(edge)
+    return found
 
 
 def checked(graph: Graph, order: Sequence[str] | None, needed: torch.Tensor) -> list[Edge]:

@@ -18,7 +18,7 @@ from edge_circuits.acdc.objective import Objective, as_objective
 from edge_circuits.acdc.order import Edge
 from edge_circuits.acdc.trace import Change
 from edge_circuits.graphs import Circuit, PromptPairs
-from edge_circuits.graphs.checks import choice, refusal, whole_number
+from edge_circuits.graphs.checks import choice, flag, refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric
@@ -52,11 +52,14 @@ class SearchSettings:
     batch_size: int | None = None
     stacked_tokens: int = STACKED_TOKENS
     process_group: ProcessGroup | None = None
+    direct_edges: bool = False
 
     def __post_init__(self) -> None:
         check_intervention(self.intervention)
         choice("change", self.change, get_args(Change))
         whole_number("stacked_tokens", self.stacked_tokens, least=1)
+        if flag("direct_edges", self.direct_edges) and self.order is not None:
+            raise refusal("order", "None with direct_edges, which have their published place", "names", "leave it out")
         if self.kv_destinations is not None:
             choice("kv_destinations", self.kv_destinations, get_args(KVDestinations))
 
@@ -104,6 +107,8 @@ class Search:
                     "circuit", f"one of {self.graph}", f"one of {self.start.graph}", "take a circuit of this model"
                 )
             self.order = orders.checked(self.graph, settings.order, self.start.mask)
+            if settings.direct_edges:
+                self.order = orders.with_direct(self.graph, self.order)
             batches = self.processes.batches(pairs, settings.batch_size, MAX_TOKENS)
             batches = [batch.to(self.transformer.device) for batch in batches]
             self.origin = self._origin(model, pairs, as_objective(metric), batches)
@@ -120,7 +125,7 @@ class Search:
             True: max(map(len, batches)),
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
-        self.start_value = self._start_value()
+        self.start_value = self.value_of(self.start.mask, "the circuit at the start")
         all_cut = self.value([self.transformer.unembed(cut.final[:, 0]) for cut in self.cuts])
         self.origin[ALL_CUT] = all_cut if math.isfinite(all_cut) else None
 
@@ -129,10 +134,15 @@ class Search:
         kept = transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch))
         return transformer.unembed(kept.final[:, 0])
 
-    def _start_value(self) -> float:
-        plan = make_plan(self.graph, self.start.mask, self.settings.intervention)
+    def value_of(self, mask: Bool[Tensor, "source destination"], what: str) -> float:
+        """The objective of a circuit, run afresh.
+
+        Raises:
+            ValueError: It is not finite; the message says with `what`.
+        """
+        plan = make_plan(self.graph, mask, self.settings.intervention)
         runs = [run_batch(self.transformer, plan, batch, cut) for batch, cut in zip(self.batches, self.cuts)]
-        return self.check_finite(self.value(runs), "the circuit at the start")
+        return self.check_finite(self.value(runs), what)
 
     def _origin(
         self, model: nn.Module, pairs: PromptPairs, metric: Metric | str, batches: Sequence[PromptPairs]
@@ -147,6 +157,7 @@ class Search:
             "order": digest_of(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],
             "stacked_tokens": self.settings.stacked_tokens,
+            **({"direct_edges": True} if self.settings.direct_edges else {}),
         }
 
     def cached_runs(self, mask: Bool[Tensor, "source destination"]) -> list[CachedRun]:
@@ -185,7 +196,9 @@ class Search:
         return value
 
     def name(self, edge: Edge) -> str:
-        """An edge's name."""
+        """An edge's name; of a direct edge, the destination's."""
+        if edge[0] == orders.DIRECT:
+            return self.graph.destinations[edge[1]]
         return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
 
 

@@ -15,11 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from edge_circuits.graphs import Circuit, Graph
 from edge_circuits.graphs.checks import choice, flag, number, refusal, whole_number
 from edge_circuits.graphs.files.atomic import write_whole
 from edge_circuits.graphs.files.documents import check_seal, parsed, reading, sealed, warn_without_digest
 from edge_circuits.graphs.files.json_format import check_size
+from edge_circuits.graphs.nodes import ARROW
 
 FORMAT = "edge-circuits-trace"
 VERSION = 2  # version 1 had no digest
@@ -32,7 +36,7 @@ class Decision(NamedTuple):
     """What became of an edge.
 
     Attributes:
-        edge: Its name.
+        edge: Its name; of a direct edge, which is all in-edges of a destination together, the destination's.
         value_before: The objective when it was tried; lower is better.
         value_after: The objective with the edge cut; None where it was cut untried, since nothing that its destination
             computes reached `logits` any more.
@@ -125,16 +129,16 @@ class Trace:
 
     @property
     def n_kept(self) -> int:
-        """How many edges stay, of those decided."""
-        return sum(self.kept)
+        """How many edges stay, of those decided; direct edges are not counted."""
+        return sum(stays for edge, stays in zip(self.edges, self.kept) if ARROW in edge)
 
     @cached_property
     def circuit(self) -> TracedCircuit:
         """The edges that stay, those not yet decided among them."""
-        gone = Circuit.from_edges(self.graph, [edge for edge, stays in zip(self.edges, self.kept) if not stays])
+        gone = _mask_of(self.graph, [edge for edge, stays in zip(self.edges, self.kept) if not stays])
         metadata = {"method": "acdc", **self.settings, "threshold": _number(self.threshold), "change": self.change}
         metadata |= {"n_tried": self.n_tried, "n_near_ties": len(self.near_ties), "objective": self.value}
-        return TracedCircuit(self.graph, self.start.mask & ~gone.mask, self.start.scores, metadata, trace=self)
+        return TracedCircuit(self.graph, self.start.mask & ~gone, self.start.scores, metadata, trace=self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a file, whole or not at all.
@@ -178,6 +182,15 @@ class TracedCircuit(Circuit):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the circuit to a JSON file, without the trace, which is saved by `trace.save`."""
         Circuit(self.graph, self.mask, self.scores, self.metadata, self.n_requested).save(path)
+
+
+def _mask_of(graph: Graph, names: Sequence[str]) -> Bool[Tensor, "source destination"]:
+    """The edges named, a direct one as all in-edges of its destination."""
+    mask = graph.mask_of(name for name in names if ARROW in name)
+    for name in names:
+        if ARROW not in name:
+            mask[:, graph.destination_index(name)] = True
+    return mask & graph.edge_mask
 
 
 def agreed(trace: Trace, threshold: float) -> int:
@@ -247,8 +260,9 @@ def _header_and_rows(content: bytes) -> tuple[dict[str, Any], list[Any]]:
 
 def _check_edges(start: Circuit, edges: Sequence[str], complete: bool) -> None:
     """Every decision is about another edge of the start circuit; a complete trace decides them all."""
-    decided = Circuit.from_edges(start.graph, edges)
-    if decided.n_edges < len(edges) or (decided - start).n_edges:
+    decided = Circuit.from_edges(start.graph, [edge for edge in edges if ARROW in edge])
+    _mask_of(start.graph, edges)
+    if len(set(edges)) < len(edges) or (decided - start).n_edges:
         raise ValueError(
             "expected one decision for each edge at the start, got an edge twice, or one that was not there"
         )

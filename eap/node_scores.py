@@ -28,10 +28,12 @@ from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.patched_nodes import patched_nodes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
+from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.metrics import Metric, as_metric, check_values, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.node_circuits import ScoredNodes
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
@@ -51,10 +53,12 @@ class NodeScores:
             there for parallel or attention-only blocks), "resid_post", "attention_out", "mlp_out" (not there for
             attention-only models), "heads".
         metadata: model, method, settings, metric, direction.
+        graph: the model's topology.
     """
 
     per_prompt: Mapping[str, Float[Tensor, "pair layer *head pos"]]
     metadata: Mapping[str, Any]
+    graph: Graph
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -68,6 +72,14 @@ class NodeScores:
             ValueError: the model has no such kind of node.
         """
         return self.per_prompt[choice("kind", kind, self.kinds)].nanmean(0)
+
+    @property
+    def by_node(self) -> ScoredNodes:
+        """A score for each head and MLP: the sum over positions, the mean over prompts."""
+        kinds = ("heads", "mlp_out") if self.graph.mlps else ("heads",)
+        totals = [self.per_prompt[kind].nan_to_num().sum(-1).mean(0) for kind in kinds]
+        columns = [total if total.dim() == 2 else total[:, None] for total in totals]
+        return ScoredNodes(self.graph, torch.cat(columns, dim=1).flatten(), self.metadata)
 
 
 @in_plain_surroundings
@@ -134,7 +146,7 @@ def score_nodes(
         "direction": direction,
         "n_prompts": len(pairs),
     }
-    return NodeScores(per_prompt, metadata)
+    return NodeScores(per_prompt, metadata, transformer.graph)
 
 
 def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:

@@ -18,6 +18,7 @@ from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from edge_circuits.acdc.discovery import discover, refine
+    from edge_circuits.acdc.nodes import discover_nodes
     from edge_circuits.acdc.threshold_sweep import sweep
     from edge_circuits.benchmarks.problems.opening import open_model
     from edge_circuits.eap.attending import Attending, why_attends
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from edge_circuits.eap.methods.method import Method
     from edge_circuits.eap.methods.random_scores import Random
     from edge_circuits.eap.methods.relp import RelP
+    from edge_circuits.eap.node_patching import patch_nodes
     from edge_circuits.eap.node_scores import score_nodes
     from edge_circuits.eap.position_map import PositionMap, position_map
     from edge_circuits.eap.scoring import score
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.graph import Graph
     from edge_circuits.graphs.measures.curves import curves
     from edge_circuits.graphs.measures.quality import measure
+    from edge_circuits.graphs.node_circuits import prune_nodes
     from edge_circuits.graphs.prompts.pairs import PromptPairs
     from edge_circuits.graphs.pruning import prune
     from edge_circuits.graphs.running.circuit_model import as_model
@@ -86,6 +89,7 @@ __all__ = [
     "crossing",
     "curves",
     "discover",
+    "discover_nodes",
     "error_bars",
     "experts",
     "feature_curves",
@@ -94,8 +98,10 @@ __all__ = [
     "measure",
     "neurons",
     "open_model",
+    "patch_nodes",
     "position_map",
     "prune",
+    "prune_nodes",
     "prune_spans",
     "read_dictionaries",
     "refine",
@@ -142,6 +148,7 @@ _MODULES = {
     "crossing": "eap.between_spans",
     "curves": "graphs.measures.curves",
     "discover": "acdc.discovery",
+    "discover_nodes": "acdc.nodes",
     "error_bars": "eap.intervals",
     "experts": "graphs.features.dictionary",
     "feature_curves": "graphs.features.measuring",
@@ -150,8 +157,10 @@ _MODULES = {
     "measure": "graphs.measures.quality",
     "neurons": "graphs.features.dictionary",
     "open_model": "benchmarks.problems.opening",
+    "patch_nodes": "eap.node_patching",
     "position_map": "eap.position_map",
     "prune": "graphs.pruning",
+    "prune_nodes": "graphs.node_circuits",
     "prune_spans": "graphs.by_span",
     "read_dictionaries": "graphs.features.reading",
     "refine": "acdc.discovery",

@@ -72,7 +72,7 @@ def prune(
     _check_arguments(graph, k, threshold, by, strategy)
     _check_stable(stable, k, strategy)
     graph.check_finite()
-    values = _rank_values(graph, by)
+    values = rank_values(graph.values, by)
     if threshold is not None:
         chosen = values >= torch.tensor(threshold, dtype=values.dtype, device="cpu")
     elif strategy == "top":
@@ -141,7 +141,7 @@ def _frequency(
     """`selection_frequency` in edge order; ties are broken as everywhere."""
     times = torch.zeros(graph.graph.n_edges, dtype=torch.float64, device="cpu")
     for scores in resampled(graph, n_resamples, seed):
-        times += _top_of_each(_ranked_by(scores, by), k).sum(0)
+        times += _top_of_each(rank_values(scores, by), k).sum(0)
     return times / n_resamples
 
 
@@ -180,11 +180,8 @@ def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None,
         number("threshold", threshold)
 
 
-def _rank_values(graph: ScoredGraph, by: By) -> Float[Tensor, "edge"]:
-    return _ranked_by(graph.values, by)
-
-
-def _ranked_by(values: Float[Tensor, "*draw edge"], by: By) -> Float[Tensor, "*draw edge"]:
+def rank_values(values: Float[Tensor, "*draw edge"], by: By) -> Float[Tensor, "*draw edge"]:
+    """What edges, or nodes, are ranked by; the largest are the best."""
     return values.abs() if by == "absolute" else values if by == "signed" else -values
 
 

@@ -179,7 +179,10 @@ CALLS: dict[str, Callable[[], Any]] = {
     "Graph": lambda: ec.Graph.from_model(question()[0]),
     "PromptPairs": lambda: ec.PromptPairs([[1, 2]], [[1, 3]], [2], [3])[[0]],
     "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),
-    "discover": lambda: ec.discover(*question(), 0.5, quiet=True),
+    "discover": lambda: ec.discover(*question(), 0.5, direct_edges=True, quiet=True).trace.circuit,
+    "discover_nodes": lambda: ec.discover_nodes(*question(), 0.5, quiet=True),
+    "patch_nodes": lambda: ec.patch_nodes(*question()).top(2),
+    "prune_nodes": lambda: [ec.prune_nodes(each, 2) for each in (scores(), ec.score_nodes(*question(), quiet=True))],
     "error_bars": lambda: ec.error_bars(ec.score_groups(*question(), "eap", n_groups=2, quiet=True)),
     "experts": lambda: experts_scored(),
     "feature_curves": lambda: ec.feature_curves(

@@ -36,6 +36,7 @@ from torch import Tensor
 from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
 from edge_circuits.graphs import Circuit, Graph, ScoredGraph
 from edge_circuits.graphs.checks import choice, refusal
+from edge_circuits.graphs.node_circuits import ScoredNodes
 from edge_circuits.graphs.nodes import PARTS
 
 By = Literal["absolute", "signed"]
@@ -178,16 +179,18 @@ def candidate_scores(
 
 
 def node_candidates(
-    scored: ScoredGraph, circuit: Circuit | ReferenceCircuit, aggregate: Aggregate = "max"
+    scored: ScoredGraph | ScoredNodes, circuit: Circuit | ReferenceCircuit, aggregate: Aggregate = "max"
 ) -> Candidates:
     """Labels and scores of the heads and MLPs, for a ROC curve over nodes; `input` and `logits` are no candidates.
 
-    A node is positive when an edge of the circuit starts or ends at it; its score is that of `node_scores`.
+    A node is positive when an edge of the circuit starts or ends at it; its score is the size of its own, or that of
+    `node_scores` where edges are scored.
 
     Raises:
         ValueError: The two are of different graphs, or a choice is unknown.
     """
-    scores = node_scores(scored.scores, aggregate)
+    is_of_nodes = isinstance(scored, ScoredNodes)
+    scores = scored.scores.abs() if is_of_nodes else node_scores(scored.scores, aggregate)
     _check_same_graph(scored.graph, circuit)
     circuit = circuit.circuit if isinstance(circuit, ReferenceCircuit) else circuit
     return Candidates(_has_node(circuit), scores, "nodes")

@@ -30,8 +30,8 @@ def objective(model, graph, mask, pairs, metric, intervention):
     return (whole.exp() * (whole - logits.log_softmax(-1))).sum(-1).mean().item()
 
 
-def order(graph):
-    """Edges as published, written out for names: from the end to the beginning."""
+def order(graph, direct=False):
+    """Edges as published, written out for names: from the end to the beginning; direct edges are named by their destination."""
 
     def from_the_end(name):
         if name == "logits":
@@ -47,8 +47,14 @@ def order(graph):
         layer = int(name[1:].split(".")[0])
         return (0, -layer, 0 if name[0] == "m" else 1, 0 if name[0] == "m" else int(name.split(".h")[1]))
 
+    def place(edge):
+        if len(edge) == 1:  # with the first in-edges of the layer's heads
+            return (*from_the_end(edge[0])[:2], 0.5), from_the_end(edge[0])
+        return from_the_end(edge[1]), sender(edge[0])
+
     edges = [edge.split("->") for edge in graph.edges]
-    return ["->".join(edge) for edge in sorted(edges, key=lambda edge: (from_the_end(edge[1]), sender(edge[0])))]
+    whole = [[name] for name in graph.destinations if "<" in name] if direct else []
+    return ["->".join(edge) for edge in sorted(edges + whole, key=place)]
 
 
 def reads(graph, source):
@@ -72,24 +78,28 @@ def matters(graph, mask, destination):
 
 
 @torch.no_grad()
-def plain_sweep(model, start, pairs, metric, threshold, intervention="patching", change="signed", edges=None):
+def plain_sweep(
+    model, start, pairs, metric, threshold, intervention="patching", change="signed", edges=None, direct=False
+):
     """Every decision, in order."""
     graph, mask = start.graph, start.mask.clone()
     value, decisions, visited = objective(model, graph, mask, pairs, metric, intervention), [], None
-    for edge in edges or order(graph):
-        place = graph.edge_index(edge)
-        if not mask[place]:
+    for edge in edges or order(graph, direct):
+        is_direct = "->" not in edge
+        place = (slice(None), graph.destination_index(edge)) if is_direct else graph.edge_index(edge)
+        if not start.mask[place].any():
             continue
+        before = mask[place].clone()
         mask[place] = False
-        if visited != (visited := edge.split("->")[1]):
+        if visited != (visited := edge.split("->")[-1]):
             is_live = matters(graph, mask, visited)
-        if not is_live:
+        if not is_live or not before.any():
             decisions.append(Plain(edge, value, None, False))
             continue
         after = objective(model, graph, mask, pairs, metric, intervention)
         result = after - value
         cut = (abs(result) if change == "absolute" else result) < threshold
         decisions.append(Plain(edge, value, after, not cut))
-        mask[place] = not cut
+        mask[place] = before & (not cut)
         value = after if cut else value
     return decisions

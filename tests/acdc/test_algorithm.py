@@ -30,8 +30,11 @@ def both(model, pairs, metric, threshold, **settings):
     """The fast and the plain sweep of the whole graph."""
     kv_destinations = settings.pop("kv_destinations", "query-head")
     circuit = acdc.discover(model, pairs, metric, threshold, kv_destinations=kv_destinations, quiet=True, **settings)
-    start = Circuit.full(Graph.from_model(model, kv_destinations))
-    return circuit.trace, plain_sweep(model, start, pairs, metric, threshold, **settings)
+    start, direct = Circuit.full(Graph.from_model(model, kv_destinations)), settings.pop("direct_edges", False)
+    plain = plain_sweep(model, start, pairs, metric, threshold, direct=direct, **settings)
+    kept = Circuit.from_edges(start.graph, [each.edge for each in plain if each.kept and "->" in each.edge])
+    assert circuit == kept and circuit.trace.n_kept == kept.n_edges
+    return circuit.trace, plain
 
 
 @pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
@@ -66,6 +69,32 @@ def test_bfloat16_decides_alike_but_for_near_ties(pairs, kind):
     assert any(each.kept for each in wide) and not all(each.near_tie for each in narrow)
     differing = [mine for mine, exact in zip(narrow, wide) if mine.kept != exact.kept]
     assert not differing or differing[0].near_tie
+
+
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
+@pytest.mark.parametrize("kv_destinations, intervention", [("query-head", "zero"), ("kv-head", "patching")])
+def test_direct_edges_of_random_models(small, pairs, kv_destinations, intervention):
+    settings = dict(kv_destinations=kv_destinations, intervention=intervention, direct_edges=True)
+    assert_same_decisions(*both(small("llama"), pairs, logit_difference, 0.003, **settings))
+
+
+@pytest.mark.parametrize("metric, threshold", [("kl", 0.003), ("kl", 0.03), (logit_difference, 0.5)])
+def test_direct_edges_are_tried_before_the_in_edges_of_their_layer_s_heads(trained, tmp_path, metric, threshold):
+    trace, plain = both(*trained, metric, threshold, direct_edges=True)
+    assert_same_decisions(trace, plain)
+    direct = [each for each in trace.decisions if "->" not in each.edge]
+    assert len(direct) == 18 and {each.kept for each in direct} == {True, False}
+    untried = {each.edge.split("->")[1] for each in trace.decisions if "->" in each.edge and each.value_after is None}
+    assert {each.edge for each in direct if not each.kept} <= untried
+    trace.save(tmp_path / "trace.jsonl")
+    assert type(trace).load(tmp_path / "trace.jsonl").circuit == trace.circuit
+    sweep = acdc.sweep(*trained, metric, [threshold, threshold / 3], direct_edges=True, quiet=True)
+    assert sweep.traces[1].kept == trace.kept and sweep.traces[1].edges == trace.edges
+
+
+def test_direct_edges_with_an_order_are_refused(trained):
+    with pytest.raises(ValueError, match="order: expected None with direct_edges"):
+        acdc.discover(*trained, "kl", 0.1, order=["input->logits"], direct_edges=True)
 
 
 @pytest.mark.parametrize("intervention", ["zero", "mean"])

@@ -17,6 +17,7 @@ from edge_circuits.benchmarks.reference import (
 )
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.node_circuits import ScoredNodes
 from edge_circuits.graphs.scores import ScoredGraph
 
 SIZES = {
@@ -147,6 +148,7 @@ def test_nodes_by_hand() -> None:
     among = node_candidates(scored(), circuit)
     assert (among.labels.tolist(), among.scores.tolist(), among.universe) == ([True, False], [7, 8], "nodes")
     assert node_candidates(scored(), circuit, "sum").scores.tolist() == [2, 8]
+    assert node_candidates(ScoredNodes(GRAPH, torch.tensor([-3.0, 1.0])), circuit).scores.tolist() == [3, 1]
 
 
 def test_nodes_of_ioi_are_26_heads_and_12_mlps() -> None:
