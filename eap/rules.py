@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -53,8 +54,13 @@ COEFFICIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """f(x) / x of each activation function, in a form without the division; at 0 this is f'(0), 0 for ReLU."""
 
-SECANT_POINTS = ((0.1127016653792583, 5 / 18), (0.5, 8 / 18), (0.8872983346207417, 5 / 18))
-"""Where on the line from clean (0) to cut (1) the secant takes Jacobians, and their weights (Gauss-Legendre)."""
+_PLACES, _WEIGHTS = np.polynomial.legendre.leggauss(12)  # on [-1, 1]
+SECANT_POINTS = tuple(zip(((_PLACES + 1) / 2).tolist(), (_WEIGHTS / 2).tolist()))
+"""Where on the line from clean (0) to cut (1) the secant takes Jacobians, and their weights (Gauss-Legendre).
+
+Twelve: on the planted and trained models no score is then farther from that of 96 points than 0.001 of the largest; with eight it
+was 0.006, with three up to 0.14. The mean of the softmax's Jacobian has no closed form.
+"""
 
 
 class CutHeads(NamedTuple):
@@ -176,7 +182,7 @@ class SecantAttention:
     """Attention whose softmax is linearised between the clean and the cut pattern; for one forward pass.
 
     The gradient at q is the mean of the gradients that attention has at queries on the line from clean to cut, keys
-    and values as they are; so for q' = cut it gives the exact change of the output, up to the three-point rule. The
+    and values as they are; so for q' = cut it gives the exact change of the output, up to the points' sum. The
     gradient at k likewise with keys on their line. v has its own gradient.
 
     Deviation: Kramar et al. 2024 recompute the softmax for each node; a mean Jacobian serves all edges of a
