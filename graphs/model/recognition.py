@@ -3,7 +3,8 @@
 Weights are read afresh on every call, so new values of them need no comparison. What could change the model without being
 read is seen without running it:
 
-- another module, class or `forward`, other hooks: the model's `make` differs;
+- another module, class or `forward`, other hooks, another number or word that a module or its configuration holds: the
+  model's `make` differs;
 - parameters that no reader took (adapters), hooks, and a `forward` of a single module, all of which may change what they
   do from one call to the next: such a model is `foreign`, and compared on every call. What TransformerLens itself sets on a
   model is known: its hooks, its `forward`, and the projection of queries, keys and values together that it keeps beside the
@@ -21,21 +22,26 @@ from torch import nn
 
 from edge_circuits.graphs.model.weights import Reader, storage_of
 
+_CONFIGS = ("config", "cfg")
+
 
 class Make:
-    """What a model is made of: its modules, their classes and `forward`, and the hooks on them. Holds no module alive."""
+    """What a model is made of: its modules, their classes, `forward` and settings, and the hooks on them. Holds no module alive."""
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._modules = [weakref.ref(module) for module in modules]
         self._functions = [(type(module).forward, vars(module).get("forward")) for module in modules]
+        configs = {id(config): config for each in modules for config in map(vars(each).get, _CONFIGS)}
+        self._settings = [_settings(each) for each in (*modules, *configs.values())]
         self._hooks = [handle for module in modules for hooks in _hooks_of(module) for handle in hooks]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Make) or len(self._modules) != len(other._modules):
             return False
         same = all(mine() is its() is not None for mine, its in zip(self._modules, other._modules))
-        return same and self._functions == other._functions and self._hooks == other._hooks
+        mine, its = ((make._functions, make._hooks, make._settings) for make in (self, other))
+        return same and mine == its
 
     __hash__ = None
 
@@ -51,6 +57,12 @@ def foreign(model: nn.Module, read: Reader) -> Iterator[str]:
             yield f"a forward of its own on {_plain(name) or 'the model'}"
         if any(_is_foreign(hook) for hooks in _hooks_of(module) for hook in hooks.values()):
             yield f"a hook on {_plain(name) or 'the model'}"
+
+
+def _settings(held: object) -> dict[str, object]:
+    """The numbers and words of a module or a configuration; whether it trains changes no logits that are compared."""
+    values = getattr(held, "__dict__", {}).items()
+    return {name: value for name, value in values if isinstance(value, (bool, int, float, str)) and name != "training"}
 
 
 def _hooks_of(module: nn.Module) -> tuple[dict[int, object], dict[int, object]]:

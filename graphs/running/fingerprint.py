@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,7 @@ def question(
         "n_prompts": str(len(pairs)),
         "prompts": pairs.digest,
         "graph": f"{transformer.graph}, {transformer.dtype}",
+        "settings of the model": digest_of(repr(_settings(transformer))),
         "weights": digest_of_tensors(named),
         "metric": metric if function is None else metric_name(metric),
         "metric's values": "none" if function is None else _values(transformer, pairs, metric, gradients),
@@ -84,6 +86,15 @@ def code_digest() -> str:
 def _sources(part: str) -> Iterator[Path]:
     for folder in importlib.util.find_spec(part).submodule_search_locations:
         yield from Path(folder).rglob("*.py") if part != PARTS[0] else Path(folder).glob("*.py")
+
+
+def _settings(value: object) -> object:
+    """What a model is besides its weights: numbers and words, part by part."""
+    if is_dataclass(value):
+        return [(field.name, _settings(getattr(value, field.name))) for field in fields(value)]
+    if isinstance(value, tuple):
+        return [_settings(each) for each in value]
+    return value if isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 
 @torch.no_grad()

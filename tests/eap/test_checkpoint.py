@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from counting import IDENTIFIED, Counting, Stopped
-from models import build, logit_difference, prompt_pairs, tiny
+from models import build, logit_difference, native, prompt_pairs, tiny
 from torch import Tensor
 
 from edge_circuits import eap
@@ -143,6 +143,14 @@ def test_a_weight_that_hardly_matters_is_another_question(tmp_path: Path) -> Non
         model.blocks[1].mlp.original_component.c_proj.bias[0] += 1e-9
     with pytest.warns(UserWarning, match="which differs in weights"):
         eap.score(model, PAIRS, logit_difference, "eap", **settings)
+
+
+def test_a_model_of_other_settings_is_another_question(tmp_path: Path) -> None:
+    first, other = (native(act_fn=name, n_layers=1) for name in ("gelu", "relu"))
+    other.load_state_dict(first.state_dict())
+    for model in (first, other):
+        found = eap.score(model, PAIRS, logit_difference, "eap", batch_size=1, quiet=True, checkpoint=tmp_path).scores
+        assert torch.equal(found, eap.score(model, PAIRS, logit_difference, "eap", batch_size=1, quiet=True).scores)
 
 
 def test_a_method_of_other_code_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,3 +207,18 @@ def test_native_models_without_their_own_forward_are_not_foreign() -> None:
     with counted_passes(model) as n_passes:
         adapt(model)
     assert n_passes == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [("gpt2", "eps", 0.5), ("neox-parallel", "scaling", 0.9), ("gemma2", "final_logit_softcapping", 1.0)],
+)
+def test_settings_that_are_changed_after_the_first_look_are_seen(kind: str, name: str, value: float) -> None:
+    model = build(kind).model
+    adapt(model)
+    held = [*model.modules(), model.original_model.config]
+    for each in held:
+        if isinstance(vars(each).get(name), float):
+            setattr(each, name, value)
+    with pytest.raises(ValueError, match="the logits computed from its weights differ from the model's own"):
+        adapt(model)
