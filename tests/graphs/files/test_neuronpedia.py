@@ -38,8 +38,11 @@ def by_hand() -> SpanCircuit:
     for name, score in EDGES.items():
         edge, span = name.split("@")
         scores[(*GRAPH.edge_index(edge), SPANS.index(span))] = score
+    mask = scores != 0
+    for cut in ("input->a0.h1<q>", "a0.h0->a1.h0<v>"):
+        scores[(*GRAPH.edge_index(cut), SPANS.index("name"))] = 7.0
     example = ((" When", "rest"), (" Mary", "name"), (" Ann", "name"), (" to", "end"))
-    return SpanCircuit(GRAPH, SPANS, scores != 0, scores, {"metric": "logit_difference", "method": "eap"}, example)
+    return SpanCircuit(GRAPH, SPANS, mask, scores, {"metric": "logit_difference", "method": "eap"}, example)
 
 
 def written(path: Path, circuit: Any, **settings: Any) -> dict[str, Any]:
