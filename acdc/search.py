@@ -95,7 +95,7 @@ class Search:
         """
         self.processes = Processes(settings.get("process_group"))
         with self.processes.agreeing() as asked:
-            _check_thresholds(thresholds)
+            check_thresholds(thresholds)
             self.settings = settings = SearchSettings(**settings)
             check_pairs(pairs)
             self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
@@ -202,7 +202,7 @@ class Search:
         return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
 
 
-def _check_thresholds(thresholds: Sequence[float]) -> None:
+def check_thresholds(thresholds: Sequence[float]) -> None:
     """Refuse what are no thresholds: NaN, negative, no numbers, none, or one that comes twice."""
     for threshold in thresholds:
         if not isinstance(threshold, Real) or isinstance(threshold, bool) or not threshold >= 0:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edge_circuits.graphs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from edge_circuits.acdc.by_span import SpanSweep, discover_spans
     from edge_circuits.acdc.discovery import discover, refine
     from edge_circuits.acdc.nodes import discover_nodes
     from edge_circuits.acdc.threshold_sweep import sweep
@@ -85,11 +86,13 @@ __all__ = [
     "ScoredGraph",
     "SpanCircuit",
     "SpanScores",
+    "SpanSweep",
     "as_model",
     "crossing",
     "curves",
     "discover",
     "discover_nodes",
+    "discover_spans",
     "error_bars",
     "experts",
     "feature_curves",
@@ -144,11 +147,13 @@ _MODULES = {
     "ScoredGraph": "graphs.scores",
     "SpanCircuit": "graphs.by_span",
     "SpanScores": "graphs.by_span",
+    "SpanSweep": "acdc.by_span",
     "as_model": "graphs.running.circuit_model",
     "crossing": "eap.between_spans",
     "curves": "graphs.measures.curves",
     "discover": "acdc.discovery",
     "discover_nodes": "acdc.nodes",
+    "discover_spans": "acdc.by_span",
     "error_bars": "eap.intervals",
     "experts": "graphs.features.dictionary",
     "feature_curves": "graphs.features.measuring",

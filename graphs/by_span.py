@@ -118,7 +118,8 @@ class SpanCircuit:
 
     def live(self) -> SpanCircuit:
         """Without the edges on no path from `input` to `logits`, which change no run."""
-        return replace(self, mask=_on_paths(self.graph, self.mask))
+        fed, ahead = joined(self.graph, self.mask)
+        return replace(self, mask=self.mask & fed[:, None] & ahead[None])
 
     def over(self, pairs: PromptPairs, row: int = 0, tokenizer: Any = None) -> SpanCircuit:
         """The same with a clean prompt as its example.
@@ -176,8 +177,10 @@ def check_spans(pairs: PromptPairs, spans: tuple[str, ...]) -> None:
         raise refusal("pairs.spans", f"those of the circuit, {spans}", names, remedy)
 
 
-def _on_paths(graph: Graph, mask: Bool[Tensor, "source destination span"]) -> Bool[Tensor, "source destination span"]:
-    """The kept edges that lie on a path, span by span."""
+def joined(
+    graph: Graph, mask: Bool[Tensor, "source destination span"]
+) -> tuple[Bool[Tensor, "source span"], Bool[Tensor, "destination span"]]:
+    """Which sources a path of kept edges reaches from `input` at each span, and from which destinations one leads to `logits`."""
     n_spans = mask.shape[2]
     fed = torch.zeros(graph.n_sources, n_spans, dtype=torch.bool)  # a path from `input` reaches the source there
     fed[0] = True
@@ -193,7 +196,7 @@ def _on_paths(graph: Graph, mask: Bool[Tensor, "source destination span"]) -> Bo
         own = graph.destinations_of(source)
         for place, destination in enumerate(own):
             ahead[destination] |= wanted[source] if place == 0 else wanted[source].any()
-    return mask & fed[:, None] & ahead[None]
+    return fed, ahead
 
 
 def _name(graph: Graph, spans: tuple[str, ...], place: tuple[int, int, int]) -> str:

@@ -142,6 +142,7 @@ def by_span() -> list[Any]:
         ec.run(model, kept, pairs),
         ec.crossing(model, pairs, metric).top(2),
         ec.position_map(model, pairs, metric, quiet=True).table(),
+        ec.discover_spans(model, pairs, metric, 0.5, quiet=True).circuit.edges,
         ec.why_attends(model, pairs, "a1.h0", "end", 0).table(),
     ]
 
@@ -166,6 +167,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "PositionMap": by_span,
     "SpanCircuit": by_span,
     "SpanScores": by_span,
+    "SpanSweep": by_span,
+    "discover_spans": by_span,
     "crossing": by_span,
     "curves": lambda: ec.curves(*question()[:1], {"eap": scores()}, *question()[1:])["eap"].area("cmd"),
     "position_map": by_span,

@@ -246,6 +246,11 @@ class PromptPairs:
             )
         return self._replaced(spans=Spans.by_token(len(self), self.clean.shape[1]).to(self.device))
 
+    def repeated(self, n: int) -> PromptPairs:
+        """n copies one after the other; the spans of each are its own, and numbered on from those of the copy before."""
+        copies = self._select(torch.arange(len(self), device=self.device).repeat(n))
+        return copies if self.spans is None else copies._replaced(spans=self.spans.repeated(n))
+
     def swapped(self) -> PromptPairs:
         """Clean and corrupted exchanged; answers and positions stay as they are."""
         return self._replaced(clean=self.corrupted, corrupted=self.clean)

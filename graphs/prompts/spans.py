@@ -111,6 +111,12 @@ class Spans:
         """The same on a device."""
         return Spans(self.names, self.of_token.to(device))
 
+    def repeated(self, n: int) -> Spans:
+        """n copies one after the other, each with spans of its own."""
+        shifts = torch.arange(n, device=self.of_token.device).repeat_interleave(len(self.of_token))[:, None]
+        moved = self.of_token.repeat(n, 1) + len(self) * shifts
+        return Spans(self.names * n, moved.where(self.of_token.repeat(n, 1) != PADDING, PADDING))
+
     def where(self, number: int) -> Bool[Tensor, "pair pos"]:
         """True at the tokens of a span."""
         return self.of_token == number
