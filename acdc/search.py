@@ -98,6 +98,8 @@ class Search:
             check_thresholds(thresholds)
             self.settings = settings = SearchSettings(**settings)
             check_pairs(pairs)
+            if not isinstance(start, Circuit | None):
+                raise refusal("circuit", "a Circuit", type(start).__name__, "prune makes one of scores")
             self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
             self.processes.send_from(self.transformer.device)
             self.graph = self.transformer.graph

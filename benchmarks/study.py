@@ -15,7 +15,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -149,8 +149,15 @@ def parts_of(given: argparse.Namespace) -> Iterator[Path]:
     folder = given.out / PARTIAL / code_digest()
     if folder.exists():
         note(given, "what an earlier run has scored is used")
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     _make_folder(folder)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        for each in new:  # those that hold something stay
+            with suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def tell(given: argparse.Namespace, stem: str, text: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:

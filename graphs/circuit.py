@@ -231,6 +231,8 @@ class Circuit:
         return Circuit(self.graph, combine(self.mask, other.mask), scores)
 
     def _check_same_graph(self, other: Circuit, operation: str) -> None:
+        if not isinstance(other, Circuit):
+            raise refusal(operation, "two circuits", type(other).__name__, "prune makes a circuit of scores")
         if self.graph != other.graph:
             raise refusal(operation, "two circuits of one graph", f"{self.graph} and {other.graph}")
 

@@ -16,6 +16,8 @@ from edge_circuits.eap import methods
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs.checks import choice
 
+ELSEWHERE = {"eap-ig-inputs": "eap-ig", "edge-relp": "relp"}  # what other tools and papers call them
+
 
 @cache
 def known() -> dict[str, Method]:
@@ -45,6 +47,7 @@ def find(method: str | Method) -> Method:
         raise ValueError(f"method: expected a name, or a method such as RelP(), got {method!r}")
     spelled = method.strip().lower().replace("_", "-").replace(" ", "-")
     name, _, rest = spelled.partition(":")
+    name = ELSEWHERE.get(name, name)
     usual = known()[choice("method", name, known())]
     kind = type(usual)
     given = dict(kind.short_names[name])

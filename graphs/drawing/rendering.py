@@ -113,6 +113,9 @@ def _picture(
         return picture_by_span(circuit, roles, title)
     if isinstance(circuit, Comparison):
         return picture_of_two(circuit.first, circuit.second, roles, title)
+    if not isinstance(circuit, Circuit):
+        got = type(circuit).__name__
+        raise refusal("circuit", "a Circuit, a comparison or scores", got, "prune makes a circuit of scores")
     return picture_of(circuit, roles, title)
 
 

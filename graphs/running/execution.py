@@ -33,7 +33,6 @@ from edge_circuits.graphs.running.patching import (
 )
 from edge_circuits.graphs.running.plan import Heads, Mixture, Plan, make_plan
 from edge_circuits.graphs.running.residual import Residual, Written
-from edge_circuits.graphs.scores import ScoredGraph
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 MAX_TOKENS = 4096
@@ -70,8 +69,8 @@ def run(
     """
     check_pairs(pairs)
     check_intervention(intervention)
-    if isinstance(circuit, ScoredGraph):
-        raise refusal("circuit", "a circuit", "scores", "prune makes a circuit of them")
+    if not isinstance(circuit, Circuit | SpanCircuit):
+        raise refusal("circuit", "a Circuit", type(circuit).__name__, "prune makes one of scores")
     everywhere = choice("positions", positions, get_args(Positions)) == "all"
     transformer = adapted_for(model, circuit)
     plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention, everywhere)

@@ -99,6 +99,15 @@ def test_a_circuit_of_another_graph_is_refused(trained):
         acdc.refine(model, Circuit.full(Graph(5, 3)), pairs, "kl", 0.02, quiet=True)
 
 
+@pytest.mark.parametrize("name", ["ScoredGraph", "dict"])
+def test_what_is_no_circuit_is_refused(trained, name, without_type_checks):
+    model, pairs = trained
+    graph = Graph.from_model(model)
+    given = {"ScoredGraph": ScoredGraph(graph, torch.zeros(graph.edge_mask.shape)), "dict": {}}[name]
+    with pytest.raises(ValueError, match=f"circuit: expected a Circuit, got {name}; prune makes one of scores"):
+        acdc.refine(model, given, pairs, "kl", 0.02, quiet=True)
+
+
 def test_scores_of_the_circuit_are_kept(trained):
     model, pairs = trained
     graph = Graph.from_model(model)

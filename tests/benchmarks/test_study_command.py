@@ -114,6 +114,19 @@ def test_what_is_told_is_written_too(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr() == ("a table\n", "")
 
 
+def test_a_refusal_leaves_no_empty_folder(tmp_path: Path) -> None:
+    def work(given: argparse.Namespace) -> None:
+        with parts_of(given) as folder:
+            if given.seed:
+                (folder / "part").write_text("")
+            raise ValueError("no")
+
+    for seed, left in (("0", []), ("1", ["out"])):
+        assert study(work).main(["--out", str(tmp_path / "deep" / "out"), "--seed", seed]) == REFUSED
+        assert [path.name for path in tmp_path.glob("deep/*")] == left
+    assert study(work).main(["--out", str(tmp_path)]) == REFUSED and tmp_path.exists()
+
+
 def test_parts_are_kept_until_they_are_forgotten(tmp_path: Path, capsys: Any) -> None:
     found = []
 

@@ -83,7 +83,7 @@ def test_every_method_has_a_name_that_finds_it() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["eap-ig", "EAP-IG", "eap_ig", " Eap IG "])
+@pytest.mark.parametrize("name", ["eap-ig", "EAP-IG", "eap_ig", " Eap IG ", "EAP-IG-inputs"])
 def test_spelling_does_not_matter(name: str) -> None:
     assert find(name) == eap.IntegratedGradients()
 

@@ -82,6 +82,12 @@ def test_a_circuit_mixes_with_circuits_only() -> None:
     assert Circuit.full(SMALL) != set(SMALL.edges)
 
 
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_circuit_is_compared_with_a_circuit_only() -> None:
+    with pytest.raises(ValueError, match="compare: expected two circuits, got set; prune makes a circuit of scores"):
+        Circuit.full(SMALL).compare(set(SMALL.edges))
+
+
 def test_scores_of_the_left_stay_and_metadata_goes() -> None:
     left, right = (torch.full(SMALL.edge_mask.shape, value) * SMALL.edge_mask for value in (1.0, 2.0))
     a = Circuit(SMALL, SMALL.edge_mask, left, {"method": "eap"}, n_requested=5)

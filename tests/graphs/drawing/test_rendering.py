@@ -111,6 +111,12 @@ def test_another_layout_is_refused(without_type_checks: None) -> None:
         to_dot(Circuit.empty(SMALL), layout="circo")
 
 
+def test_what_is_no_circuit_is_refused(tmp_path: Path, without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match="circuit: expected a Circuit, a comparison or scores, got dict; prune makes"):
+        render({}, tmp_path / "a.svg")
+    assert not list(tmp_path.iterdir())
+
+
 def test_importing_the_drawing_does_not_import_graphviz() -> None:
     import subprocess
     import sys

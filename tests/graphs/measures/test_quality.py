@@ -218,7 +218,7 @@ def test_what_is_no_circuit_and_what_are_no_pairs_is_refused(without_type_checks
             ValueError, match="circuits: expected a Circuit, or several, got (ScoredGraph|Graph); prune"
         ):
             measure(model, circuits, PAIRS, logit_difference)
-    with pytest.raises(ValueError, match="circuit: expected a circuit, got scores; prune makes"):
+    with pytest.raises(ValueError, match="circuit: expected a Circuit, got ScoredGraph; prune makes"):
         run(model, scored, PAIRS)
     for call in (measure, run):
         with pytest.raises(ValueError, match="pairs: expected PromptPairs, got tuple; PromptPairs"):
