@@ -231,6 +231,14 @@ class PromptPairs:
         n_groups = min(whole_number("n_groups", n_groups, 1), len(self))
         return [self[start::n_groups] for start in range(n_groups)]
 
+    def with_spans(self, spans: SpansGiven) -> PromptPairs:
+        """The same pairs with these spans, given as to `PromptPairs`.
+
+        Raises:
+            ValueError: Stretches that do not fit the prompts.
+        """
+        return self._replaced(spans=Spans.given(spans, self.lengths.tolist()).to(self.device))
+
     def by_token(self) -> PromptPairs:
         """The same pairs with a span for each position.
 
