@@ -25,7 +25,8 @@ from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 
-HAS_HOOKED_TRANSFORMER = int(version("transformer_lens").split(".")[0]) < 4
+VERSION = int(version("transformer_lens").split(".")[0])
+HAS_HOOKED_TRANSFORMER = VERSION < 4
 
 D_VOCAB, N_CTX, WINDOW = 30, 16, 4
 SHAPE = dict(n_layers=2, d_model=32, n_heads=4, d_head=8, d_vocab=D_VOCAB, n_ctx=N_CTX, d_mlp=48)
@@ -33,12 +34,13 @@ SHAPE = dict(n_layers=2, d_model=32, n_heads=4, d_head=8, d_vocab=D_VOCAB, n_ctx
 
 @dataclass(frozen=True)
 class Family:
-    """One model of Hugging Face and the settings with which a HookedTransformer is the same model."""
+    """One model of Hugging Face and the settings with which a HookedTransformer, from version `since` on, is the same model."""
 
     name: str
     hugging_face: dict[str, Any]
     converter: str
     hooked: dict[str, Any] = field(default_factory=dict)
+    since: int = 2
 
 
 _SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
@@ -60,6 +62,13 @@ _NEO = dict(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=48, voc
 _NEO |= dict(max_position_embeddings=N_CTX, attention_types=[[["global", "local"], 1]])
 _OPT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, vocab_size=D_VOCAB)
 _OPT |= dict(max_position_embeddings=N_CTX, word_embed_proj_dim=32)
+
+_TYPES = dict(sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"])
+_BASES = {
+    "sliding_attention": dict(rope_type="default", rope_theta=100.0),
+    "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1000.0),
+}
+_TWO_BASES = dict(rotary_base_local=100, rotary_base=1000, rotary_scaling_factor=8.0, attn_types=["local", "global"])
 
 _GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=N_CTX, vocab_size=D_VOCAB)
 
@@ -94,6 +103,29 @@ HUGGING_FACE = {
         _LOCAL | dict(act_fn="gelu_new", use_attn_scale=False, attn_types=["global", "local"]),
     ),
     "opt": Family("OPTForCausalLM", _OPT, "opt", dict(act_fn="relu")),
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        _GROUPED | dict(sliding_window=WINDOW, pad_token_id=0),
+        "phi3",
+        _LLAMA | _LOCAL | dict(attn_types=["local"] * 2, eps=1e-5),
+    ),
+    "olmo": Family(
+        "OlmoForCausalLM",
+        _SIZES,
+        "olmo",
+        dict(act_fn="silu", gated_mlp=True, positional_embedding_type="rotary", rotary_dim=8),
+        since=3,
+    ),
+    "gemma3": Family(
+        "Gemma3ForCausalLM",
+        _WIDE | _TYPES | dict(query_pre_attn_scalar=12, rope_parameters=_BASES),
+        "gemma",
+        _GEMMA
+        | _LOCAL
+        | _TWO_BASES
+        | dict(attn_scale=12**0.5, use_normalization_before_and_after=True, use_qk_norm=True),
+        since=3,
+    ),
 }
 
 NATIVE: dict[str, dict[str, Any]] = {
@@ -106,7 +138,7 @@ NATIVE: dict[str, dict[str, Any]] = {
 }
 """Models that TransformerLens 4 builds itself, by the settings that they share with HookedTransformer."""
 
-KINDS = (*HUGGING_FACE, *NATIVE)
+KINDS = (*(kind for kind, family in HUGGING_FACE.items() if family.since <= VERSION), *NATIVE)
 
 
 def noise(name: str, shape: torch.Size) -> Tensor:
