@@ -124,6 +124,7 @@ HUB: dict[str, Kind] = {
     "cohere2": Kind("Cohere2", _GROUPED | _MIXED | dict(logit_scale=0.3), parallel=True),
     "glm": Kind("Glm", _GROUPED | dict(head_dim=8, pad_token_id=0)),
     "glm4": Kind("Glm4", _GROUPED | dict(head_dim=8, attention_bias=True, pad_token_id=0)),
+    "ministral": Kind("Ministral", _GROUPED | _MIXED | dict(head_dim=8)),
     "ministral3": Kind(
         "Ministral3",
         _GROUPED | dict(head_dim=8, sliding_window=None, rope_parameters=_YARN | dict(llama_4_scaling_beta=0.1)),

@@ -90,7 +90,8 @@ def hugging_face(kind: str, **settings: Any) -> nn.Module:
 
 def bridged(module: nn.Module) -> TransformerBridge:
     """A bridge around a Hugging Face model, without a tokenizer."""
-    return build_bridge_from_module(module, type(module).__name__, hf_config=module.config).eval()
+    name = type(module).__name__.replace("MinistralFor", "MistralFor")  # TransformerLens knows it by that name alone
+    return build_bridge_from_module(module, name, hf_config=module.config).eval()
 
 
 def native(**settings: Any) -> TransformerBridge:

@@ -200,13 +200,3 @@ def test_acdc_ends_at_the_circuit_that_it_measured(kind: str) -> None:
     with torch.no_grad():
         whole = run(model, circuit.full(circuit.graph), PAIRS)
         assert kl_to(whole, run(model, circuit, PAIRS)) == pytest.approx(cut[-1].value_after, rel=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["gemma3", "olmo2", "bloom", "granite", "gpt-oss"])
-def test_verify_finds_nothing_wrong(kind: str) -> None:
-    model = hub_model(kind, torch.float32)
-    scored = eap.score(model, PAIRS, curved, "relp", quiet=True)
-    checks = eap.verify(model, scored, PAIRS, curved, n_edges=8, bf16=False).checks
-    assert all(
-        check.passed for check in checks if "exact patching" not in check.name
-    )  # random weights are far from linear
