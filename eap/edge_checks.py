@@ -1,14 +1,12 @@
-"""Checks of `verify` that look at single edges, rules and positions; each says what it suspects.
+"""Checks of `verify` that look at single edges and positions; each says what it suspects.
 
 They have their own way to a number: EAP's scores are the derivatives of `run` by soft gates, edge by edge; an exact score is
-what `run` gives without the edge; a relevance rule conserves what it shares out; the scores that are checked are those that
-their method gives again.
+what `run` gives without the edge; the scores that are checked are those that their method gives again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +14,11 @@ from torch import Tensor, nn
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.eap.scoring import score
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.mlp import Mlp
-from edge_circuits.graphs.model.operations import Operations
 from edge_circuits.graphs.nodes import parse_destination
 from edge_circuits.graphs.running.execution import run_batch
 from edge_circuits.graphs.running.patching import Intervention, cut_values
@@ -95,54 +90,25 @@ def without_an_edge(
     )
 
 
+def is_of(graph: ScoredGraph, pairs: PromptPairs) -> bool:
+    """Whether scores say that they were made with as many prompts."""
+    return graph.metadata.get("settings", {}).get("n_prompts") == len(pairs)
+
+
 def again(model: nn.Module, graph: ScoredGraph, pairs: PromptPairs, metric: Metric) -> Iterator[Found]:
-    """The scores are those that their own method gives on these prompts, if these are all of theirs."""
+    """The scores are those that their own method gives on these prompts, if these are all of theirs.
+
+    Scores that were measured exactly, all or for a budget, are not: they are measured again in a sample.
+    """
     method, settings = method_of(graph), graph.metadata.get("settings", {})
-    is_same = settings.get("n_prompts") == len(pairs) and "budget" not in settings and graph.per_group is None
-    if method is None or method.takes_all or isinstance(method, Exact) or not is_same:
+    if method is None or method.takes_all or isinstance(method, Exact) or not is_of(graph, pairs):
         return
     grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
     asked = dict(kv_destinations=grouped, intervention=settings.get("intervention", "patching"), quiet=True)
-    found = score(model, pairs, metric, method, **asked).scores
-    for part, difference in by_part(graph.graph, graph.scores, found):
+    found = score(model, pairs, metric, method, **asked).scores.masked_fill(graph.exact, 0)
+    for part, difference in by_part(graph.graph, graph.scores.masked_fill(graph.exact, 0), found):
         suspected = f"scores of another model, metric or prompts, or columns that were moved at {part}"
         yield f"scores against {method.name} asked again, into {part}", difference, suspected
-
-
-@torch.no_grad()
-def conserved(model: nn.Module, graph: ScoredGraph, pairs: PromptPairs) -> Iterator[Found]:
-    """Relevance rules of MLPs share out what there is: x times the coefficient adds up to the value, factors to the product."""
-    method = method_of(graph)
-    if not isinstance(method, RelP) or method.activation != "identity":
-        return
-    transformer = adapt(model)
-    operations = replace(method, attention="live", temperature=1.0).operations(transformer, pairs, lambda: None)
-    kept = transformer.forward(transformer.embed(pairs[:1].clean.to(transformer.device)))
-    for layer, block in enumerate(transformer.blocks):
-        if (
-            isinstance(block.mlp, Mlp)
-            and block.mlp.signal is None
-            and (method.gate != "exact" or block.mlp.W_gate is None)
-        ):
-            lost = _lost(operations, block.mlp, kept.mlp_normed[layer])
-            yield (
-                f"relevance lost or made in the MLP of layer {layer}",
-                lost,
-                "coefficients of the activation or the gate",
-            )
-
-
-def _lost(operations: Operations, mlp: Mlp, x: Tensor) -> float:
-    """How far the relevance of what enters activation and gate is from the value that leaves, in units of the largest value."""
-    with torch.enable_grad():
-        inner = (x @ (mlp.W_in if mlp.W_gate is None else mlp.W_gate)).detach().requires_grad_()
-        signal = None if mlp.W_gate is None else (x @ mlp.W_in).detach().requires_grad_()
-        active = operations.activation(mlp.activation, inner)
-        value = active if signal is None else operations.gate(active, signal)
-        leaves = [leaf for leaf in (inner, signal) if leaf is not None]
-        gradients = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-    shares = [leaf * gradient for leaf, gradient in zip(leaves, gradients) if gradient is not None]
-    return float((sum(shares) - value).abs().max() / value.abs().max().clamp(min=1e-12))
 
 
 def answers_where_they_are_given(model: nn.Module, graph: Graph, pairs: PromptPairs) -> Iterator[Found]:

@@ -6,6 +6,10 @@
 
 Each check has a number, the limit it must keep, and a verdict. Numbers are relative to the size of what is compared, unless
 stated. A check that cannot be made, because the model is refused or a value is not finite, has failed and says why.
+
+What no check can see: a mistake in the question itself, made alike when scoring and when verifying, such as answers exchanged
+with wrong answers, or clean prompts with corrupted ones; a model whose weights are other than meant; scores of "learned-mask",
+which are not trained again; and scores of other prompts than those that are given here, but for their correlation.
 """
 
 from __future__ import annotations
@@ -16,15 +20,15 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 
 import torch
 from torch import Tensor, nn
 
 from edge_circuits import eap
-from edge_circuits.eap import edge_checks
+from edge_circuits.eap import edge_checks, rule_checks, value_checks
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.method import Method
+from edge_circuits.eap.verdicts import Check, Verification
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
 from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
@@ -42,60 +46,6 @@ WIDER = 3.0  # two ways through the model round twice, and each part is compared
 LEAST_PEARSON, LEAST_SPEARMAN, LEAST_SIGNS, LEAST_BF16 = 0.3, 0.3, 0.6, 0.7
 N_EDGES = 64
 ROWS = 16  # prompts that the model itself is asked at once
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        name: What is checked.
-        value: The number found; NaN where it could not be.
-        limit: What it has to keep.
-        at_most: The limit is an upper one.
-        reason: Why it could not be made.
-    """
-
-    name: str
-    value: float
-    limit: float
-    at_most: bool = True
-    reason: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """The number keeps the limit."""
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
-
-    @property
-    def text(self) -> str:
-        """Verdict, name, number and limit on a line."""
-        verdict, sign = "ok" if self.passed else "FAILED", "<=" if self.at_most else ">="
-        return f"{verdict:6} {self.name:58} {self.value:10.3g} {sign} {self.limit:g}{'  ' + self.reason if self.reason else ''}"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """All checks, in the order in which they were made."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """All of them."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def text(self) -> str:
-        """A line a check."""
-        return "\n".join(check.text for check in self.checks)
-
-    def __str__(self) -> str:
-        n_passed = sum(check.passed for check in self.checks)
-        return f"{n_passed} of {len(self.checks)} checks passed\n{self.text}"
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True)
@@ -178,6 +128,8 @@ def verify(
         "Logits are the model's own": _as_the_model,
         "With no edge cut, corrupted prompts do not matter": _none_cut,
         "With all edges cut, logits are the model's on the corrupted prompts": _all_cut,
+        "Heads are the model's own, by their names": _heads,
+        "Cut edges read what they are said to read": _cut_values,
         "Where clean and corrupted prompts are the same, every score is zero": _identical_pairs,
         "The scores of a source's out-edges add up to its node score": _sums_of_edges,
         "A batch gives what one prompt at a time gives": _padding,
@@ -266,6 +218,16 @@ def _judged(found: Iterator[edge_checks.Found], limit: float) -> Iterator[Check]
         yield Check(name, value, limit, reason="" if value <= limit else f"suspected: {suspected}")
 
 
+def _heads(subject: Subject) -> Iterator[Check]:
+    """Heads are the model's own, by their names."""
+    return _judged(value_checks.heads(subject.model, subject.pairs), subject.rounding)
+
+
+def _cut_values(subject: Subject) -> Iterator[Check]:
+    """Cut edges read what they are said to read."""
+    return _judged(value_checks.cut_to(subject.model, subject.pairs, subject.intervention), subject.rounding)
+
+
 def _soft_gates(subject: Subject) -> Iterator[Check]:
     """EAP's scores are derivatives of run."""
     asked = (subject.model, subject.graph.graph, subject.pairs, subject.metric)
@@ -288,7 +250,7 @@ def _again(subject: Subject) -> Iterator[Check]:
 
 def _conserved(subject: Subject) -> Iterator[Check]:
     """Relevance rules conserve relevance."""
-    return _judged(edge_checks.conserved(subject.model, subject.graph, subject.pairs), subject.rounding)
+    return _judged(rule_checks.conserved(subject.model, subject.graph, subject.pairs), subject.rounding)
 
 
 def _positions(subject: Subject) -> Iterator[Check]:
@@ -301,6 +263,11 @@ def _exact_sample(subject: Subject) -> Iterator[Check]:
     """Scores agree with exact patching."""
     chosen = _sample(subject)
     exact = subject.score(subject.model, subject.pairs, Exact(chosen), intervention=subject.intervention)
+    measured = subject.graph.exact & chosen
+    if measured.any() and edge_checks.is_of(subject.graph, subject.pairs):
+        found = [("measured scores against exact patching again", _relative(subject.graph.scores, exact, measured))]
+        suspected = "scores of another model, metric or prompts, or of other edges"
+        yield from _judged(((*each, suspected) for each in found), WIDER * subject.rounding)
     exact = exact[chosen].double()
     scores = subject.graph.scores[chosen].double()
     told = exact.abs() > 0.01 * exact.abs().max()
@@ -349,6 +316,12 @@ def _sample(subject: Subject) -> Tensor:
     sample = torch.zeros_like(mask)
     sample[chosen[:, 0], chosen[:, 1]] = True
     return sample
+
+
+def _relative(found: Tensor, expected: Tensor, edges: Tensor) -> float:
+    """Largest difference at some edges, in units of the largest value expected there."""
+    found, expected = found[edges].double(), expected[edges].double()
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -36,12 +36,17 @@ def failed(result: Verification) -> list[str]:
 SOUND = [
     *(
         ("gpt2", "eap"),
-        ("gpt2", "learned-mask"),
+        ("gpt2", "learned-mask:steps=5"),
         ("gpt2", "information-flow-routes"),
         ("gpt2", "exact"),
         ("gpt2", "hisp"),
     ),
-    *(("llama", "relp"), ("llama", "learned-mask"), ("llama", "information-flow-routes"), ("neox-parallel", "eap-ig")),
+    *(
+        ("llama", "relp"),
+        ("llama", "learned-mask:steps=5"),
+        ("llama", "information-flow-routes"),
+        ("neox-parallel", "eap-ig"),
+    ),
     *(("gemma2", "relp:gate=exact"), ("rms-gated-grouped", "gim"), ("attention-only", "clean-corrupted")),
 ]
 
@@ -50,6 +55,34 @@ SOUND = [
 def test_sound_scores_raise_no_alarm(kind: str, method: str) -> None:
     result = verified(kind, method, torch.float32 if kind == "llama" else torch.float64)
     assert result.passed, result.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "settings"),
+    [
+        ("gpt2", "relp:reader=norm", dict(intervention="zero")),
+        ("qwen3", "eap:reader=softmax", dict(intervention="mean")),
+        ("neox-sequential", "eap-ig:steps=2", dict(intervention="mean-positional")),
+        ("rms-gated-grouped", "relp:reader=exact", {}),
+        ("llama", "relp:attention=attnlrp", dict(kv_destinations="kv-head")),
+        ("gemma2", "relp:attention=ah", dict(intervention="mean")),
+        ("gpt2", "relp:attention=secant", dict(budget=1.0)),
+    ],
+)
+def test_sound_scores_of_other_settings_raise_no_alarm(kind: str, method: str, settings: dict) -> None:
+    model = tiny(kind).model
+    scored = eap.score(model, PAIRS, logit_difference, method, quiet=True, **settings)
+    result = verify(model, scored, PAIRS, logit_difference, n_edges=8, bf16=False)
+    assert all(check.passed for check in result.checks if check.at_most), result.text
+
+
+def test_sound_scores_in_half_precision_and_of_groups_raise_no_alarm() -> None:
+    model = tiny("llama", torch.bfloat16).model
+    scored = eap.score(model, PAIRS, logit_difference, "relp", quiet=True)
+    groups = eap.score_groups(tiny("gpt2").model, PAIRS, logit_difference, "relp", n_groups=2, quiet=True)
+    for each, graph in ((model, scored), (tiny("gpt2").model, groups)):
+        result = verify(each, graph, PAIRS, logit_difference, n_edges=8, bf16=False)
+        assert all(check.passed for check in result.checks if check.at_most), result.text
 
 
 def moved(part: str, step: int) -> Callable:
