@@ -9,6 +9,7 @@ Reference: Conmy et al. 2023, path patching of single edges; Syed, Rager and Con
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Cut, answer_rows, cut_only_at
 
-STACKED_TOKENS = 1024
+STACKED_TOKENS = 1024  # of a model 256 wide or more; of a narrower one so many more
 MAX_PADDING = 0.2  # of the real tokens, in prompts that run together
 
 
@@ -85,18 +86,20 @@ class Exact(Method):
         if progress.done.all():
             return progress.scores
         cached = CachedRun(job.transformer, full, batch, cut)
-        uncut = _values(cached.logits[None], batch, job.metric)
+        values = _Values(job.metric, batch)
+        uncut = values(cached.logits[None])
+        stacked_tokens = STACKED_TOKENS * max(1, 256 // job.transformer.W_U.shape[0])
         destinations = wanted.any(0).nonzero()[:, 0].tolist()
         with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
             bar.update(int(wanted[:, progress.done].sum()))
             for destination in destinations:
                 if not progress.done[destination]:
-                    n_stacked = max(1, STACKED_TOKENS // cached.n_tokens(destination))
+                    n_stacked = max(1, stacked_tokens // cached.n_tokens(destination))
                     for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                         kept = full[:, destination].repeat(len(chosen), 1)
                         kept[torch.arange(len(chosen)), chosen] = False
-                        values = _values(run_candidates(cached, destination, kept), batch, job.metric)
-                        progress.scores[chosen, destination] = (values - uncut).sum(1).double().cpu()
+                        change = values(run_candidates(cached, destination, kept)) - uncut
+                        progress.scores[chosen, destination] = change.sum(1).double().cpu()
                         bar.update(len(chosen))
                     progress.done[destination] = True
                     progress.save_now_and_then()
@@ -113,11 +116,14 @@ def _path(job: Job, batch: PromptPairs, ending: str = "") -> Path | None:
     )
 
 
-def _values(
-    logits: Float[Tensor, "candidate batch d_vocab"], batch: PromptPairs, metric: Metric
-) -> Float[Tensor, "candidate batch"]:
-    """The metric of each candidate, prompt by prompt."""
-    values = [metric(each, batch) for each in logits]
-    for each in values:
-        check_values(each, batch, metric)
-    return torch.stack(values)
+class _Values:
+    """The metric of stacked candidates, prompt by prompt."""
+
+    def __init__(self, metric: Metric, batch: PromptPairs) -> None:
+        self.metric, self.stacked = metric, cache(batch.repeated)
+
+    def __call__(self, logits: Float[Tensor, "candidate batch d_vocab"]) -> Float[Tensor, "candidate batch"]:
+        pairs = self.stacked(len(logits))
+        values = self.metric(logits.flatten(0, 1), pairs)
+        check_values(values, pairs, self.metric)
+        return values.unflatten(0, logits.shape[:2])

@@ -41,7 +41,8 @@ class Rotary:
         else:
             first, second = turning.chunk(2, dim=-1)
             turned = torch.cat((-second, first), dim=-1)
-        return torch.cat((turning * cos + turned * sin, still), dim=-1)
+        turned = turning * cos + turned * sin
+        return torch.cat((turned, still), dim=-1) if still.shape[-1] else turned
 
 
 @dataclass(frozen=True)

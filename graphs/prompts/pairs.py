@@ -215,10 +215,10 @@ class PromptPairs:
         return [self._select(order[start:stop]) for start, stop in pairwise(bounds)]
 
     def by_length(self, max_padding: float) -> list[PromptPairs]:
-        """Batches of similar length, shortest first, padded by at most that share of their real tokens."""
+        """Batches of similar length, shortest first, padded by at most that share of their real tokens; `indices` stay."""
         order = torch.argsort(self.lengths, stable=True)
         bounds = padding_bounds(self.lengths[order].tolist(), number("max_padding", max_padding, least=0))
-        return [self._select(order[start:stop]) for start, stop in pairwise(bounds)]
+        return [self._with_indices(order[start:stop]) for start, stop in pairwise(bounds)]
 
     def split(self, n_train: int, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
         """A random division into train and test, each in the order of this set; the same for the same seed."""
@@ -256,7 +256,7 @@ class PromptPairs:
 
     def repeated(self, n: int) -> PromptPairs:
         """n copies one after the other; the spans of each are its own, and numbered on from those of the copy before."""
-        copies = self._select(torch.arange(len(self), device=self.device).repeat(n))
+        copies = self._with_indices(torch.arange(len(self), device=self.device).repeat(n))
         return copies if self.spans is None else copies._replaced(spans=self.spans.repeated(n))
 
     def swapped(self) -> PromptPairs:
@@ -336,6 +336,10 @@ class PromptPairs:
             if taken[name] is not None:
                 taken[name] = taken[name][:, (taken[name] != NO_ANSWER).any(0)]
         return _fill(object.__new__(type(self)), **taken, indices=chosen)
+
+    def _with_indices(self, chosen: Int[Tensor, "chosen"]) -> PromptPairs:
+        """These pairs under the indices that they have here."""
+        return self._select(chosen)._replaced(indices=self.indices[chosen])
 
     def _replaced(self, **changed: Tensor | Spans) -> PromptPairs:
         return _fill(object.__new__(type(self)), **{f.name: getattr(self, f.name) for f in fields(self)} | changed)

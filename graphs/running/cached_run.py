@@ -273,7 +273,8 @@ class CachedRun:
         if missing:
             weights = self._weights[list(missing.values())]
             made = dict(zip(missing, self.read(place, weights, self.graph.n_seen(destinations[0]))))
-        found = torch.stack([made[key] if key in made else self._inputs[key] for key in keys])
+        each = [made[key] if key in made else self._inputs[key] for key in keys]
+        found = each[0][None] if len(each) == 1 else torch.stack(each)
         if sum(x.nbytes for x in self._inputs.values()) + sum(x.nbytes for x in made.values()) <= CACHED_BYTES:
             self._inputs |= made
         return found
@@ -293,12 +294,19 @@ class CachedRun:
         self, layer: int, part: Part, inputs: dict[int, Float[Tensor, "batch row d_model"]]
     ) -> dict[int, Float[Tensor, "batch row d_head"]]:
         """The queries, keys or values of destinations from their normalised inputs; equal inputs are one object."""
+        x, *others = inputs.values()
+        if all(other is x for other in others):
+            return dict(zip(inputs, self.projected_together(layer, part, list(inputs), x).unbind(-2)))
+        return {each: self.projected_together(layer, part, [each], x)[..., 0, :] for each, x in inputs.items()}
+
+    def projected_together(
+        self, layer: int, part: Part, destinations: Sequence[int], x: Float[Tensor, "batch row d_model"]
+    ) -> Float[Tensor, "batch row destination d_head"]:
+        """The queries, keys or values of destinations that have one normalised input."""
         attention = self.transformer.blocks[layer].attention
         n_projections = len(attention.projection(part)[0])
         first, share = self.graph.part_destinations(layer, part).start, self.graph.n_parts[part] // n_projections
-        heads = {each: (each - first) // share for each in inputs}
-        x = next(iter(inputs.values()))
-        if len(set(heads.values())) == n_projections > 1 and all(other is x for other in inputs.values()):
-            shared = attention.project(part, x)
-            return {each: shared[..., head, :] for each, head in heads.items()}
-        return {each: attention.project(part, inputs[each], [head])[..., 0, :] for each, head in heads.items()}
+        heads = [(each - first) // share for each in destinations]
+        distinct = sorted(set(heads))
+        made = attention.project(part, x, None if len(distinct) == n_projections else distinct)
+        return made if heads == distinct else made[..., [distinct.index(head) for head in heads], :]

@@ -108,8 +108,11 @@ class IncrementalRun:
         cached, stop = self.cached, self.cached.graph.n_seen(destinations[0])
         if destinations[0] == self.destination:
             return cached.read_candidates(place, self.destination, self.candidates).flatten(0, 1)[None]
-        x = self._stacked(cached.inputs(place, destinations))
+        x = cached.inputs(place, destinations)
         summed = [at for at, destination in enumerate(destinations) if destination in self.dependents.keep_all]
+        if len(summed) == len(destinations):
+            return (x[:, None] + self.sums[place.everywhere].unflatten(0, (self.n, -1))).flatten(1, 2)
+        x = self._stacked(x)
         if summed:
             x[summed] += self.sums[place.everywhere]
         weights = cached.weights(destinations)
@@ -181,6 +184,9 @@ class IncrementalRun:
         everywhere: bool,
     ) -> Float[Tensor, "stacked row head d_head"]:
         """Queries, keys or values, head by head."""
+        found = [inputs[everywhere].get(each) for each in destinations]
+        if found[0] is not None and all(each is found[0] for each in found):
+            return self.cached.projected_together(layer, part, destinations, found[0])
         moved = {each: inputs[everywhere][each] for each in destinations if each in self.dependents.destinations}
         still = [each for each in destinations if each not in moved]
         values = self.cached.projected(layer, part, moved) if moved else {}

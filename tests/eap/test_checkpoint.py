@@ -33,7 +33,7 @@ def written_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "most"), [("eap", 1), ("eap", 3), ("relp", 2), ("eap-ig", 12), ("exact", 30), ("exact", 150)]
+    ("method", "most"), [("eap", 1), ("eap", 3), ("relp", 2), ("eap-ig", 12), ("exact", 30), ("exact", 60)]
 )
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, method: str, most: int) -> None:
     counting = Counting()

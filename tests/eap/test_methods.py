@@ -358,6 +358,16 @@ def test_eap_is_the_literal_edge_attribution() -> None:
     assert error(scored("gpt2", "eap"), expected) < TOLERANCE
 
 
+def test_exact_patching_tells_the_metric_which_prompts_it_sees() -> None:
+    """Prompts run by length, and many candidates at once; `indices` say which prompts of the whole set they are."""
+    weights = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+    pairs = prompt_pairs([9, 3, 9])
+    found = scored("gpt2", "exact", pairs, lambda logits, some: weights[some.indices] * logit_difference(logits, some))
+    each = [scored("gpt2", "exact", pairs[[row]], logit_difference).scores for row in range(3)]
+    expected = sum(weight * one for weight, one in zip(weights, each)) / 3
+    assert relative_error(found.scores, expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"])
 def test_equal_prompts_score_zero(method: str) -> None:
     same = PromptPairs(PAIRS.clean[:1].tolist(), PAIRS.clean[:1].tolist(), [3], [4])
