@@ -26,6 +26,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from edge_circuits.eap.methods.relp import RelP
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph
+from edge_circuits.graphs.model.families import LOADED_AS
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 
 D_VOCAB = 40
@@ -90,8 +91,8 @@ def hugging_face(kind: str, **settings: Any) -> nn.Module:
 
 def bridged(module: nn.Module) -> TransformerBridge:
     """A bridge around a Hugging Face model, without a tokenizer."""
-    name = type(module).__name__.replace("MinistralFor", "MistralFor")  # TransformerLens knows it by that name alone
-    return build_bridge_from_module(module, name, hf_config=module.config).eval()
+    name = type(module).__name__
+    return build_bridge_from_module(module, LOADED_AS.get(name, name), hf_config=module.config).eval()
 
 
 def native(**settings: Any) -> TransformerBridge:

@@ -27,6 +27,8 @@ import torch
 from torch import nn
 
 from edge_circuits.graphs.checks import choice, refusal
+from edge_circuits.graphs.model.families import LOADED_AS
+from edge_circuits.graphs.model.supported import check_configuration
 
 LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
 STUDIED = (
@@ -168,21 +170,27 @@ def _read(name: str, is_random: bool, local_files_only: bool) -> OpenedModel:
     """A model and tokenizer by the transformers library, wrapped.
 
     Raises:
+        ValueError: It is no decoder that is read.
         OSError: As transformers says that there are none.
     """
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
+    check_configuration(config)
     path = Path(name)
     without = path.is_dir() and not any(file for glob in TOKENIZER_FILES for file in path.glob(glob))
     tokenizer = None if without else AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
     if is_random:
-        config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     else:
         model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only, dtype=torch.float32)
-    if tokenizer is None:
-        return OpenedModel(build_bridge_from_module(model, type(model).__name__, hf_config=model.config), None)
+    architecture = type(model).__name__
+    if tokenizer is None or architecture in LOADED_AS:
+        known = LOADED_AS.get(architecture, architecture)
+        return OpenedModel(
+            build_bridge_from_module(model, known, hf_config=model.config, tokenizer=tokenizer), tokenizer
+        )
     return OpenedModel(TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer), tokenizer)

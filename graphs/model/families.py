@@ -167,3 +167,6 @@ FAMILIES: dict[str, Family] = {
         longest=lambda config: config.n_ctx,
     ),
 }
+
+LOADED_AS = {"MinistralForCausalLM": "MistralForCausalLM"}
+"""Architectures that TransformerLens does not know, and those of the same modules that it knows."""

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
 
 from torch import nn
 
 from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.model.families import FAMILIES
+from edge_circuits.graphs.model.families import FAMILIES, LOADED_AS
 
 OLDEST = 2
 """The first version of TransformerLens whose models are read; 2.16 and 3.9 are tested."""
@@ -60,11 +61,9 @@ def check_model(model: nn.Module) -> None:
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer). "
             "A HookedTransformer of TransformerLens 2 or 3 is read too."
         )
-    family = FAMILIES.get(model.cfg.architecture)
-    if family is None:
-        expected, got = f"a decoder among {', '.join(FAMILIES)}", described_kind(model)
-        raise refusal("model", expected, got, "docs/architectures.md says how a family of decoders is added")
     config = getattr(model.original_model, "config", model.cfg)
+    _check_architecture(model.cfg.architecture, config)
+    family = FAMILIES[model.cfg.architecture]
     for setting, read in family.only.items():
         value = getattr(config, setting, read[0])
         if value not in read:
@@ -73,9 +72,25 @@ def check_model(model: nn.Module) -> None:
         raise ValueError("the model is in training mode with dropout; call model.eval() first.")
 
 
-def described_kind(model: nn.Module) -> str:
-    """The architecture of a bridge that is not read, and what kind of model that is."""
-    architecture, config = model.cfg.architecture, getattr(model.original_model, "config", None)
+def check_configuration(config: Any) -> None:
+    """Refuse a model by its configuration of Hugging Face, before its weights are read.
+
+    Raises:
+        ValueError: with the architecture, its kind, and what is read.
+    """
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if architecture and not architecture.endswith("Model"):  # a model without a head is read with the one that fits
+        _check_architecture(LOADED_AS.get(architecture, architecture), config)
+
+
+def _check_architecture(architecture: str, config: Any) -> None:
+    if architecture not in FAMILIES:
+        expected, got = f"a decoder among {', '.join(FAMILIES)}", _described(architecture, config)
+        raise refusal("model", expected, got, "docs/architectures.md says how a family of decoders is added")
+
+
+def _described(architecture: str, config: Any) -> str:
+    """An architecture that is not read, and what kind of model that is."""
     if getattr(config, "is_encoder_decoder", False):
         return f"{architecture}, an encoder-decoder model"
     if any(hasattr(config, name) for name in ("vision_config", "audio_config", "image_size", "feat_extract_norm")):

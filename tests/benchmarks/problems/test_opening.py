@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from hub_models import hub_module
 from models import hugging_face, native
 from real_directory import word_level_tokenizer
 
@@ -52,6 +54,22 @@ def test_a_torn_directory_is_refused(tmp_path: Path) -> None:
     word_level_tokenizer(["Mary"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot read the directory"):
         open_model(str(tmp_path))
+
+
+def test_what_is_no_decoder_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    transformers.T5Config(architectures=["T5ForConditionalGeneration"]).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="a decoder among .*, got T5ForConditionalGeneration, an encoder-decoder model"
+    ):
+        open_model(str(tmp_path))
+
+
+def test_ministral_is_opened_as_the_mistral_that_its_modules_are(tmp_path: Path) -> None:
+    hub_module("ministral", torch.float32).save_pretrained(tmp_path)
+    word_level_tokenizer(["Mary", "John"]).save_pretrained(tmp_path)
+    model = open_model(str(tmp_path), device="cpu", quiet=True)
+    assert [block.attention.window for block in adapt(model).blocks] == [4, None]
+    assert model.tokenizer.convert_ids_to_tokens(model.tokenizer.encode("John")) == ["John"]
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "some/where/deep"])

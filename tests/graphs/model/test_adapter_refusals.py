@@ -41,6 +41,14 @@ def other(family: str, kind: str, **sizes: object) -> torch.nn.Module:
 ENCODER = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
 
 
+def with_pictures() -> torch.nn.Module:
+    """A small model of text and pictures."""
+    vision = transformers.CLIPVisionConfig(**ENCODER, image_size=16, patch_size=8)
+    text = transformers.LlamaConfig(**ENCODER, vocab_size=D_VOCAB)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=D_VOCAB - 1)
+    return bridged(transformers.LlavaForConditionalGeneration(config))
+
+
 def quantised(method: str | None) -> torch.nn.Module:
     """A Llama one of whose weights is a whole number, as if packed."""
     module = hugging_face("llama")
@@ -72,6 +80,7 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
             lambda: other("Mamba", "ForCausalLM", hidden_size=32, num_hidden_layers=1, state_size=4),
             "a decoder among .*, got MambaForCausalLM, a model with state-space or recurrent layers",
         ),
+        (with_pictures, "a decoder among .*, got LlavaForConditionalGeneration, a model of images or sound"),
         (lambda: other("Bert", "ForMaskedLM", **ENCODER), "a decoder among .*, got BertForMaskedLM, an encoder"),
         (
             lambda: hub_model_with("opt", do_layer_norm_before=False),
@@ -107,6 +116,7 @@ DYNAMIC = dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)
         "architecture",
         "encoder-decoder",
         "state-space",
+        "pictures",
         "encoder",
         "post-norm",
         "alibi",

@@ -22,10 +22,6 @@ FLOAT32 = 2e-5
 """Hugging Face takes RMS norms, softmax and rotary angles in float32."""
 
 
-OLDER = ("mistral", "qwen2", "qwen3", "gemma")
-"""Of `HUGGING_FACE`, those that tests of `verify` do not have."""
-
-
 @cache
 def relp(kind: str) -> tuple[nn.Module, ScoredGraph]:
     """A model in float32 and its scores."""
@@ -106,7 +102,7 @@ def test_integrated_gradients_that_cross_into_a_layer_are_hugging_face_s(kind: s
     assert relative_error(ours, expected) < FLOAT32
 
 
-@pytest.mark.parametrize("kind", [*HUB, *OLDER])
+@pytest.mark.parametrize("kind", [*HUB, *HUGGING_FACE])
 def test_verify_finds_nothing_wrong_and_ranks_hold_in_bfloat16(kind: str) -> None:
     model, scored = relp(kind)
     checks = eap.verify(model, scored, PAIRS, curved, n_edges=4).checks
