@@ -24,7 +24,7 @@ class Objective:
     """The objective of circuits, from their logits batch by batch; lower is better."""
 
     def __init__(
-        self, metric: Metric | str, batches: Sequence[PromptPairs], clean: Sequence[Float[Tensor, "_ d_vocab"]]
+        self, metric: Metric | str, batches: Sequence[PromptPairs], clean: Sequence[Float[Tensor, "_ *rows d_vocab"]]
     ) -> None:
         """Take the whole model's logits for reference, where they are needed.
 
@@ -38,14 +38,16 @@ class Objective:
             ValueError: There is no such metric.
         """
         self.metric, self.batches = as_objective(metric), batches
-        self._references = [Reference.of(logits) for logits in clean] if self.metric == KL else []
+        self._references = (
+            [Reference.of(logits, batch.rows) for logits, batch in zip(clean, batches)] if self.metric == KL else []
+        )
 
     @property
     def name(self) -> str:
         """The metric's name."""
         return KL if self.metric == KL else metric_name(self.metric)
 
-    def total(self, number: int, logits: Float[Tensor, "candidate batch d_vocab"]) -> Float[Tensor, " candidate"]:
+    def total(self, number: int, logits: Float[Tensor, "candidate batch *rows d_vocab"]) -> Float[Tensor, " candidate"]:
         """The summed objective of one batch's prompts, for each candidate, in float64 on the CPU.
 
         Raises:
@@ -57,7 +59,7 @@ class Objective:
             values = -torch.stack([self._measured(number, each) for each in logits])
         return values.sum(1, dtype=torch.float64).cpu()
 
-    def _measured(self, number: int, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+    def _measured(self, number: int, logits: Float[Tensor, "batch *rows d_vocab"]) -> Float[Tensor, " batch"]:
         batch = self.batches[number]
         values = self.metric(logits, batch)
         check_shape(values, batch, self.metric)

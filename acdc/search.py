@@ -29,7 +29,14 @@ from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.execution import run_batch
 from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.incremental import run_candidates
-from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, cut_values, trimmed
+from edge_circuits.graphs.running.patching import (
+    Intervention,
+    answer_rows,
+    answered,
+    check_intervention,
+    cut_values,
+    trimmed,
+)
 from edge_circuits.graphs.running.plan import make_plan
 
 MAX_TOKENS = 2048
@@ -128,13 +135,15 @@ class Search:
         }
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.start_value = self.value_of(self.start.mask, "the circuit at the start")
-        all_cut = self.value([self.transformer.unembed(cut.final[:, 0]) for cut in self.cuts])
+        all_cut = self.value(
+            [self.transformer.unembed(answered(cut.final, batch)) for cut, batch in zip(self.cuts, self.batches)]
+        )
         self.origin[ALL_CUT] = all_cut if math.isfinite(all_cut) else None
 
-    def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch d_vocab"]:
+    def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch *rows d_vocab"]:
         transformer = self.transformer
         kept = transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch))
-        return transformer.unembed(kept.final[:, 0])
+        return transformer.unembed(answered(kept.final, batch))
 
     def value_of(self, mask: Bool[Tensor, "source destination"], what: str) -> float:
         """The objective of a circuit, run afresh.
@@ -172,7 +181,7 @@ class Search:
         at_answer = destination == self.graph.n_destinations - 1
         return moved.bit_count(), max(1, self.settings.stacked_tokens // self.most_tokens[at_answer])
 
-    def value(self, logits: Sequence[Float[Tensor, "_ d_vocab"]]) -> float:
+    def value(self, logits: Sequence[Float[Tensor, "_ *rows d_vocab"]]) -> float:
         """The objective of a circuit from its logits on this process' batches."""
         totals = torch.cat([self.objective.total(i, each[None]) for i, each in enumerate(logits)])
         return sum(self.processes.in_order(totals, self.n_batches).tolist()) / self.n_prompts

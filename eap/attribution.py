@@ -26,7 +26,7 @@ from torch import Tensor
 from edge_circuits.eap.gradients import Gradients
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.norm import Norm
-from edge_circuits.graphs.model.transformer import Activations, Block, Transformer, take_rows
+from edge_circuits.graphs.model.transformer import Activations, Block, Transformer, at_rows
 from edge_circuits.graphs.nodes import PARTS, Part
 from edge_circuits.graphs.running.patching import answer_rows
 
@@ -253,5 +253,5 @@ def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) ->
 def _answer_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
     """Chunks of the answer rows; a value that holds nothing else is taken as it is."""
     rows = answer_rows(pairs).to(device)
-    for chunk in torch.arange(len(pairs), device=device).split(token_chunk):
-        yield lambda x, chunk=chunk: (x if x.shape[1] == 1 else take_rows(x, rows))[chunk.to(x.device), 0]
+    for chunk in torch.arange(len(pairs), device=device).split(max(1, token_chunk // rows.shape[1])):
+        yield lambda x, chunk=chunk: at_rows(x, rows)[chunk.to(x.device)].flatten(0, 1)

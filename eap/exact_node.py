@@ -71,7 +71,7 @@ class NodeAttribution(SoftmaxAttribution):
         if self.transformer.logit_softcap is None:
             return super()._add_logits(scores, changes, take)
         stream = take(self.clean.final).to(self.clean.final.dtype)
-        gradient = take(self._inside.logits[:, None])
+        gradient = take(self._inside.logits)
         clean = self.transformer.unembed(stream)
         for source, change in enumerate(changes):
             logits = self.transformer.unembed((stream + change).to(stream.dtype))

@@ -82,7 +82,7 @@ class NormAttribution(Attribution):
 
     def _add_logits(self, scores: Tensor, changes: Tensor, take: Take) -> None:
         norm, resid, normed = self.transformer.final_norm, take(self.clean.final), self._inside.final_normed
-        gradient = self._at_stream(norm, take(normed[:, None]), resid)
+        gradient = self._at_stream(norm, take(normed), resid)
         self._meet(scores, changes, norm, resid, gradient[None], [self.transformer.graph.n_destinations - 1])
 
     @property

@@ -20,6 +20,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.patching import answered
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class OnePass(GradientMethod):
         by_slope, clean = self._each(job, batch, cut)
         if self.metric_as == "slope":
             return by_slope
-        clean_logits, cut_logits = (job.transformer.unembed(values.final[:, 0]) for values in (clean, cut))
+        clean_logits, cut_logits = (job.transformer.unembed(answered(values.final, batch)) for values in (clean, cut))
         curve = metric_curve(job.metric, batch, clean_logits, cut_logits)
         if curve is None:
             return by_slope

@@ -17,7 +17,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import Metric, check_values
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
-from edge_circuits.graphs.running.patching import answer_rows
+from edge_circuits.graphs.running.patching import answer_rows, answered
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Inside:
         z: [batch row head d_head], at what each head mixes.
         mlp_normed: [batch row d_model], behind the MLP's norm.
         mlp_out: [batch row d_model], at what the MLP adds to the stream.
-        final_normed: [batch d_model], behind the final norm.
-        logits: [batch d_vocab].
+        final_normed: [batch row d_model], behind the final norm.
+        logits: [batch row d_vocab].
     """
 
     z: list[Tensor]
@@ -92,9 +92,9 @@ def differentiate(
     """
     with torch.enable_grad():
         kept = transformer.forward(embed.detach().requires_grad_(), answer_rows(pairs), operations)
-        normed = operations.norm(transformer.final_norm, kept.final[:, 0].to(transformer.W_U.device))
+        normed = operations.norm(transformer.final_norm, kept.final.to(transformer.W_U.device))
         logits = transformer.unembed_normed(normed)
-        values = metric(logits, pairs)
+        values = metric(answered(logits, pairs), pairs)
         check_values(values, pairs, metric)
         places = {name: getattr(kept, name) for name in ("q", "k", "v", "mlp_in")} | {"final": [kept.final]}
         if inside:

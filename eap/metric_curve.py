@@ -40,18 +40,20 @@ class MetricCurve:
     Attributes:
         heights: curve(a) at N_READ places from LOW to HIGH. [place batch]
         slope: curve'(0). [batch]
-        mean_gradient: the mean of the metric's gradient over the line. [batch d_vocab]
+        mean_gradient: the mean of the metric's gradient over the line. [batch *rows d_vocab]
         span: mean_gradient . (cut - clean), which is curve(1) to the accuracy of the mean. [batch]
     """
 
     heights: Float[Tensor, "place batch"]
     slope: Float[Tensor, " batch"]
-    mean_gradient: Float[Tensor, "batch d_vocab"]
+    mean_gradient: Float[Tensor, "batch *rows d_vocab"]
     span: Float[Tensor, " batch"]
 
-    def by_mean_gradient(self, logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, " batch"]:
+    def by_mean_gradient(
+        self, logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs
+    ) -> Float[Tensor, " batch"]:
         """The linear metric with that gradient."""
-        return (logits * self.mean_gradient.to(logits)).sum(-1)
+        return (logits * self.mean_gradient.to(logits)).flatten(1).sum(-1)
 
     def bent(
         self, by_slope: Float[Tensor, "batch source destination"], by_mean: Float[Tensor, "batch source destination"]
@@ -69,7 +71,10 @@ class MetricCurve:
 
 
 def metric_curve(
-    metric: Metric, pairs: PromptPairs, clean: Float[Tensor, "batch d_vocab"], cut: Float[Tensor, "batch d_vocab"]
+    metric: Metric,
+    pairs: PromptPairs,
+    clean: Float[Tensor, "batch *rows d_vocab"],
+    cut: Float[Tensor, "batch *rows d_vocab"],
 ) -> MetricCurve | None:
     """The metric along the lines; None where it is straight for all prompts."""
     wide = torch.promote_types(clean.dtype, torch.float32)
@@ -79,14 +84,14 @@ def metric_curve(
         with torch.no_grad():
             return metric(clean + share * way, pairs) - metric(clean, pairs)
 
-    def gradient(share: float) -> Float[Tensor, "batch d_vocab"]:
+    def gradient(share: float) -> Float[Tensor, "batch *rows d_vocab"]:
         with torch.enable_grad():
             logits = (clean + share * way).requires_grad_()
             return torch.autograd.grad(metric(logits, pairs).sum(), logits)[0]
 
-    slope = (gradient(0.0) * way).sum(-1)
+    slope = (gradient(0.0) * way).flatten(1).sum(-1)
     if all(((height(a) - a * slope).abs() <= STRAIGHT * (a * slope).abs()).all() for a in (0.5, 1.0, HIGH)):
         return None
     mean = sum(gradient((step + 0.5) / N_GRADIENTS) for step in range(N_GRADIENTS)) / N_GRADIENTS
     places = [LOW + (HIGH - LOW) * place / (N_READ - 1) for place in range(N_READ)]
-    return MetricCurve(torch.stack([height(a) for a in places]), slope, mean, (mean * way).sum(-1))
+    return MetricCurve(torch.stack([height(a) for a in places]), slope, mean, (mean * way).flatten(1).sum(-1))

@@ -36,7 +36,7 @@ from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.node_circuits import ScoredNodes
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.running.fingerprint import question
-from edge_circuits.graphs.running.patching import answer_rows, trimmed
+from edge_circuits.graphs.running.patching import answer_rows, answered, trimmed
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 Direction = Literal["noising", "denoising"]
@@ -75,7 +75,13 @@ class NodeScores:
 
     @property
     def by_node(self) -> ScoredNodes:
-        """A score for each head and MLP: the sum over positions, the mean over prompts."""
+        """A score for each head and MLP: the sum over positions, the mean over prompts.
+
+        Raises:
+            ValueError: there are no scores of heads, as from method "exact".
+        """
+        if "heads" not in self.per_prompt:
+            raise refusal("scores", "scores of heads", ", ".join(self.kinds), "patch_nodes cuts every head exactly")
         kinds = ("heads", "mlp_out") if self.graph.mlps else ("heads",)
         totals = [self.per_prompt[kind].nan_to_num().sum(-1).mean(0) for kind in kinds]
         columns = [total if total.dim() == 2 else total[:, None] for total in totals]
@@ -200,7 +206,7 @@ def _gradients(
     """Values and gradients at one prompt of each pair."""
     with torch.enable_grad():
         kept = transformer.forward(embed.detach().requires_grad_(), answer_rows(batch), operations)
-        values = metric(transformer.unembed(kept.final[:, 0], operations), batch)
+        values = metric(transformer.unembed(answered(kept.final, batch), operations), batch)
         check_values(values, batch, metric)
         places = [*kept.attention_in, kept.final, *kept.mlp_in, *kept.z]
         gradients = torch.autograd.grad(values.sum(), places, materialize_grads=True)
@@ -245,7 +251,8 @@ def _at_positions(
     if product.shape[1] == width:
         return product
     out = product.new_zeros(len(product), width, *product.shape[2:])
-    out[torch.arange(len(rows), device=rows.device), rows[:, 0]] = product[:, 0]
+    each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
+    out.index_put_((each, rows), product, accumulate=True)  # a row that stands in again has no gradient
     return out
 
 

@@ -22,7 +22,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.metrics import Metric, check_values
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
-from edge_circuits.graphs.running.patching import answer_rows
+from edge_circuits.graphs.running.patching import answer_rows, answered
 
 STACKED_TOKENS = 1024
 ORDER = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out")
@@ -104,6 +104,6 @@ def _each_position(
 def _values(
     transformer: Transformer, batch: PromptPairs, metric: Metric, final: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, " batch"]:
-    values = metric(transformer.unembed(take_rows(final, answer_rows(batch))[:, 0]), batch)
+    values = metric(transformer.unembed(answered(take_rows(final, answer_rows(batch)), batch)), batch)
     check_values(values, batch, metric)
     return values

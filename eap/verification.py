@@ -30,7 +30,7 @@ from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.verdicts import Check, Verification
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
-from edge_circuits.graphs.checks import whole_number
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
 from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
 from edge_circuits.graphs.model.adapter import adapt
@@ -118,6 +118,10 @@ def verify(
     whole_number("n_edges", n_edges, 1)
     if not graph.scores.isfinite().all():
         raise ValueError("graph: expected finite scores, got NaN or infinity; score again with a metric that is finite")
+    if pairs.rows is not None:
+        raise refusal(
+            "pairs", "pairs read at one position", "pairs read at several", "verify with answers of one token"
+        )
     grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
     try:
         metric = as_metric(metric, adapt(model, kv_destinations=grouped), pairs)

@@ -14,6 +14,10 @@
 | top_accuracy            | 1 if an answer has the largest logit of the vocabulary   | share right | reports          |
 | kl                      | minus the KL divergence from the whole model on clean    | nats        | refinement       |
 
+Of answers of several tokens (`PromptPairs(several_tokens=True)`), `log_probability` is the sum over the tokens, each given those before it,
+`top_accuracy` asks that every token has the largest logit, "kl" is the sum over the tokens, and what compares with wrong answers does so at
+the first token in which both differ. A metric of one's own gets [batch row d_vocab], where a row of `pairs.rows` is -1 where there is none.
+
 Wherever a metric is taken, its name may be given (`as_metric`). `KLDivergence(pairs, logits)` compares with reference logits; "kl" is
 that from the whole model on the clean prompts. A metric may say
 `zero_gradient_at_clean = True` (with `zero_gradient_reason`): its gradient on the clean prompt is zero, so that
@@ -35,12 +39,12 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
-from edge_circuits.graphs.running.patching import answer_rows, trimmed
+from edge_circuits.graphs.running.patching import answer_rows, answered, trimmed
 
 KL = "kl"
 MAX_TOKENS = 2048
 
-Metric: TypeAlias = Callable[[Float[Tensor, "batch d_vocab"], PromptPairs], Float[Tensor, " batch"]]
+Metric: TypeAlias = Callable[[Float[Tensor, "batch *rows d_vocab"], PromptPairs], Float[Tensor, " batch"]]
 
 
 def metric_name(metric: Metric) -> str:
@@ -95,12 +99,12 @@ def as_metric(metric: Metric | str, transformer: Transformer, pairs: PromptPairs
 
 
 @torch.no_grad()
-def _clean_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, "pair d_vocab"]:
+def _clean_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, "pair *rows d_vocab"]:
     batches = [batch.to(transformer.device) for batch in pairs.batches(max_tokens=MAX_TOKENS)]
     kept = [
         transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch)) for batch in batches
     ]
-    return in_order(batches, [transformer.unembed(each.final[:, 0]) for each in kept])
+    return in_order(batches, [transformer.unembed(answered(each.final, batch)) for each, batch in zip(kept, batches)])
 
 
 def load(name: str) -> Metric:
@@ -112,7 +116,7 @@ def load(name: str) -> Metric:
     return METRICS[choice("metric", name, METRICS)]
 
 
-def logit_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def logit_difference(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """Mean logit of the answers minus mean logit of the wrong answers, in logits.
 
     Raises:
@@ -121,7 +125,7 @@ def logit_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs)
     return _mean(*_chosen(logits, pairs, "answers")) - _mean(*_chosen(logits, pairs, "wrong_answers"))
 
 
-def answer_minus_best_wrong(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def answer_minus_best_wrong(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """Mean logit of the answers minus the largest logit of the wrong answers, in logits.
 
     Raises:
@@ -130,7 +134,7 @@ def answer_minus_best_wrong(logits: Float[Tensor, "batch d_vocab"], pairs: Promp
     return _mean(*_chosen(logits, pairs, "answers")) - _largest(*_chosen(logits, pairs, "wrong_answers"))
 
 
-def probability_difference(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def probability_difference(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """Summed probability of the answers minus that of the wrong answers, from -1 to 1.
 
     The softmax is over the whole vocabulary; the probabilities are not renormalised over the two sets.
@@ -143,12 +147,14 @@ def probability_difference(logits: Float[Tensor, "batch d_vocab"], pairs: Prompt
     return _sum(*right) - _sum(*wrong)
 
 
-def log_probability(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def log_probability(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """Log of the summed probability of the answers, in nats; its negative is the negative log-likelihood.
 
     Raises:
         ValueError: Pairs without answers.
     """
+    if pairs.rows is not None:
+        return _sum(*_of_every_token(logits.log_softmax(dim=-1), pairs))
     values, real = _chosen(logits.log_softmax(dim=-1), pairs, "answers")
     return values.masked_fill(~real, -torch.inf).logsumexp(dim=-1)
 
@@ -160,7 +166,7 @@ def _flat(metric: Metric) -> Metric:
 
 
 @_flat
-def accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def accuracy(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """1 where the largest answer logit is above every wrong-answer logit, else 0; a tie is 0.
 
     Raises:
@@ -171,12 +177,15 @@ def accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Floa
 
 
 @_flat
-def top_accuracy(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+def top_accuracy(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
     """1 where the largest logit of the whole vocabulary is an answer's, else 0; a tie with another token is 1.
 
     Raises:
         ValueError: Pairs without answers.
     """
+    if pairs.rows is not None:
+        values, real = _of_every_token(logits, pairs)
+        return ((values >= logits.amax(dim=-1)) | ~real).all(1).to(logits.dtype)
     return (_largest(*_chosen(logits, pairs, "answers")) >= logits.amax(dim=-1)).to(logits.dtype)
 
 
@@ -188,33 +197,51 @@ class Reference:
         logits: In float32 at least. [batch d_vocab]
         log_probabilities: Their log softmax. [batch d_vocab]
         probabilities: Their softmax. [batch d_vocab]
+        real: Where logits are read at several rows, [batch row d_vocab], which of them count. [batch row]
     """
 
-    logits: Float[Tensor, "batch d_vocab"]
-    log_probabilities: Float[Tensor, "batch d_vocab"]
-    probabilities: Float[Tensor, "batch d_vocab"]
+    logits: Float[Tensor, "batch *rows d_vocab"]
+    log_probabilities: Float[Tensor, "batch *rows d_vocab"]
+    probabilities: Float[Tensor, "batch *rows d_vocab"]
+    real: Bool[Tensor, "batch row"] | None = None
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "batch d_vocab"]) -> Reference:
-        """The reference of these logits."""
+    def of(
+        cls, logits: Float[Tensor, "batch *rows d_vocab"], rows: Int[Tensor, "batch row"] | None = None
+    ) -> Reference:
+        """The reference of these logits; `rows` are the pairs', -1 where there is none."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_probabilities = wide.log_softmax(-1)
-        return cls(wide, log_probabilities, log_probabilities.exp())
+        real = None if rows is None else (rows >= 0).to(wide.device)
+        return cls(wide, log_probabilities, log_probabilities.exp(), real)
 
     def __getitem__(self, rows: Int[Tensor, "row"]) -> Reference:
         """The reference of some rows."""
-        return Reference(self.logits[rows], self.log_probabilities[rows], self.probabilities[rows])
+        return self._each(lambda x: x[rows])
 
     def to(self, device: torch.device) -> Reference:
         """The same on a device."""
-        return Reference(*(each.to(device) for each in (self.logits, self.log_probabilities, self.probabilities)))
+        return self._each(lambda x: x.to(device))
 
-    def divergence(self, logits: Float[Tensor, "*candidate batch d_vocab"]) -> Float[Tensor, "*candidate batch"]:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Reference:
+        real = None if self.real is None else change(self.real)
+        return Reference(change(self.logits), change(self.log_probabilities), change(self.probabilities), real)
+
+    def divergence(self, logits: Float[Tensor, "*candidate_batch_row d_vocab"]) -> Float[Tensor, "*candidate_batch"]:
         """KL(reference || logits) in nats, the sum over the vocabulary of p_reference (log p_reference - log p).
+
+        Of several rows a prompt, it is the sum over those that count.
 
         With g = logits minus reference logits it is log E_p[exp g] - E_p[g], which takes one pass over the vocabulary less
         than two softmaxes. 0 log 0 = 0, for reference logits of minus infinity.
         """
+        if self.real is not None:
+            each = []
+            for row, counts in enumerate(self.real.T):
+                held = (self.logits, self.log_probabilities, self.probabilities)
+                alone = Reference(*(x[:, row] for x in held))
+                each.append(alone.divergence(logits[..., row, :]).where(counts, 0))
+            return torch.stack(each).sum(0)
         gap = logits - self.logits
         if self._has_impossible:
             gap = gap.masked_fill(self.logits == -torch.inf, 0)
@@ -241,7 +268,7 @@ class KLDivergence:
         "the divergence from the clean model is at its minimum on the clean prompt, where its gradient is zero"
     )
 
-    def __init__(self, pairs: PromptPairs, logits: Float[Tensor, "pair d_vocab"]) -> None:
+    def __init__(self, pairs: PromptPairs, logits: Float[Tensor, "pair *rows d_vocab"]) -> None:
         """
         Args:
             pairs: The prompts of the reference.
@@ -250,15 +277,15 @@ class KLDivergence:
         Raises:
             ValueError: Not one row of logits for each pair.
         """
-        if logits.ndim != 2 or len(logits) != len(pairs):
+        if logits.shape[:-1] != (pairs.positions if pairs.rows is None else pairs.rows).shape:
             raise ValueError(
                 f"logits: expected one row for each of the {len(pairs)} pairs, got shape {tuple(logits.shape)}; "
                 "give the logits at the answer positions, in the order of pairs"
             )
-        self.reference = Reference.of(logits.detach())
+        self.reference = Reference.of(logits.detach(), pairs.rows)
         self._rows = {prompt: row for row, prompt in enumerate(_prompts(pairs))}
 
-    def __call__(self, logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    def __call__(self, logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
         """
         Raises:
             ValueError: A prompt that has no reference.
@@ -266,7 +293,7 @@ class KLDivergence:
         rows = torch.tensor([self._row(prompt) for prompt in _prompts(pairs)], device=self.reference.logits.device)
         return -self.reference[rows].to(logits.device).divergence(logits)
 
-    def _row(self, prompt: tuple[int, ...]) -> int:
+    def _row(self, prompt: tuple[int | tuple[int, ...], ...]) -> int:
         if prompt not in self._rows:
             raise ValueError(
                 f"pairs: expected prompts among the {len(self._rows)} with reference logits, got the clean prompt "
@@ -295,7 +322,7 @@ def normalised(metric: Metric, clean_value: float, corrupted_value: float) -> Me
             f"{float(corrupted_value)}; the corruption does not change this metric, take another one"
         )
 
-    def rescaled(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
+    def rescaled(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"]:
         return (metric(logits, pairs) - float(corrupted_value)) / span
 
     rescaled.__name__ = f"normalised {metric_name(metric)}"
@@ -306,9 +333,12 @@ def normalised(metric: Metric, clean_value: float, corrupted_value: float) -> Me
 
 
 def _chosen(
-    values: Float[Tensor, "batch d_vocab"], pairs: PromptPairs, name: str
+    values: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs, name: str
 ) -> tuple[Float[Tensor, "batch choice"], Bool[Tensor, "batch choice"]]:
-    """The values at the answers or wrong answers, and where an answer is real."""
+    """The values at the answers or wrong answers, and where an answer is real.
+
+    Of answers of several tokens it is one value each: at the first token in which answer and wrong answer differ.
+    """
     choices: Int[Tensor, "batch choice"] | None = getattr(pairs, name)
     if choices is None:
         raise ValueError(f"pairs: expected pairs with {name}, got pairs without; give PromptPairs {name}=...")
@@ -318,7 +348,29 @@ def _chosen(
             "give the logits at the answer positions of these pairs"
         )
     choices = choices.to(values.device)
+    if pairs.rows is not None:
+        differing, each = _first_difference(pairs).to(values.device), torch.arange(len(choices), device=values.device)
+        values, choices = values[each, differing], choices[each, differing][:, None]
     return values.gather(1, choices.clamp(min=0)), choices >= 0
+
+
+def _of_every_token(
+    values: Float[Tensor, "batch row d_vocab"], pairs: PromptPairs
+) -> tuple[Float[Tensor, "batch row"], Bool[Tensor, "batch row"]]:
+    """The value of each token of the answer, and where there is one."""
+    if pairs.answers is None:
+        raise ValueError("pairs: expected pairs with answers, got pairs without; give PromptPairs answers=...")
+    tokens = pairs.answers.to(values.device)
+    return values.gather(2, tokens.clamp(min=0)[..., None])[..., 0], tokens >= 0
+
+
+def _first_difference(pairs: PromptPairs) -> Int[Tensor, "batch"]:
+    """Which token of each answer is the first that its wrong answer has not."""
+    if pairs.wrong_answers is None:
+        raise ValueError(
+            "pairs: expected pairs with wrong_answers, got pairs without; give PromptPairs wrong_answers=..."
+        )
+    return ((pairs.answers != pairs.wrong_answers) & (pairs.wrong_answers >= 0)).long().argmax(1)
 
 
 def _sum(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch choice"]) -> Float[Tensor, "batch"]:
@@ -333,9 +385,10 @@ def _largest(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch ch
     return values.masked_fill(~real, -torch.inf).amax(dim=-1)
 
 
-def _prompts(pairs: PromptPairs) -> list[tuple[int, ...]]:
-    """Answer position and real tokens of each clean prompt."""
-    columns = (pairs.positions.tolist(), pairs.lengths.tolist(), pairs.clean.tolist())
+def _prompts(pairs: PromptPairs) -> list[tuple[int | tuple[int, ...], ...]]:
+    """Answer positions and real tokens of each clean prompt."""
+    read = pairs.positions.tolist() if pairs.rows is None else map(tuple, pairs.rows.tolist())
+    columns = (read, pairs.lengths.tolist(), pairs.clean.tolist())
     return [(position, *tokens[:length]) for position, length, tokens in zip(*columns)]
 
 

@@ -152,6 +152,15 @@ def page() -> Any:
         return ec.write_page(Path(folder) / "page.html", circuit()) or True
 
 
+def several_positions() -> Any:
+    model = question()[0]
+    pairs = ec.PromptPairs([[1, 2], [3, 4]], [[1, 3], [2, 2]], [[2, 5], 6], [[2, 7], 8], several_tokens=True)
+    named = ec.PromptPairs([[1, 2]], [[1, 3]], positions={"end": -1, "start": 0})
+    ec.score(model, named, lambda logits, some: logits[:, 0, 1] * logits[:, 1, 2], "eap", quiet=True)
+    ec.score(model, pairs, "log_probability", "relp", quiet=True)
+    return ec.measure(model, circuit(), pairs, "logit_difference"), ec.discover(model, pairs, "kl", 0.5, quiet=True)
+
+
 def as_models() -> Any:
     model, pairs, _ = question()
     made = ec.as_model(model, circuit(), pairs, "mean-positional")
@@ -180,7 +189,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
     "Dictionary": lambda: features()[3][0],
     "Graph": lambda: ec.Graph.from_model(question()[0]),
-    "PromptPairs": lambda: ec.PromptPairs([[1, 2]], [[1, 3]], [2], [3])[[0]],
+    "PromptPairs": several_positions,
     "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),
     "discover": lambda: ec.discover(*question(), 0.5, direct_edges=True, quiet=True).trace.circuit,
     "discover_nodes": lambda: ec.discover_nodes(*question(), 0.5, quiet=True),

@@ -26,6 +26,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.model.operations import Operations
 from edge_circuits.graphs.model.transformer import Activations
+from edge_circuits.graphs.running.patching import answer_rows
 
 HELD_POINTS = 4
 MOST_STEPS = 1000
@@ -133,4 +134,4 @@ def _sources(job: Job, place: tuple[int, str]) -> slice | int:
 
 @torch.no_grad()
 def _values(job: Job, embed: Float[Tensor, "batch pos d_model"], batch: PromptPairs) -> Activations:
-    return job.transformer.forward(embed, batch.positions[:, None])
+    return job.transformer.forward(embed, answer_rows(batch))

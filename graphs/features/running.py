@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.nodes import FeatureNodes
 from edge_circuits.graphs.features.sites import changing, read_at, value_at
@@ -70,6 +71,8 @@ class Dissection:
             ValueError: no dictionary, two at one place, one that does not fit the model, or an unknown intervention.
         """
         check_intervention(intervention)
+        if pairs.rows is not None:
+            raise refusal("pairs", "pairs read at one position for features", "pairs read at several")
         transformer = self.transformer = adapt(model)
         wide = torch.promote_types(transformer.dtype, torch.float32)
         for dictionary in dictionaries:

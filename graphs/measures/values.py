@@ -122,7 +122,7 @@ class Trial:
         """The batches, each with the values that cut edges read, on the device of the prompts."""
         return ((batch, self._cuts(batch).to(batch.device)) for batch in self.batches)
 
-    def logits(self, circuit: Circuit, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch d_vocab"]:
+    def logits(self, circuit: Circuit, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch *rows d_vocab"]:
         """A circuit's logits at the answer positions of one batch."""
         return run_batch(self.transformer, make_plan(circuit.graph, circuit.mask, cut.intervention), batch, cut)
 
@@ -165,7 +165,7 @@ def values_of(
     return Values(values[2:], divergence[2:], rights, Ends(values[0], values[1]), clean_right)
 
 
-def answers_right(logits: Float[Tensor, "batch d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"] | None:
+def answers_right(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPairs) -> Float[Tensor, "batch"] | None:
     """1 where an answer is above every wrong answer, or, without wrong answers, above all tokens; None without answers."""
     if pairs.answers is None:
         return None
@@ -195,7 +195,7 @@ def _of_batch(
     reference = None
     for circuit in circuits:
         logits = trial.logits(circuit, batch, cut)
-        reference = Reference.of(logits) if reference is None else reference
+        reference = Reference.of(logits, batch.rows) if reference is None else reference
         values.append(checked(metric, logits, batch))
         divergences.append(reference.divergence(logits))
         rights.append(answers_right(logits, batch))
@@ -203,7 +203,7 @@ def _of_batch(
     return torch.stack(values, 1), torch.stack(divergences, 1).double().cpu(), right
 
 
-def checked(metric: Metric, logits: Float[Tensor, "batch d_vocab"], batch: PromptPairs) -> Float[Tensor, "batch"]:
+def checked(metric: Metric, logits: Float[Tensor, "batch *rows d_vocab"], batch: PromptPairs) -> Float[Tensor, "batch"]:
     """The metric in float64 on the CPU.
 
     Raises:

@@ -84,6 +84,11 @@ def take_rows(x: Shaped[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch ro
     return x[torch.arange(len(rows), device=x.device)[:, None], rows.to(x.device)]
 
 
+def at_rows(x: Shaped[Tensor, "#batch pos *rest"], rows: Int[Tensor, "batch row"]) -> Tensor:
+    """The given positions, of a value that may hold them alone; every prompt has another number of positions than of rows."""
+    return x if x.shape[1] == rows.shape[1] else take_rows(x, rows)
+
+
 @dataclass(frozen=True)
 class Transformer:
     """A whole model: embedding, blocks, final norm, unembedding.

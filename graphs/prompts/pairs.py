@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -26,9 +26,10 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edge_circuits.graphs.checks import number, refusal, whole_number
+from edge_circuits.graphs.checks import flag, number, refusal, whole_number
 from edge_circuits.graphs.files.digest import digest_of_tensors
 from edge_circuits.graphs.prompts.batching import equal_bounds, padding_bounds, token_bounds
+from edge_circuits.graphs.prompts.continuations import continued, read_at
 from edge_circuits.graphs.prompts.csv_jsonl import SPANS, PairColumns, read_csv, read_jsonl, write_csv, write_jsonl
 from edge_circuits.graphs.prompts.spans import Spans, SpansGiven
 from edge_circuits.graphs.prompts.validation import Choices, Masks, Positions, Prompts, RowError, pad_rows, pair_rows
@@ -48,6 +49,8 @@ class PromptPairs:
         positions: Where the answer is read, counted from 0 in the prompt.
         answers: Token ids of the right answers, padded with -1; None when none were given.
         wrong_answers: Token ids of the wrong answers, padded with -1; None when none were given.
+        rows: Where logits are read if not at `positions` alone, which then are the last of them; padded with -1. With
+            `several_tokens`, `answers` has the token at each row, and `wrong_answers` its tokens up to the first that differs.
         spans: The named stretches of tokens, or None.
         indices: Position of each pair in the set that this one was taken from (0, 1, ... for a set of its own).
     """
@@ -58,6 +61,7 @@ class PromptPairs:
     positions: Int[Tensor, "pair"]
     answers: Int[Tensor, "pair choice"] | None
     wrong_answers: Int[Tensor, "pair wrong_choice"] | None
+    rows: Int[Tensor, "pair row"] | None
     spans: Spans | None
     indices: Int[Tensor, "pair"]
 
@@ -69,10 +73,11 @@ class PromptPairs:
         wrong_answers: Choices = None,
         *,
         tokenizer: Any = None,
-        positions: Positions = None,
+        positions: Positions | Mapping[str, Positions] = None,
         prepend_bos: bool | None = None,
         attention_mask: Masks = None,
         spans: SpansGiven | None = None,
+        several_tokens: bool = False,
     ) -> None:
         """Pairs from strings and a tokenizer, or from token ids.
 
@@ -85,17 +90,29 @@ class PromptPairs:
             wrong_answers: The same for wrong answers.
             tokenizer: Needed for strings; anything with `encode`, see `edge_circuits.graphs.prompts.tokenization`.
             positions: Where the answer is read: one for each pair, or one for all. Counted in the prompt's own
-                tokens, BOS included and padding not; negative counts from the end; None is the last token.
+                tokens, BOS included and padding not; negative counts from the end; None is the last token. Or several
+                under names, {"subject": 3, "end": -1}: then a metric of one's own gets [batch row d_vocab], a row a name.
             prepend_bos: For strings. None: what the tokenizer does by itself; True: exactly one BOS; False: none.
             attention_mask: For padded ids: 1 at real tokens, 0 at padding, left or right, which is stripped. One
                 for both prompts, or a tuple (clean, corrupted).
             spans: For each name a stretch of tokens in each prompt, (start, stop) as in a slice or a single position,
                 counted like `positions`; the same stretch in clean and corrupted prompt.
+            several_tokens: Answers have any number of tokens, one answer a pair (a string, or a list of its ids). Both prompts
+                are continued by the answer without its last token, and its tokens are read one after the other.
 
         Raises:
             ValueError: Empty or unequal sets, or a row that cannot be used; the message shows the row.
         """
-        rows = pair_rows(clean, corrupted, answers, wrong_answers, positions, attention_mask, tokenizer, prepend_bos)
+        named = positions if isinstance(positions, Mapping) else None
+        given = (None, None) if several_tokens else (answers, wrong_answers)
+        at = None if named is not None else positions
+        rows, read = pair_rows(clean, corrupted, *given, at, attention_mask, tokenizer, prepend_bos), None
+        if flag("several_tokens", several_tokens):
+            if spans is not None or named is not None:
+                raise refusal("several_tokens", "neither spans nor named positions beside it", "one of them")
+            rows, read = continued(rows, answers, wrong_answers, tokenizer)
+        elif named is not None:
+            rows, read = read_at(rows, named)
         device = clean.device if isinstance(clean, Tensor) else torch.device("cpu")
         _fill(
             self,
@@ -105,6 +122,7 @@ class PromptPairs:
             positions=torch.tensor(rows.positions, device=device),
             answers=None if rows.answers is None else pad_rows(rows.answers, NO_ANSWER).to(device),
             wrong_answers=None if rows.wrong_answers is None else pad_rows(rows.wrong_answers, NO_ANSWER).to(device),
+            rows=None if read is None else pad_rows(read, NO_ANSWER).to(device),
             spans=None if spans is None else Spans.given(spans, [len(ids) for ids in rows.clean]).to(device),
             indices=torch.arange(len(rows.clean), device=device),
         )
@@ -128,7 +146,7 @@ class PromptPairs:
         """The pairs of several sets one after the other, on the device of the first; `indices` count anew."""
         if not sets:
             raise ValueError("sets: expected at least one, got none")
-        for name in ("answers", "wrong_answers", "spans"):
+        for name in ("answers", "wrong_answers", "rows", "spans"):
             if len({getattr(pairs, name) is None for pairs in sets}) > 1:
                 missing = next(i for i, pairs in enumerate(sets) if getattr(pairs, name) is None)
                 raise ValueError(
@@ -287,7 +305,7 @@ class PromptPairs:
 
     def read_at_the_end(self) -> PromptPairs:
         """The answer position at the last token of each prompt."""
-        return self._replaced(positions=self.lengths - 1)
+        return self._replaced(positions=self.lengths - 1, rows=None)
 
     def to(self, device: torch.device | str) -> PromptPairs:
         """The same pairs on a device."""
@@ -303,6 +321,8 @@ class PromptPairs:
         write_jsonl(path, self._records())
 
     def _records(self) -> Iterator[dict[str, Any]]:
+        if self.rows is not None:
+            raise refusal("pairs", "pairs read at one position, to write them to a file", "pairs read at several")
         for row, length in enumerate(self.lengths.tolist()):
             record = {"clean": self.clean[row, :length].tolist(), "corrupted": self.corrupted[row, :length].tolist()}
             for name in ("answers", "wrong_answers"):
@@ -333,7 +353,7 @@ class PromptPairs:
         for name in ("clean", "corrupted"):
             taken[name] = taken[name][:, :longest]
         for name in ("answers", "wrong_answers"):
-            if taken[name] is not None:
+            if taken[name] is not None and self.rows is None:  # with rows, all batches keep as many
                 taken[name] = taken[name][:, (taken[name] != NO_ANSWER).any(0)]
         return _fill(object.__new__(type(self)), **taken, indices=chosen)
 
@@ -341,7 +361,7 @@ class PromptPairs:
         """These pairs under the indices that they have here."""
         return self._select(chosen)._replaced(indices=self.indices[chosen])
 
-    def _replaced(self, **changed: Tensor | Spans) -> PromptPairs:
+    def _replaced(self, **changed: Tensor | Spans | None) -> PromptPairs:
         return _fill(object.__new__(type(self)), **{f.name: getattr(self, f.name) for f in fields(self)} | changed)
 
 

@@ -52,15 +52,26 @@ def check_ending(tokenizer: Any, text: str) -> None:
         )
 
 
+def encode_continuation(tokenizer: Any, text: str) -> list[int]:
+    """The ids of an answer of any number of tokens, encoded without special tokens.
+
+    Raises:
+        ValueError: There is none, or a word that the tokenizer does not know.
+    """
+    ids = _after_prompt(tokenizer, text)
+    if not ids:
+        raise ValueError(f"expected at least one token, got none of {text!r}")
+    _refuse_unknown(tokenizer, text, ids)
+    return ids
+
+
 def encode_answer(tokenizer: Any, text: str) -> int:
     """The one id of an answer, encoded without special tokens.
 
     Raises:
         ValueError: The answer is not exactly one known token; the message shows its tokens and a likely remedy.
     """
-    ids = _encode(tokenizer, text, special=False)
-    if len(ids) == 2 and text[:1].strip() and show_tokens(tokenizer, ids[:1]) == "[' ']":
-        ids = ids[1:]  # SentencePiece puts a space before every text, which an answer within a word has not
+    ids = _after_prompt(tokenizer, text)
     if len(ids) == 1:
         _refuse_unknown(tokenizer, text, ids)
         return ids[0]
@@ -87,6 +98,13 @@ def show_tokens(tokenizer: Any, ids: Sequence[int]) -> str:
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Each token as text; its id where there is no tokenizer."""
     return [str(token) if tokenizer is None else tokenizer.decode([token]) for token in ids]
+
+
+def _after_prompt(tokenizer: Any, text: str) -> list[int]:
+    ids = _encode(tokenizer, text, special=False)
+    if len(ids) > 1 and text[:1].strip() and show_tokens(tokenizer, ids[:1]) == "[' ']":
+        return ids[1:]  # SentencePiece puts a space before every text, which an answer within a word has not
+    return ids
 
 
 def _encode(tokenizer: Any, text: str, special: bool) -> list[int]:
@@ -138,4 +156,4 @@ def _remedy(tokenizer: Any, text: str) -> str:
         return f"{spaced!r} is one token: did you forget the leading space?"
     if bare and len(_encode(tokenizer, bare, special=False)) == 1:
         return f"{bare!r} is one token: leave the space out"
-    return "choose an answer of one token, with or without a leading space, or pass the id of the token to score"
+    return "choose an answer of one token, with or without a leading space, pass the id of the token to score, or several_tokens=True"

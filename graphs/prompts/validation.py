@@ -71,7 +71,7 @@ def pair_rows(
             corrupted_ids,
             _choice_rows("answers", answers, len(clean_ids), tokenizer),
             _choice_rows("wrong_answers", wrong_answers, len(clean_ids), tokenizer),
-            _position_rows(positions, [len(ids) for ids in clean_ids]),
+            position_rows(positions, [len(ids) for ids in clean_ids]),
         )
     except RowError as error:
         prompt = _shown(clean[error.row], clean_ids[error.row], tokenizer)
@@ -87,7 +87,7 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 def _prompts(
     name: str, prompts: Prompts, attention_mask: Prompts | None, tokenizer: Any, prepend_bos: bool | None
 ) -> list[list[int]]:
-    rows = _as_list(name, prompts, "strings or lists of token ids")
+    rows = as_list(name, prompts, "strings or lists of token ids")
     if not rows:
         raise ValueError(f"{name}: expected at least one prompt, got none; give one or more pairs")
     if isinstance(rows[0], str):
@@ -105,8 +105,8 @@ def _prompts(
         )
     rows = [_id_row(name, row, value) for row, value in enumerate(rows)]
     if attention_mask is not None:
-        rows = _stripped(name, rows, _as_list("attention_mask", attention_mask, "rows of 0 and 1"))
-    ids = [[_token_id(name, row, token, shown=value) for token in value] for row, value in enumerate(rows)]
+        rows = _stripped(name, rows, as_list("attention_mask", attention_mask, "rows of 0 and 1"))
+    ids = [[token_id(name, row, token, shown=value) for token in value] for row, value in enumerate(rows)]
     return [_not_empty(name, row, prompt, shown=prompt) for row, prompt in enumerate(ids)]
 
 
@@ -134,7 +134,7 @@ def _choice_rows(name: str, choices: Choices, n_pairs: int, tokenizer: Any) -> l
     if choices is None:
         return None
     padded_rows = getattr(choices, "ndim", 1) == 2
-    rows = _as_list(name, choices, "one answer, or list of answers, for each pair")
+    rows = as_list(name, choices, "one answer, or list of answers, for each pair")
     if len(rows) != n_pairs:
         raise ValueError(
             f"{name}: expected one entry for each of the {n_pairs} pairs, got {len(rows)}; "
@@ -143,17 +143,19 @@ def _choice_rows(name: str, choices: Choices, n_pairs: int, tokenizer: Any) -> l
     return [_choices(name, row, value, tokenizer, padded_rows) for row, value in enumerate(rows)]
 
 
-def _position_rows(positions: Positions, lengths: Sequence[int]) -> list[int]:
+def position_rows(positions: Positions, lengths: Sequence[int]) -> list[int]:
+    """A position for each prompt, counted from its start."""
     if positions is None or isinstance(positions, int):
         rows = [positions] * len(lengths)
     else:
-        rows = _as_list("positions", positions, "positions, one for each pair")
+        rows = as_list("positions", positions, "positions, one for each pair")
     if len(rows) != len(lengths):
         raise ValueError(f"positions: expected one for each of the {len(lengths)} pairs, got {len(rows)}")
     return [_position(row, value, length) for row, (value, length) in enumerate(zip(rows, lengths))]
 
 
-def _as_list(name: str, values: Any, expected: str) -> list:
+def as_list(name: str, values: Any, expected: str) -> list:
+    """What was given for each pair."""
     if isinstance(values, str):
         raise ValueError(f"{name}: expected a list of {expected}, got one string {values!r}; write [{values!r}]")
     if isinstance(values, Tensor) and (values.is_floating_point() or values.is_complex()):
@@ -189,7 +191,8 @@ def _id_row(name: str, row: int, value: Any) -> list[Any]:
     return list(value)
 
 
-def _token_id(name: str, row: int, token: Any, shown: Any) -> int:
+def token_id(name: str, row: int, token: Any, shown: Any) -> int:
+    """A token id as a plain number."""
     try:
         number = operator.index(token)
     except TypeError:
@@ -252,7 +255,7 @@ def _choices(name: str, row: int, value: Any, tokenizer: Any, padded_rows: bool)
 
 def _choice(name: str, row: int, entry: Any, tokenizer: Any, value: Any) -> int:
     if not isinstance(entry, str):
-        return _token_id(name, row, entry, shown=value)
+        return token_id(name, row, entry, shown=value)
     if tokenizer is None:
         raise RowError(
             row, f"{name}: expected an id where there is no tokenizer, got {entry!r}; pass tokenizer=..., or the id"

@@ -21,7 +21,7 @@ from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.dependents import Dependents, bit_columns, bits, dependents_of, members
 from edge_circuits.graphs.running.execution import started
-from edge_circuits.graphs.running.patching import Cut
+from edge_circuits.graphs.running.patching import Cut, answered
 from edge_circuits.graphs.running.plan import make_plan
 from edge_circuits.graphs.running.residual import Residual
 
@@ -117,7 +117,7 @@ class CachedRun:
     """One batch's run of a circuit.
 
     Attributes:
-        logits: The circuit's, at the answer positions. [batch d_vocab]
+        logits: The circuit's, at the answer positions. [batch *rows d_vocab]
         cut: What cut edges read.
         columns: For each destination the set of computed sources it keeps (bits, see `edge_circuits.graphs.running.dependents`).
         groups: Sources whose writes are added up before a norm.
@@ -140,7 +140,7 @@ class CachedRun:
         execution = started(transformer, plan, batch, cut, together=True)
         execution.run_layers()
         self.transformer, self.graph, self.batch, self.cut = transformer, graph, batch, execution.cut
-        self.logits = execution.logits()[:, 0]
+        self.logits = answered(execution.logits(), batch)
         self.groups = source_groups(transformer)
         self._answer_row = execution.at_answer
         self._changes = {True: Changes.of(execution.everywhere), False: Changes.of(execution.at_answer)}
@@ -158,7 +158,7 @@ class CachedRun:
     # What the run is
 
     @property
-    def rows(self) -> Int[Tensor, "batch 1"]:
+    def rows(self) -> Int[Tensor, "batch row"]:
         """The answer positions."""
         return self._answer_row.rows
 
@@ -195,7 +195,7 @@ class CachedRun:
         self,
         destination: int,
         kept: Bool[Tensor, " source"],
-        logits: Float[Tensor, "batch d_vocab"],
+        logits: Float[Tensor, "batch *rows d_vocab"],
         moved: Sequence[Moved],
     ) -> None:
         """Become the run of the circuit in which a destination keeps of its sources only these.
@@ -263,7 +263,7 @@ class CachedRun:
         every_token = any(source in self._changes[True] for source in members(moved))
         nodes = self.graph.nodes_of(destination)
         is_key_or_value = len(nodes) > 0 and destination not in {self.graph.destinations_of(node)[0] for node in nodes}
-        return len(self.batch) * (self.cut.embed.shape[1] if every_token or is_key_or_value else 1)
+        return len(self.batch) * (self.cut.embed.shape[1] if every_token or is_key_or_value else self.rows.shape[1])
 
     def inputs(self, place: Place, destinations: Sequence[int]) -> Float[Tensor, "destination batch row d_model"]:
         """What destinations read in this run."""

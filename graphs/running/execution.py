@@ -27,6 +27,7 @@ from edge_circuits.graphs.running.patching import (
     Cut,
     Intervention,
     answer_rows,
+    answered,
     check_intervention,
     cut_values,
     trimmed,
@@ -60,8 +61,8 @@ def run(
         circuit: The kept edges, everywhere or span by span; its graph must be the model's.
         pairs: Clean prompts to run and corrupted ones to cut to.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
-        positions: "answer": at the answer position of each pair, [pair d_vocab]; "all": at every position,
-            [pair pos d_vocab], NaN where a prompt has no token.
+        positions: "answer": at the answer position of each pair, [pair d_vocab], or at each of `pairs.rows`,
+            [pair row d_vocab]; "all": at every position, [pair pos d_vocab]. NaN where a prompt has no such row or token.
         batch_size: Prompts in a batch; by default as many as fit in 4,096 tokens.
 
     Raises:
@@ -78,7 +79,12 @@ def run(
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
     if not everywhere:
-        return in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+        logits = in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
+        return (
+            logits
+            if pairs.rows is None
+            else logits.masked_fill((pairs.rows < 0)[..., None].to(logits.device), torch.nan)
+        )
     n_positions = pairs.clean.shape[1]
     logits = [run_everywhere(transformer, plan, batch, cuts(batch), n_positions) for batch in batches]
     return in_order(batches, logits)
@@ -119,11 +125,13 @@ def _mask_for(circuit: Circuit | SpanCircuit, pairs: PromptPairs, transformer: T
     return circuit.mask.to(transformer.dtype)
 
 
-def run_batch(transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch d_vocab"]:
+def run_batch(
+    transformer: Transformer, plan: Plan, batch: PromptPairs, cut: Cut
+) -> Float[Tensor, "batch *rows d_vocab"]:
     """The circuit's logits at the answer positions of one batch, given the values that cut edges read."""
     execution = started(transformer, plan, batch, cut)
     execution.run_layers()
-    return execution.logits()[:, 0]
+    return answered(execution.logits(), batch)
 
 
 def started(
@@ -144,7 +152,7 @@ def started(
     if together:
         n_batch, n_positions, d_model = change.shape
         execution.everywhere.room = change.new_empty(plan.n_everywhere, n_batch, n_positions, d_model)
-        execution.at_answer.room = change.new_empty(int(plan.computed.sum()), n_batch, 1, d_model)
+        execution.at_answer.room = change.new_empty(int(plan.computed.sum()), n_batch, rows.shape[1], d_model)
     execution.add(0, change, everywhere=True)
     return execution
 

@@ -23,7 +23,7 @@ from edge_circuits.graphs.files.digest import digest_of, digest_of_tensors
 from edge_circuits.graphs.metrics import Metric, metric_name
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
-from edge_circuits.graphs.running.patching import answer_rows, trimmed
+from edge_circuits.graphs.running.patching import answer_rows, answered, trimmed
 
 PARTS = ("edge_circuits", *(f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")))
 SPREADS, LIFT = (1.0, 20.0), 15.0  # of made-up logits, and how much answers stand out: a metric may saturate
@@ -103,7 +103,7 @@ def own_values(
 ) -> Float[Tensor, "2 pair"]:
     """A metric on the model's own logits of all prompts: clean, and with every edge cut. float64, on the CPU."""
     clean = [_measured(metric, _logits(transformer, batch.clean, batch), batch) for batch in batches]
-    cut = [_measured(metric, transformer.unembed(cuts(batch).final[:, 0]), batch) for batch in batches]
+    cut = [_measured(metric, transformer.unembed(answered(cuts(batch).final, batch)), batch) for batch in batches]
     return torch.stack([in_order(batches, values) for values in (clean, cut)])
 
 
@@ -122,10 +122,15 @@ def _values(transformer: Transformer, pairs: PromptPairs, metric: Metric, gradie
     return digest_of_tensors(found)
 
 
-def _made_up(pairs: PromptPairs, d_vocab: int, generator: torch.Generator) -> Iterator[Float[Tensor, "pair d_vocab"]]:
+def _made_up(
+    pairs: PromptPairs, d_vocab: int, generator: torch.Generator
+) -> Iterator[Float[Tensor, "pair *rows d_vocab"]]:
     """Logits without a model: noise, and noise from which answers and wrong answers stand out more or less."""
-    noise = torch.randn(len(pairs), d_vocab, generator=generator, dtype=torch.float32, device="cpu")
+    shape = (len(pairs), d_vocab) if pairs.rows is None else (*pairs.rows.shape, d_vocab)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     yield from (spread * noise for spread in SPREADS)
+    if pairs.rows is not None:
+        return
     for choices in (pairs.answers, pairs.wrong_answers):
         if choices is not None:
             lift = LIFT * torch.rand(len(pairs), 1, generator=generator, dtype=torch.float32, device="cpu")
@@ -144,4 +149,4 @@ def _plain(values: Tensor) -> Tensor:
 
 def _logits(transformer: Transformer, tokens: Tensor, pairs: PromptPairs) -> Tensor:
     kept = transformer.forward(transformer.embed(trimmed(tokens, pairs)), answer_rows(pairs))
-    return transformer.unembed(kept.final[:, 0])
+    return transformer.unembed(answered(kept.final, pairs))

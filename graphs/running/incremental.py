@@ -18,16 +18,17 @@ from torch import Tensor
 
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
-from edge_circuits.graphs.model.transformer import take_rows
+from edge_circuits.graphs.model.transformer import at_rows
 from edge_circuits.graphs.nodes import PARTS, Part
 from edge_circuits.graphs.running.cached_run import CachedRun, Changes, Moved, Place
 from edge_circuits.graphs.running.dependents import members
+from edge_circuits.graphs.running.patching import answered
 
 
 @torch.no_grad()
 def run_candidates(
     cached: CachedRun, destination: int, candidates: Bool[Tensor, "candidate source"]
-) -> Float[Tensor, "candidate batch d_vocab"]:
+) -> Float[Tensor, "candidate batch *rows d_vocab"]:
     """Logits at the answer positions when a destination reads, in turn, each of these sets of sources.
 
     Args:
@@ -76,7 +77,7 @@ class IncrementalRun:
         batch, *rest = held.values.shape[1:]
         return Changes(singly, held.values.new_empty(len(singly), self.n * batch, *rest))
 
-    def run(self) -> Float[Tensor, "candidate batch d_vocab"]:
+    def run(self) -> Float[Tensor, "candidate batch *rows d_vocab"]:
         """Logits of each candidate."""
         cached, graph = self.cached, self.cached.graph
         logits = graph.n_destinations - 1
@@ -86,7 +87,7 @@ class IncrementalRun:
         for layer in range(first, graph.n_layers):
             self._run_layer(layer)
         x = self._inputs(Place("final", graph.n_layers, False), [logits])[0]
-        return cached.transformer.unembed(x[:, 0]).unflatten(0, (self.n, -1))
+        return cached.transformer.unembed(answered(x, cached.batch)).unflatten(0, (self.n, -1))
 
     def _run_layer(self, layer: int) -> None:
         cached = self.cached
@@ -213,8 +214,8 @@ class IncrementalRun:
         """x less the same y for every candidate."""
         return (x.unflatten(0, (self.n, -1)) - y).flatten(0, 1)
 
-    def _at_answer(self, x: Float[Tensor, "stacked row *rest"]) -> Float[Tensor, "stacked 1 *rest"]:
-        return take_rows(x, self.rows) if x.shape[1] > 1 else x
+    def _at_answer(self, x: Float[Tensor, "stacked row *rest"]) -> Float[Tensor, "stacked answer_row *rest"]:
+        return at_rows(x, self.rows)
 
     def _add_heads(
         self, layer: int, everywhere: bool, heads: list[int], z: Float[Tensor, "stacked row head d_head"]

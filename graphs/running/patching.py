@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from edge_circuits.graphs.checks import choice
@@ -81,9 +81,21 @@ def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor,
     return tokens[:, : int(pairs.positions.max()) + 1]
 
 
-def answer_rows(pairs: PromptPairs) -> Int[Tensor, "batch 1"]:
-    """Each prompt's answer position, as the rows of a forward pass."""
-    return pairs.positions[:, None]
+def answer_rows(pairs: PromptPairs) -> Int[Tensor, "batch row"]:
+    """Each prompt's answer position, or its several ones, as the rows of a forward pass.
+
+    Where prompts have fewer rows than others, or exactly as many as positions (`at_rows`), the last position stands in again.
+    """
+    if pairs.rows is None:
+        return pairs.positions[:, None]
+    last = pairs.positions[:, None]
+    rows = torch.where(pairs.rows < 0, last, pairs.rows)
+    return rows if rows.shape[1] != int(pairs.positions.max()) + 1 else torch.cat((rows, last), dim=1)
+
+
+def answered(x: Shaped[Tensor, "batch row d"], pairs: PromptPairs) -> Shaped[Tensor, "batch *rows d"]:
+    """Of values at `answer_rows` those that a metric reads: at the answer position, or at each of `pairs.rows`."""
+    return x[:, 0] if pairs.rows is None else x[:, : pairs.rows.shape[1]]
 
 
 def check_intervention(intervention: str) -> None:

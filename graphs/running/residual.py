@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs.model.norm import Norm, apply_norm
-from edge_circuits.graphs.model.transformer import take_rows
+from edge_circuits.graphs.model.transformer import at_rows
 from edge_circuits.graphs.running.plan import Mixture
 
 
@@ -60,7 +60,7 @@ class Residual:
 
     def at_rows(self, x: Float[Tensor, "batch pos *rest"]) -> Tensor:
         """A value on these rows."""
-        return x if self.rows is None or x.shape[1] == 1 else take_rows(x, self.rows)
+        return x if self.rows is None else at_rows(x, self.rows)
 
     def mixture(self, mixture: Mixture, cut_residual: Tensor) -> Float[Tensor, "batch row d_model"]:
         """The input of a destination; `cut_residual` is what it reads with every in-edge cut."""

@@ -27,7 +27,8 @@ def objective(model, graph, mask, pairs, metric, intervention):
     if metric != "kl":
         return -metric(logits, pairs).mean().item()
     whole = run(model, Circuit.full(graph), pairs).log_softmax(-1)
-    return (whole.exp() * (whole - logits.log_softmax(-1))).sum(-1).mean().item()
+    each = (whole.exp() * (whole - logits.log_softmax(-1))).sum(-1)
+    return (each if pairs.rows is None else each.nansum(1)).mean().item()
 
 
 def order(graph, direct=False):

@@ -10,7 +10,8 @@ from plain_sweep import plain_sweep
 from edge_circuits import acdc
 from edge_circuits.acdc import algorithm, speculation
 from edge_circuits.acdc.search import Search
-from edge_circuits.graphs import Circuit, Graph
+from edge_circuits.graphs import Circuit, Graph, PromptPairs
+from edge_circuits.graphs.metrics import log_probability
 
 TOLERANCE = 1e-12  # float64; the same sums in another order
 
@@ -217,3 +218,15 @@ def test_float32_decides_as_float64_where_no_near_tie_is_flagged(trained):
     assert 1e-8 < narrow.noise < 1e-5
     assert not narrow.near_ties
     assert narrow.kept == wide.kept
+
+
+@pytest.mark.usefixtures("without_type_checks")  # which would take most of the time
+@pytest.mark.parametrize("metric", ["kl", log_probability])
+def test_answers_of_several_tokens(trained, metric):
+    model, pairs = trained
+    clean, corrupted = (rows[:, :-1].tolist() for rows in (pairs.clean, pairs.corrupted))
+    answers = [[int(token)] if row % 2 else [int(token), 3, 4] for row, token in enumerate(pairs.answers[:, 0])]
+    several = PromptPairs(clean, corrupted, answers, several_tokens=True)
+    trace = acdc.discover(model, several, metric, 0.05, batch_size=4, quiet=True).trace
+    assert_same_decisions(trace, plain_sweep(model, Circuit.full(trace.graph), several, metric, 0.05))
+    assert 0 < trace.n_kept < trace.n_tried

@@ -38,6 +38,12 @@ def test_scores_by_position_sum_to_those_of_the_edges_that_leave_a_node(kind, me
     assert ec.prune_nodes(by_position, 3) == ec.prune_nodes(ec.score_nodes(*arguments, quiet=True), 3)
 
 
+def test_scores_without_heads_are_refused():
+    scores = ec.score_nodes(tiny("attention-only").model, RAGGED[[1]], logit_difference, "exact", quiet=True)
+    with pytest.raises(ValueError, match="scores: expected scores of heads, got .*patch_nodes"):
+        scores.by_node  # noqa: B018
+
+
 def test_the_last_heads_of_a_linear_model_are_exact():
     model = tiny("attention-only").model
     exact = ec.patch_nodes(model, RAGGED, logit_difference)

@@ -70,7 +70,7 @@ def test_to_moves_every_tensor() -> None:
     pairs = PromptPairs(**random_rows(0))
     pairs = PromptPairs(**random_rows(0), spans={"first": [0] * len(pairs)})
     moved = pairs.to("meta")
-    columns = [getattr(moved, field.name) for field in dataclasses.fields(moved) if field.name != "spans"]
+    columns = [getattr(moved, field.name) for field in dataclasses.fields(moved) if field.name not in ("rows", "spans")]
     assert {column.device.type for column in (*columns, moved.spans.of_token)} == {"meta"}
     assert pairs.device.type == "cpu"
     assert PromptPairs([[1]], [[2]]).to("meta").answers is None
