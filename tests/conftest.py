@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damaged", type=int, default=150, help="how many damaged files each loader is given")
     parser.addoption("--examples", type=int, default=60, help="how many graphs and circuits each property is tried on")
+    parser.addoption("--interrupts", type=int, default=6, help="how often each call is interrupted")
     parser.addoption("--kills", type=int, default=6, help="how often each call is killed")
     parser.addoption("--typecheck", action="store_true", help="check annotations at run time, shapes too (slow)")
 
