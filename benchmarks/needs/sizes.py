@@ -37,6 +37,7 @@ class Size:
         tied: The embedding is the unembedding too.
         parallel: Attention and MLP of a layer read the same stream, so that there are fewer edges.
         n_experts, n_chosen: MLPs in a layer, and how many of them a token goes to.
+        n_dense, d_dense: Layers that have one MLP all the same, and its width.
     """
 
     n_layers: int
@@ -51,6 +52,8 @@ class Size:
     parallel: bool = False
     n_experts: int = 1
     n_chosen: int = 1
+    n_dense: int = 0
+    d_dense: int = 0
 
     @property
     def attention_weights(self) -> int:
@@ -59,18 +62,23 @@ class Size:
 
     @property
     def mlp_weights(self) -> int:
-        """Weights of one MLP in every layer."""
-        return self.n_layers * (3 if self.gated else 2) * self.d_model * self.d_mlp
+        """Weights of one MLP in every layer, or of one expert in every routed one."""
+        return (self.n_layers - self.n_dense) * (3 if self.gated else 2) * self.d_model * self.d_mlp
+
+    @property
+    def dense_weights(self) -> int:
+        """Weights of the MLPs of layers that are not routed, where others are."""
+        return self.n_dense * (3 if self.gated else 2) * self.d_model * self.d_dense
 
     @property
     def router_weights(self) -> int:
         """Weights that send tokens to experts."""
-        return self.n_layers * self.d_model * self.n_experts if self.n_experts > 1 else 0
+        return (self.n_layers - self.n_dense) * self.d_model * self.n_experts if self.n_experts > 1 else 0
 
     @property
     def token_weights(self) -> int:
         """Weights of all layers that a token meets, without biases and norms."""
-        return self.attention_weights + self.router_weights + self.n_chosen * self.mlp_weights
+        return self.attention_weights + self.router_weights + self.dense_weights + self.n_chosen * self.mlp_weights
 
     @property
     def weights(self) -> int:
@@ -85,7 +93,7 @@ class Size:
 
     def scoring_bytes(self, n_tokens: int, token_chunk: int, width: int) -> float:
         """Memory of scoring a batch, weights not counted, for numbers of `width` bytes."""
-        hidden = self.d_mlp * self.n_chosen
+        hidden = max(self.d_mlp * self.n_chosen, self.d_dense)
         passes = width * n_tokens * self.n_layers * (STREAM_NUMBERS * self.d_model + MLP_NUMBERS * hidden)
         chunk = 4 * min(token_chunk, n_tokens) * self.d_model * (self.graph.n_sources + 3 * self.n_heads + 1)
         return passes + chunk + 4 * self.attention_weights / self.n_layers
@@ -138,7 +146,7 @@ def size_of(name: str) -> Size:
         size = _size(AutoConfig.from_pretrained(name, local_files_only=True))
         for field, value in vars(size).items():
             if not isinstance(value, bool):
-                whole_number(field, value, 1, MOST)
+                whole_number(field, value, 0 if "dense" in field else 1, MOST)
         check_size(size.graph)
     return size
 
@@ -164,7 +172,15 @@ def _size(config: Any) -> Size:
             (each for name in ("num_local_experts", "num_experts") if (each := getattr(config, name, None))), 1
         ),
         n_chosen=getattr(config, "num_experts_per_tok", 1),
+        n_dense=_n_dense(config),
+        d_dense=config.intermediate_size if _n_dense(config) else 0,
     )
+
+
+def _n_dense(config: Any) -> int:
+    """How many layers of a routed model are not (Qwen3-MoE)."""
+    every, dense = getattr(config, "decoder_sparse_step", 1), getattr(config, "mlp_only_layers", ())
+    return sum(layer in dense or (layer + 1) % every != 0 for layer in range(config.num_hidden_layers))
 
 
 def _is_parallel(config: Any) -> bool:

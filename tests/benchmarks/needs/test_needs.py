@@ -27,8 +27,7 @@ def test_weights_and_edges_are_those_of_the_model(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("kind", HUB)
 def test_weights_and_edges_are_those_of_the_hub_s_families(tmp_path: Path, kind: str) -> None:
-    settings = dict(mlp_only_layers=[]) if kind == "qwen3-moe" else {}  # a dense layer is counted as a routed one
-    model = hub_module(kind, **settings)
+    model = hub_module(kind)
     model.config.save_pretrained(tmp_path)
     size = size_of(str(tmp_path))
     others = ("wpe.weight", "embed_positions.weight", "_norm.weight", "_bias")
@@ -43,6 +42,10 @@ def test_experts_by_hand() -> None:
     assert size.weights == dense.weights + 2 * (4 * 3 * 8 * 20 + 8 * 5)
     assert size.plain_operations == dense.plain_operations + 6 * 2 * (3 * 8 * 20 + 8 * 5)
     assert size.scoring_bytes(100, 10, 2) - dense.scoring_bytes(100, 10, 2) == pytest.approx(2 * 100 * 2 * 3.2 * 20)
+    mixed = Size(2, 2, 1, 8, 20, 50, 4, n_experts=5, n_chosen=2, n_dense=1, d_dense=60)
+    assert mixed.weights == dense.weights + (4 * 3 * 8 * 20 + 8 * 5) + 3 * 8 * (60 - 20)
+    assert mixed.token_weights == size.token_weights - 2 * 3 * 8 * 20 - 8 * 5 + 3 * 8 * 60
+    assert mixed.scoring_bytes(100, 10, 2) - dense.scoring_bytes(100, 10, 2) == pytest.approx(2 * 100 * 2 * 3.2 * 40)
     assert Size(2, 2, 1, 8, 20, 50, 4, parallel=True).graph.n_edges == dense.graph.n_edges - 2 * 2
 
 
