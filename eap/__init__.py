@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_circuits.eap.methods.method import Method
     from edge_circuits.eap.methods.random_scores import Random
     from edge_circuits.eap.methods.relp import RelP
+    from edge_circuits.eap.methods.top_k_mask import TopKMask
     from edge_circuits.eap.node_scores import score_nodes
     from edge_circuits.eap.scoring import score
     from edge_circuits.eap.verification import verify
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "Random",
     "RelP",
+    "TopKMask",
     "crossing",
     "error_bars",
     "mean_scores",
@@ -60,6 +62,7 @@ _MODULES = {
     "Method": "methods.method",
     "Random": "methods.random_scores",
     "RelP": "methods.relp",
+    "TopKMask": "methods.top_k_mask",
     "crossing": "between_spans",
     "error_bars": "intervals",
     "mean_scores": "averaging",

@@ -80,6 +80,7 @@ def score(
             "information-flow-routes", `InformationFlow`: each source's share of what is read, without metric or gradient;
             "exact", `Exact`: every edge cut alone and the metric measured;
             "learned-mask", `LearnedMask`: the probability that a gate trained for the edge stays open;
+            "top-k-mask", `TopKMask`: the edge's share of circuits of all sizes, trained from another method's ranks on;
             "random", `Random`: the baseline.
         intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
         by: "span": a score for each edge at each of `pairs.spans`, as `SpanScores`; "token": at each position, for prompts of
@@ -92,9 +93,9 @@ def score(
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
             of its own, "kv-head" each key-value head.
         checkpoint: a folder for what is scored so far; the same call resumes there after an interruption, and ends
-            with the same numbers. Not for "learned-mask".
+            with the same numbers. Not for trained masks.
         process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
-            makes the same call and has the same result (`edge_circuits.graphs.running.distributed`). Not for "learned-mask". None: this process alone.
+            makes the same call and has the same result (`edge_circuits.graphs.running.distributed`). Not for trained masks. None: this process alone.
         quiet: no progress bar.
 
     Raises:

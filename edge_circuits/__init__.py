@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edge_circuits.eap.methods.method import Method
     from edge_circuits.eap.methods.random_scores import Random
     from edge_circuits.eap.methods.relp import RelP
+    from edge_circuits.eap.methods.top_k_mask import TopKMask
     from edge_circuits.eap.node_patching import patch_nodes
     from edge_circuits.eap.node_scores import score_nodes
     from edge_circuits.eap.position_map import PositionMap, position_map
@@ -87,6 +88,7 @@ __all__ = [
     "SpanCircuit",
     "SpanScores",
     "SpanSweep",
+    "TopKMask",
     "as_model",
     "crossing",
     "curves",
@@ -148,6 +150,7 @@ _MODULES = {
     "SpanCircuit": "graphs.by_span",
     "SpanScores": "graphs.by_span",
     "SpanSweep": "acdc.by_span",
+    "TopKMask": "eap.methods.top_k_mask",
     "as_model": "graphs.running.circuit_model",
     "crossing": "eap.between_spans",
     "curves": "graphs.measures.curves",

@@ -26,7 +26,7 @@ METHODS = {
     "LearnedMask",
     "Method",
 }
-METHODS |= {"Blend", "Random", "RelP"}
+METHODS |= {"Blend", "Random", "RelP", "TopKMask"}
 PACKAGES = [f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")]
 TESTS = Path(__file__).parent
 
@@ -61,6 +61,7 @@ def every_method() -> list[Any]:
             ec.HeadImportance(),
             ec.InformationFlow(),
             ec.LearnedMask(steps=2),
+            ec.TopKMask(steps=2),
         ),
         *(ec.IntegratedGradients(steps=2, at=at) for at in ("inputs", "activations")),
         *(ec.RelP(), ec.RelP(attention="secant"), ec.RelP(reader="norm"), ec.RelP(reader="softmax"), ec.Random()),

@@ -116,7 +116,9 @@ def assert_as_on_the_cpu(kind: str, place: str, call: Call) -> None:
 
 @cache
 def scores(method: str, intervention: str = "patching", kv_destinations: str = "query-head", **rules: str) -> Call:
-    asked = find(f"{method}:steps=1" if method in ("eap-ig", "eap-ig-activations", "learned-mask") else method)
+    asked = find(
+        f"{method}:steps=1" if method in ("eap-ig", "eap-ig-activations", "learned-mask", "top-k-mask") else method
+    )
     asked = replace(asked, **rules)
     settings = dict(intervention=intervention, kv_destinations=kv_destinations, quiet=True, token_chunk=7)
 

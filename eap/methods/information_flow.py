@@ -4,10 +4,13 @@ A destination reads the sum y of its sources' writes x_s. The proximity of a sou
 L1 norm; its score is its share of the proximities of all sources, averaged over positions. One forward pass of the
 clean prompt, no metric, no corrupted prompt. The parts q, k and v of a layer read the same stream and score alike.
 
+Shares say nothing of whether what was read is passed on, so the largest of them need not form a path: grow circuits from `logits`
+(`prune(..., strategy="greedy")`), as MIB does.
+
 Heads that write through a post-norm count with their share of the normalised sum. The output bias of attention is
 part of y and of no source.
 
-Reference: Ferrando and Voita 2024, Information Flow Routes, equations 3 and 4.
+Reference: Ferrando and Voita 2024, Information Flow Routes, equations 3 and 4; Mueller et al. 2025, MIB, for the greedy circuits.
 """
 
 from __future__ import annotations

@@ -33,54 +33,110 @@ from edge_circuits.graphs.running.plan import make_plan
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 START = 1.0  # gates begin mostly open
-LEARNING_RATE = 0.2
 
 
 @dataclass(frozen=True)
-class LearnedMask(Method):
-    """Learned gates; takes one batch after the other, so it cannot be shared among processes or resumed.
+class TrainedGates(Method):
+    """Gates of all edges, trained; takes one batch after the other, so it cannot be shared among processes or resumed.
+
+    A subclass says where the gates begin, how those of a step are drawn, and what they are as scores.
 
     Attributes:
         steps: of training.
-        penalty: the price of keeping all edges, in squared shares of the metric.
         seed: of the gates' draws.
     """
 
-    short_names: ClassVar = {"learned-mask": {}}
     signed: ClassVar = False
     not_additive: ClassVar = "it is one training on all prompts"
     needs_gradient: ClassVar = False
     takes_all: ClassVar = True
     slow: ClassVar = True
 
+    learning_rate: ClassVar[float]
+
     steps: int = 100
-    penalty: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number("steps", self.steps, 1)
-        number("penalty", self.penalty, least=0)
+
+    def begin(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
+        """What is trained, before the first step."""
+        raise NotImplementedError
+
+    def draw(
+        self, logits: Tensor, edge_mask: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "source destination"]:
+        """The gates of a step, between 0 and 1."""
+        raise NotImplementedError
+
+    def price(self, logits: Tensor, edge_mask: Tensor) -> Float[Tensor, ""] | float:
+        """What is added to the loss for gates that are open."""
+        return 0.0
+
+    def shown(self, logits: Tensor, edge_mask: Tensor) -> Float[Tensor, "source destination"]:
+        """The scores, between 0 and 1."""
+        raise NotImplementedError
 
     def scores_of_all(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
-        """Open probabilities after `steps` steps of Adam over the batches in turn."""
+        """Scores after `steps` steps of Adam over the batches in turn."""
         edge_mask = job.transformer.graph.edge_mask.to(job.transformer.device)
         cuts = [job.cut(batch).to(job.transformer.device) for batch in batches]
         targets = [_ends(job, batch, cut) for batch, cut in zip(batches, cuts)]
         unit = torch.cat([clean - corrupted for clean, corrupted in targets]).mean().abs().clamp(min=1e-6)
-        logits = torch.full(edge_mask.shape, START, device=edge_mask.device, requires_grad=True)
-        optimiser = torch.optim.Adam([logits], lr=LEARNING_RATE)
+        logits = self.begin(job, batches).requires_grad_()
+        optimiser = torch.optim.Adam([logits], lr=self.learning_rate)
         generator = torch.Generator().manual_seed(self.seed)
         for step in tqdm(range(self.steps), desc="training", unit="step", leave=False, disable=job.quiet):
             at = step % len(batches)
             with torch.enable_grad():
-                gates = hard_concrete(logits, generator) * edge_mask
+                gates = self.draw(logits, edge_mask, generator) * edge_mask
                 distance = ((_metric(job, batches[at], cuts[at], gates) - targets[at][0]) / unit).square().mean()
-                loss = distance + self.penalty * open_probability(logits)[edge_mask].mean()
+                loss = distance + self.price(logits, edge_mask)
                 optimiser.zero_grad()
                 loss.backward()
             optimiser.step()
-        return (open_probability(logits.detach()) * edge_mask).double().cpu()
+        return (self.shown(logits.detach(), edge_mask) * edge_mask).double().cpu()
+
+
+@dataclass(frozen=True)
+class LearnedMask(TrainedGates):
+    """Hard concrete gates with a price.
+
+    Attributes:
+        steps: of training.
+        seed: of the gates' draws.
+        penalty: the price of keeping all edges, in squared shares of the metric.
+    """
+
+    short_names: ClassVar = {"learned-mask": {}}
+    learning_rate: ClassVar = 0.2
+
+    penalty: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("penalty", self.penalty, least=0)
+
+    def begin(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
+        """All mostly open."""
+        edge_mask = job.transformer.graph.edge_mask
+        return torch.full(edge_mask.shape, START, device=job.transformer.device)
+
+    def draw(
+        self, logits: Tensor, edge_mask: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "source destination"]:
+        """`hard_concrete`."""
+        return hard_concrete(logits, generator)
+
+    def price(self, logits: Tensor, edge_mask: Tensor) -> Float[Tensor, ""]:
+        """The penalty times the expected share of open gates."""
+        return self.penalty * open_probability(logits)[edge_mask].mean()
+
+    def shown(self, logits: Tensor, edge_mask: Tensor) -> Float[Tensor, "source destination"]:
+        """Open probabilities."""
+        return open_probability(logits)
 
 
 def hard_concrete(

@@ -67,6 +67,7 @@ def test_every_method_has_a_name_that_finds_it() -> None:
         "learned-mask",
         "random",
         "relp",
+        "top-k-mask",
     }
     for name, method in known().items():
         assert method.name == method.label == name and find(name) is method and find(method) is method
@@ -75,8 +76,14 @@ def test_every_method_has_a_name_that_finds_it() -> None:
         "hisp",
         "information-flow-routes",
         "learned-mask",
+        "top-k-mask",
     }
-    assert {name for name, method in known().items() if not method.additive} == {"hisp", "learned-mask", "random"}
+    assert {name for name, method in known().items() if not method.additive} == {
+        "hisp",
+        "learned-mask",
+        "random",
+        "top-k-mask",
+    }
     assert {name for name, method in known().items() if not method.needs_metric} == {
         "information-flow-routes",
         "random",
@@ -93,6 +100,7 @@ def test_labels_are_read_back() -> None:
         eap.RelP(reader="softmax", norm="exact"),
         eap.IntegratedGradients(steps=7, rule="midpoint", at="activations"),
         eap.LearnedMask(penalty=0.5, seed=3),
+        eap.TopKMask(start="eap", steps=5),
         eap.Random(seed=9),
     ):
         assert find(method.label) == method

@@ -14,7 +14,8 @@ from references.literal import Literal
 from torch import Tensor
 
 from edge_circuits import eap
-from edge_circuits.graphs import Circuit, Graph, PromptPairs, run
+from edge_circuits.benchmarks.planted import load
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, prune, run
 from edge_circuits.graphs.scores import ScoredGraph
 
 SHAPES = ("gpt2", "llama", "gemma2", "attention-only")
@@ -305,6 +306,17 @@ def biases(model: Literal, writes: Mapping[str, Tensor]) -> Tensor:
 def test_shares_add_up_to_one(kind: str) -> None:
     found = scored(kind, "information-flow-routes", RAGGED)
     torch.testing.assert_close(found.scores.sum(0), torch.ones(found.graph.n_destinations).double(), rtol=0, atol=1e-9)
+
+
+def test_information_flow_routes_are_grown_from_logits() -> None:
+    """The largest shares of a planted model form no path; grown greedily they hold half of the circuit."""
+    planted = load("twice")
+    found = eap.score(planted.model, planted.task.pairs(16), logit_difference, "information-flow-routes", quiet=True)
+    k = planted.circuit.n_edges
+    with pytest.warns(UserWarning, match="so the circuit is empty; .*strategy='greedy'"):
+        assert prune(found, k).n_edges == 0
+    grown = prune(found, k, strategy="greedy")
+    assert grown.n_edges == k and (grown & planted.circuit).n_edges >= k / 2
 
 
 def test_information_flow_needs_no_metric_and_no_corrupted_prompt() -> None:

@@ -44,6 +44,7 @@ SOUND = [
     *(
         ("llama", "relp"),
         ("llama", "learned-mask:steps=5"),
+        ("llama", "top-k-mask:steps=5"),
         ("llama", "information-flow-routes"),
         ("neox-parallel", "eap-ig"),
     ),

@@ -63,7 +63,9 @@ def test_intervals_are_those_of_the_drawn_samples() -> None:
 def test_every_method_stands_with_each_of_its_readers() -> None:
     names = map_names()
     assert {"eap", "eap:reader=norm", "eap:reader=softmax", "relp:reader=softmax", "eap-ig"} <= set(names)
-    assert not {"exact", "random", "learned-mask"} & set(names) and len({find(name) for name in names}) == len(names)
+    assert not {"exact", "random", "learned-mask", "top-k-mask"} & set(names) and len(
+        {find(name) for name in names}
+    ) == len(names)
 
 
 def test_a_map_prints_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,12 @@ def test_slow_methods_are_left_out_on_large_graphs_only(monkeypatch: pytest.Monk
     problem = toy_problem()
     assert methods.default_names(problem) == methods.names()
     monkeypatch.setattr(methods, "LARGE", problem.graph.n_edges - 1)
-    assert set(methods.names()) - set(methods.default_names(problem)) == {"exact", "learned-mask", *sweeps.NAMES}
+    assert set(methods.names()) - set(methods.default_names(problem)) == {
+        "exact",
+        "learned-mask",
+        "top-k-mask",
+        *sweeps.NAMES,
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in known() if name != "random"])
