@@ -146,6 +146,7 @@ def _numbers(found: Found) -> dict[str, Any]:
         "n_edges": found.circuit.n_edges,
         "faithfulness": measures.faithfulness,
         "completeness": measures.completeness,
+        "model_right": None if measures.model_right is None else int(measures.model_right.sum()),
         "accuracy_kept": measures.accuracy_kept,
         "divergence": measures.divergence,
         "curve": {"k": curve.k, "n_edges": curve.n_edges, "faithfulness": curve.faithfulness.tolist()},
@@ -162,11 +163,12 @@ def _summary(given: argparse.Namespace, problem: Problem, found: Found) -> str:
     value = interval_of(measures.faithfulness, resamples) if len(measures.values) > 1 else None
     between = f" ({value.low:.3f} to {value.high:.3f})" if value else ""
     kept = "" if measures.accuracy_kept is None else f", accuracy kept {measures.accuracy_kept:.1%}"
+    right = "" if measures.model_right is None else f"; the model itself is right on {int(measures.model_right.sum())}"
     failed = [f"  FAILED {check.text.split(maxsplit=1)[1]}" for check in checks if not check.passed]
     lines = [
         f"circuit    {circuit.n_edges:,} of {circuit.graph.n_edges:,} edges, {len(circuit.nodes)} nodes",
         f"held out   faithfulness {measures.faithfulness:.3f}{between}, of the rest {measures.completeness:.3f}{kept}, "
-        f"KL {measures.divergence:.3g} nats; {problem.metric_name} on {len(measures.values)} prompts",
+        f"KL {measures.divergence:.3g} nats; {problem.metric_name} on {len(measures.values)} prompts{right}",
         f"checks     {len(checks) - len(failed)} of {len(checks)} passed",
         *failed,
         f"written    {', '.join(str(given.out / name) for name in FILES)}",

@@ -1,5 +1,5 @@
 // What stands beside and below the drawing.
-const digits = (value, n = 3) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(n))).replace("-", "−"));
+const digits = (value, n = 3) => (value === null || value === undefined ? "–" : (value && Math.abs(value) < 1e-3 ? Number(value.toPrecision(n)).toExponential() : String(Number(value.toPrecision(n)))).replace("-", "−"));
 const count = (n) => n.toLocaleString("en");
 const effect = ({ score, signed }) => (score === null || !signed ? "" : score < 0 ? "helps" : score > 0 ? "hurts" : "no effect");
 const headings = (names) => element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));

@@ -186,14 +186,20 @@ def _answers(prompts: Prompts, row: int) -> dict[str, list[str]]:
     found = {}
     for name, column in (("answers", prompts.pairs.answers), ("wrong", prompts.pairs.wrong_answers)):
         ids = [] if column is None else column[row]
-        found[name] = [] if column is None else _texts(prompts.tokenizer, ids[ids != NO_ANSWER])[:12]
+        alone = [] if column is None else ids[ids != NO_ANSWER][:12].split(1)
+        found[name] = [text for token in alone for text in _texts(prompts.tokenizer, token)]
     return found
 
 
 def _texts(tokenizer: Any, ids: Int[Tensor, "token"]) -> list[str]:
     if tokenizer is None:
         return [f"{token} " for token in ids.tolist()]
-    return [tokenizer.decode([token]) for token in ids.tolist()]
+    tokens, texts, before = ids.tolist(), [], ""
+    for end in range(1, len(tokens) + 1):  # what each token adds, since alone it may lose its space
+        text = tokenizer.decode(tokens[:end])
+        texts.append(text[len(before) :] if text.startswith(before) else tokenizer.decode([tokens[end - 1]]))
+        before = text
+    return texts
 
 
 def rounded(values: Float[Tensor, "n"]) -> list[float | None]:

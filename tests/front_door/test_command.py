@@ -75,6 +75,7 @@ def test_find_writes_what_the_library_reads(found: Path, scores: ScoredGraph) ->
     held_out = task.task.pairs(12, split="test")
     again = measure(task.model, circuit, held_out, load_metric(task.task.task.metric))[0]
     assert told["faithfulness"] == pytest.approx(again.faithfulness, rel=1e-6) and told["n_edges"] == len(circuit)
+    assert told["model_right"] == int(again.model_right.sum())
     assert len(told["exact"]) == 5 and set(told["exact"]) <= set(circuit.edges)
     assert 60 in told["curve"]["k"] and all(isinstance(check["passed"], bool) for check in told["checks"].values())
 
@@ -87,8 +88,9 @@ def test_find_finds_and_measures_on_different_prompts(found: Path, scores: Score
     train, test = (task.pairs(12, split=split) for split in ("train", "test"))
     assert scores.metadata["prompts_digest"] == train.digest != test.digest
     tokenizer = task.task.word_tokenizer()
-    first = [tokenizer.decode([token]) for token in test.clean[0, : test.lengths[0]].tolist()]
-    assert page["prompts"]["rows"][0]["clean"] == first and len(page["prompts"]["rows"]) == 12
+    first = test.clean[0, : test.lengths[0]].tolist()
+    shown = page["prompts"]["rows"][0]["clean"]
+    assert "".join(shown) == tokenizer.decode(first) and len(shown) == len(first) and len(page["prompts"]["rows"]) == 12
     assert page["curve"] and page["checks"] and page["sides"][0]["low"] and page["sides"][0]["exact"]
 
 
@@ -186,7 +188,7 @@ def test_trained_models_are_found_in_with_their_words_and_with_a_users(tmp_path:
     assert run("find", *asked, "--n-prompts", 6, "--out", tmp_path / "a") == 0
     page = (tmp_path / "a" / "report.html").read_text()
     prompts = json.loads(re.search(r'id="payload">(.*?)</script>', page, re.DOTALL).group(1))["prompts"]
-    assert len(prompts["rows"]) == 6 and "." in prompts["rows"][0]["clean"]
+    assert len(prompts["rows"]) == 6 and " ." in prompts["rows"][0]["clean"]
     lines = [f"the {a} sleep{s} .,the {b} sleep{z} .,{x},{y}" for a, s, b, z, x, y in ROWS]
     (tmp_path / "mine.csv").write_text("\n".join(["clean,corrupted,answers,wrong_answers", *lines]))
     assert run("score", *asked[:6], "--prompts", tmp_path / "mine.csv", "--quiet", "--out", tmp_path / "s.json") == 0
@@ -197,7 +199,10 @@ def test_trained_models_are_found_in_with_their_words_and_with_a_users(tmp_path:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["find", "--model", "trained", "--out", "new"], "one of number, pronoun, induction, brackets, got none"),
+        (
+            ["find", "--model", "trained", "--out", "new"],
+            "--task: expected the task of the trained model, one of number, pronoun,",
+        ),
         (["find", "--model", "trained:a", "--task", "number", "--out", "new"], "behind the colon, got 'a'"),
         (["find", "--out", "new"], "--task: expected the task of the planted model"),
         (["find", "--model", "/nowhere/at/all", "--out", "new"], "which does not exist"),

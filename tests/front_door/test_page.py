@@ -109,6 +109,27 @@ def test_what_was_measured_is_told(tmp_path: Path) -> None:
     assert (first["model"], first["circuit"], first["cut"]) == (2.0, 1.0, 0.0)
 
 
+class Joining:
+    """A tokenizer that, as many do, puts spaces between words alone, and takes two tokens for the last letter."""
+
+    WORDS = ("", "", "so", "far", "\ufffd", "\ufffd")
+
+    def decode(self, ids: list[int]) -> str:
+        text = " ".join(self.WORDS[token] for token in ids)
+        return text.replace("\ufffd \ufffd", "\u00e9")
+
+
+def test_tokens_keep_their_spaces(tmp_path: Path) -> None:
+    scores = scores_of(Graph(2, 2))
+    ends, values = Ends(torch.ones(1).double(), torch.zeros(1).double()), torch.ones(1).double()
+    measures = Measures(prune(scores, 10), ends, values, values, values, None, None)
+    pairs = PromptPairs([[2, 3, 4, 5]], [[2, 3, 4, 5]], [[3]], [[2, 3]])
+    shown = payload_of(write_page(tmp_path / "a.html", scores, prompts=Prompts(measures, pairs, Joining())))
+    row = shown["prompts"]["rows"][0]
+    assert row["clean"] == ["so", " far", " \ufffd", "\ufffd"]
+    assert (row["answers"], row["wrong"]) == (["far"], ["so", "far"])
+
+
 def test_prompts_that_were_not_measured_are_refused(tmp_path: Path) -> None:
     scores, values = scores_of(Graph(2, 2)), torch.ones(3)
     measures = Measures(prune(scores, 3), Ends(values, values * 0), values, values, values, None, None)

@@ -159,11 +159,12 @@ def test_curve_checks_and_grid_are_drawn(browser: Browser, tmp_path: Path) -> No
     curve = Curve(
         (0.5, 1.0), (16, 46), (9, 46), 46, ends, torch.tensor([[1.0, 3.5], [2.0, 4.0]]).double(), torch.zeros(2, 2)
     )
-    checks = Verification((Check("logits", 1e-6, 1e-3), Check("Pearson", 0.1, 0.3, False, "too few")))
+    checks = Verification((Check("logits", 1.26e-6, 1e-3), Check("Pearson", 0.1, 0.3, False, "too few")))
     browser.open(write_page(tmp_path / "a.html", scores, k=20, curve=curve, verification=checks))
     assert browser.text("#measured").startswith("Nearest measured: at 16 edges 0.750")
     browser.do("document.querySelector('circle[data-k=\"46\"]').dispatchEvent(new MouseEvent('click'))")
     assert browser.text("#measured").startswith("At 46 edges 1.000") and len(browser.edges()) == 46
+    assert "1.26e−6 (at most 0.001)" in browser.text("#checks")
     assert "1 of 2 checks failed." in browser.text("#checks") and browser.count("#checks .failed") == 1
     assert browser.count("#grid td button") == 2 * 3
     assert not browser.errors()
