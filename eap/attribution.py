@@ -28,7 +28,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.transformer import Activations, Block, Transformer, at_rows
 from edge_circuits.graphs.nodes import PARTS, Part
-from edge_circuits.graphs.running.patching import answer_rows
+from edge_circuits.graphs.running.patching import answer_rows, trimmed
 
 Take = Callable[[Tensor], Tensor]
 """Picks the tokens of a chunk: [batch pos ...] to [token ...], in the type of the scores and on their device."""
@@ -53,18 +53,21 @@ class Attribution:
     constant_shared_scale: bool = False
 
     @torch.no_grad()
-    def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
+    def scores(
+        self, pairs: PromptPairs, token_chunk: int, span: int | None = None
+    ) -> Float[Tensor, "source destination"]:
         """Edge scores summed over the batch; float32, or float64 for a float64 model.
 
         Args:
             token_chunk: tokens taken at a time; memory is bounded by n_sources x token_chunk x d_model numbers.
+            span: sum over the tokens of this span alone; a token's share of a score is its own, if not beyond a softmax.
         """
         graph, embed = self.transformer.graph, self.clean.embed
         wide = torch.promote_types(embed.dtype, torch.float32)
         scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=wide, device=embed.device)
-        for take in _token_chunks(pairs, token_chunk, embed.device):
+        for take in _token_chunks(pairs, token_chunk, embed.device, span):
             self._add_every_token(scores, lambda x: take(x).to(scores))
-        for take in _answer_chunks(pairs, token_chunk, embed.device):
+        for take in _answer_chunks(pairs, token_chunk, embed.device, span):
             self._add_answers(scores, lambda x: take(x).to(scores))
         return scores * graph.edge_mask.to(scores.device)
 
@@ -238,20 +241,27 @@ def _mean(tensors: Iterable[Tensor]) -> Tensor:
     return sum(others, start=first) / (1 + len(others)) if others else first
 
 
-def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
-    """Chunks of the tokens up to each prompt's answer; the gradient at later ones is zero."""
+def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device, span: int | None) -> Iterator[Take]:
+    """Chunks of the tokens up to each prompt's answer, or of those in a span; the gradient at later ones is zero."""
     positions = pairs.positions.to(device)
     counted = torch.arange(int(positions.max()) + 1, device=device) <= positions[:, None]
+    if span is not None:
+        counted &= trimmed(pairs.spans.where(span), pairs).to(device)
     if counted.all():  # no padding: slices, without a copy
         for start in range(0, counted.numel(), token_chunk):
             yield lambda x, start=start: x.flatten(0, 1)[start : start + token_chunk]
         return
-    for chunk in counted.nonzero().split(token_chunk):
+    for chunk in filter(len, counted.nonzero().split(token_chunk)):
         yield lambda x, chunk=chunk: x[tuple(chunk.to(x.device).T)]
 
 
-def _answer_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device) -> Iterator[Take]:
-    """Chunks of the answer rows; a value that holds nothing else is taken as it is."""
+def _answer_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device, span: int | None) -> Iterator[Take]:
+    """Chunks of the answer rows, or of those in a span; a value that holds nothing else is taken as it is."""
     rows = answer_rows(pairs).to(device)
-    for chunk in torch.arange(len(pairs), device=device).split(max(1, token_chunk // rows.shape[1])):
-        yield lambda x, chunk=chunk: at_rows(x, rows)[chunk.to(x.device)].flatten(0, 1)
+    if span is None:
+        for chunk in torch.arange(len(pairs), device=device).split(max(1, token_chunk // rows.shape[1])):
+            yield lambda x, chunk=chunk: at_rows(x, rows)[chunk.to(x.device)].flatten(0, 1)
+        return
+    here = pairs.spans.where(span).to(device).gather(1, rows)
+    for chunk in filter(len, here.nonzero().split(token_chunk)):
+        yield lambda x, chunk=chunk: at_rows(x, rows)[tuple(chunk.to(x.device).T)]

@@ -44,6 +44,7 @@ def attribute(
     reader: Reader = "linear",
     constant_scale: bool = False,
     n_exact: int = N_EXACT,
+    span: int | None = None,
 ) -> Float[Tensor, "source destination *span"]:
     """Edge scores summed over the batch, against gradients averaged over `points`; span by span if the job says so.
 
@@ -53,27 +54,31 @@ def attribute(
         points: with gradients inside of the destinations unless the reader is "linear".
         constant_scale: the gradients hold every norm's scale constant (the LN-rule).
         n_exact: sources a token, in the mean, that readers "softmax" and "exact" take exactly beyond the norm.
+        span: of readers "linear" and "norm", the share of this span's tokens alone.
     """
     if job.by_span:
-        there = replace(job, by_span=False)
-        cuts = (cut_only_at(clean, cut, batch, number) for number in range(len(batch.spans)))
-        each = [attribute(there, batch, clean, only, points, reader, constant_scale, n_exact) for only in cuts]
+        there, settings = replace(job, by_span=False), (points, reader, constant_scale, n_exact)
+        if reader in ("linear", "norm"):  # what a token adds is its own
+            each = [attribute(there, batch, clean, cut, *settings, span) for span in range(len(batch.spans))]
+        else:
+            cuts = (cut_only_at(clean, cut, batch, number) for number in range(len(batch.spans)))
+            each = [attribute(there, batch, clean, only, *settings) for only in cuts]
         return torch.stack(each, dim=-1)
     if reader != "linear":
         point = points[0] if len(points) == 1 else mean_of(points, clean)
         settings = (job.transformer, clean, cut, [point], True, constant_scale)
         if reader == "norm":
-            return NormAttribution(*settings).scores(batch, job.token_chunk)
+            return NormAttribution(*settings).scores(batch, job.token_chunk, span)
         exact = SoftmaxAttribution if reader == "softmax" else NodeAttribution
         return exact(*settings, n_exact).scores(batch, job.token_chunk)
     if all(block.attention_post_norm is None for block in job.transformer.blocks):
         attribution = Attribution(job.transformer, clean, cut, points, constant_scale, constant_scale)
-        return attribution.scores(batch, job.token_chunk)
+        return attribution.scores(batch, job.token_chunk, span)
     scores = []
     for point in points:
         here = replace(clean, attention_sum=point.activations.attention_sum)
         attribution = Attribution(job.transformer, here, cut, [point], constant_scale, constant_scale)
-        scores.append(attribution.scores(batch, job.token_chunk))
+        scores.append(attribution.scores(batch, job.token_chunk, span))
     return torch.stack(scores).mean(0)
 
 

@@ -51,7 +51,7 @@ def test_eap_is_the_derivative_at_each_span(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["eap", "relp", "eap-ig", "eap-ig-activations", "clean-corrupted", "eap:reader=linear"]
+    "method", ["eap", "relp", "eap-ig", "eap-ig-activations", "clean-corrupted", "eap:reader=norm"]
 )
 def test_linear_scores_of_all_spans_sum_to_those_without_positions(method: str) -> None:
     found, plain = scored("llama", method), scored("llama", method, by=None)
