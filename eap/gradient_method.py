@@ -15,7 +15,7 @@ from edge_circuits.eap.destinations import Reader, attribute, check_reader
 from edge_circuits.eap.exact_norm import N_EXACT
 from edge_circuits.eap.gradients import Gradients
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.metric_curve import metric_curve
+from edge_circuits.eap.metric_curve import MetricCurve, metric_curve
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.model.operations import EXACT, Operations
@@ -88,38 +88,35 @@ class OnePass(GradientMethod):
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
-        if self.metric_as == "curve":
-            return self.each_prompt(job, batch).sum(0)
-        operations = self.operations(job.transformer, batch, lambda: job.cut(batch))
-        point = self.gradients(job, batch, job.clean_embed(batch), operations)
-        return self.attributed(job, batch, point.activations, job.cut(batch), [point], operations.constant_scale)
+        operations, point = self._point(job, batch)
+        cut, scale = job.cut(batch), operations.constant_scale
+        curve = None if self.metric_as == "slope" else self._curve(job, batch, point, cut)
+        if curve is None:
+            return self.attributed(job, batch, point.activations, cut, [point], scale)
+        by_slope = self._each(job, batch, point, cut, scale)
+        _, along = self._point(replace(job, metric=curve.by_mean_gradient), batch)
+        return curve.bent(by_slope, self._each(job, batch, along, cut, scale)).sum(0)
 
-    def each_prompt(self, job: Job, batch: PromptPairs) -> Float[Tensor, "batch source destination"]:
-        """Edge scores of each prompt of the batch."""
+    def _point(self, job: Job, batch: PromptPairs) -> tuple[Operations, Gradients]:
+        """The steps of a forward pass on the clean prompts, and the gradients of its metric."""
+        operations = self.operations(job.transformer, batch, lambda: job.cut(batch))
+        return operations, self.gradients(job, batch, job.clean_embed(batch), operations)
+
+    def _curve(self, job: Job, batch: PromptPairs, point: Gradients, cut: Activations) -> MetricCurve | None:
+        """The metric between clean and cut logits; None where it is linear."""
         if job.by_span:
             raise refusal(
                 "metric_as", "'slope' for scores by span", repr(self.metric_as), "a curve does not add up over spans"
             )
-        cut = job.cut(batch)
-        by_slope, clean = self._each(job, batch, cut)
-        if self.metric_as == "slope":
-            return by_slope
-        clean_logits, cut_logits = (job.transformer.unembed(answered(values.final, batch)) for values in (clean, cut))
-        curve = metric_curve(job.metric, batch, clean_logits, cut_logits)
-        if curve is None:
-            return by_slope
-        return curve.bent(by_slope, self._each(replace(job, metric=curve.by_mean_gradient), batch, cut)[0])
+        clean_logits, cut_logits = (job.transformer.unembed(answered(x.final, batch)) for x in (point.activations, cut))
+        return metric_curve(job.metric, batch, clean_logits, cut_logits)
 
     def _each(
-        self, job: Job, batch: PromptPairs, cut: Activations
-    ) -> tuple[Float[Tensor, "batch source destination"], Activations]:
-        """Scores of each prompt with the metric's gradient at the clean logits, and the values of the clean prompts."""
-        operations = self.operations(job.transformer, batch, lambda: cut)
-        point = self.gradients(job, batch, job.clean_embed(batch), operations)
+        self, job: Job, batch: PromptPairs, point: Gradients, cut: Activations, constant_scale: bool
+    ) -> Float[Tensor, "batch source destination"]:
+        """Scores of each prompt."""
         scores = []
         for row in range(len(batch)):
-            alone = point.of(row)
-            own_cut = cut.each(lambda x, row=row: x[row : row + 1])
-            scale = operations.constant_scale
-            scores.append(self.attributed(job, batch[[row]], alone.activations, own_cut, [alone], scale))
-        return torch.stack(scores), point.activations
+            alone, own_cut = point.of(row), cut.each(lambda x, row=row: x[row : row + 1])
+            scores.append(self.attributed(job, batch[[row]], alone.activations, own_cut, [alone], constant_scale))
+        return torch.stack(scores)

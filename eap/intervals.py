@@ -105,13 +105,17 @@ def score_groups(
     folder = settings.pop("checkpoint", None)
     for number, group in enumerate(tqdm(groups, desc=method.name, unit="group", disable=quiet)):
         own = None if folder is None else Path(folder) / f"group-{number}-of-{len(groups)}"
-        parts.append(score(model, group, metric, method, quiet=True, checkpoint=own, **settings))
-    per_group = torch.stack([part.scores * (len(group) / len(pairs)) for part, group in zip(parts, groups)])
-    metadata = parts[0].metadata | {"prompts": pairs.digest}
-    metadata["settings"] = {**metadata["settings"], "n_prompts": len(pairs), "n_groups": len(groups)}
-    metadata["seconds"] = round(sum(part.metadata["seconds"] for part in parts), 3)
+        same = dict(quiet=True, checkpoint=own, **settings)
+        parts.append([score(model, group, metric, member, **same) for member in method.members])
+    shares = [len(group) / len(pairs) for group in groups]
+    each = [torch.stack([one.scores * share for one, share in zip(of, shares)]) for of in zip(*parts)]
+    per_group = method.joined(torch.stack(each, dim=-1) if len(each) > 1 else each[0])
+    asked = {name: parts[0][0].metadata["settings"][name] for name in ("intervention", "n_prompts")}
+    metadata = parts[0][0].metadata | {"method": method.name, "prompts": pairs.digest}
+    metadata["settings"] = asked | method.settings | {"n_prompts": len(pairs), "n_groups": len(groups)}
+    metadata["seconds"] = round(sum(one.metadata["seconds"] for of in parts for one in of), 3)
     total = per_group.double().sum(0).to(per_group.dtype)
-    return ScoredGraph(parts[0].graph, total, metadata, per_group)
+    return ScoredGraph(parts[0][0].graph, total, metadata, per_group)
 
 
 @in_plain_surroundings

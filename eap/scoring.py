@@ -139,7 +139,7 @@ def score(
             path = processes.read_by_first(lambda: _path(Path(checkpoint), job, method, asked, batches))
             job = replace(job, checkpoint=path)
         total, seconds = _summed(job, batches, processes, method)
-        scores = total / len(pairs)
+        scores = method.joined(total / len(pairs))
     scores, metadata = (
         scores.to(torch.promote_types(transformer.dtype, torch.float32)),
         metadata | {"seconds": round(seconds, 3)},
@@ -208,8 +208,8 @@ def _summed(
     job: Job, batches: list[PromptPairs], processes: Processes, method: Method
 ) -> tuple[Float[Tensor, "source destination *span"], float]:
     """The scores of all batches added up, in float64 on the CPU, and the seconds they took."""
-    spans = (len(batches[0].spans),) if job.by_span else ()
-    zeros = torch.zeros(*job.transformer.graph.edge_mask.shape, *spans, dtype=torch.float64)
+    more = (len(batches[0].spans),) if job.by_span else (len(method.members),) if len(method.members) > 1 else ()
+    zeros = torch.zeros(*job.transformer.graph.edge_mask.shape, *more, dtype=torch.float64)
     sums = processes.read_by_first(
         lambda: Checkpoint(job.checkpoint, zeros, torch.zeros(len(batches), dtype=torch.bool))
     )

@@ -2,12 +2,13 @@
 
 Cutting an edge of small effect does what the local gradient says, so gradients have the ranks of most edges right. An edge of
 large effect changes what lies beyond, where coefficients of relevance propagation, which are those of the whole way to zero,
-are nearer than a slope; but they are wrong about small effects by more than these are. So, prompt by prompt, with g by the
-gradient and r by relevance propagation (both through the whole destination and along the metric's curve),
+are nearer than a slope; but they are wrong about small effects by more than these are. So, with g by the gradient and r by
+relevance propagation (both through the whole destination and along the metric's curve, both over all prompts),
 
     score = g + w (r - g),   w = r^2 / (r^2 + (share max |r|)^2)
 
-Two forward and backward passes, and as many again where the metric is not linear.
+Two forward and two backward passes beside that on the corrupted prompts, and as many again where the metric is not linear. The
+means over prompts are joined, not each prompt's scores: what tells small effects from large ones is then less noisy.
 
 This combination is the project's own; it has no published counterpart that we know of.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class Blend(Method):
     Attributes:
         reader: how an edge's change passes the destination that it enters; see `edge_circuits.eap.destinations`.
         exact_sources: how many of a destination's sources are taken exactly at a token; see `EAP`.
-        share: of a prompt's largest score by relevance propagation, where both count alike.
+        share: of the largest score by relevance propagation, where both count alike.
     """
 
     short_names: ClassVar = {"blend": {}}
@@ -57,14 +59,23 @@ class Blend(Method):
         super().check_model(transformer)
         check_reader(self.reader, transformer)
 
-    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
-        """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
+    @property
+    def members(self) -> tuple[EAP, RelP]:
+        """The two that are joined: by gradient, by relevance propagation."""
+        settings = dict(reader=self.reader, exact_sources=self.exact_sources, metric_as="curve")
+        return EAP(**settings), RelP(**settings)
+
+    def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination member"]:
+        """Both members' scores, summed over the batch; positive: cutting the edge raises the metric."""
         cut = job.cut(batch)
         job = replace(job, cuts=lambda _: cut)
-        settings = dict(reader=self.reader, exact_sources=self.exact_sources, metric_as="curve")
-        by_gradient = EAP(**settings).each_prompt(job, batch)
-        by_relevance = RelP(gate="exact", **settings).each_prompt(job, batch)
-        turn = self.share * by_relevance.abs().amax((1, 2), keepdim=True)
-        size = by_relevance.square() + turn.square()
-        weight = by_relevance.square() / size.masked_fill(size == 0, 1)
-        return (by_gradient + weight * (by_relevance - by_gradient)).sum(0)
+        return torch.stack([member.scores(job, batch) for member in self.members], dim=-1)
+
+    def joined(self, each: Float[Tensor, "*group source destination member"]) -> Tensor:
+        """Their blend, with weights by what relevance propagation says of all groups together."""
+        by_gradient, by_relevance = each.unbind(-1)
+        total = by_relevance.flatten(0, -3).sum(0) if each.dim() > 3 else by_relevance
+        turn = self.share * total.abs().max()
+        size = total.square() + turn.square()
+        weight = total.square() / size.masked_fill(size == 0, 1)
+        return by_gradient + weight * (by_relevance - by_gradient)

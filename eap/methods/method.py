@@ -130,6 +130,16 @@ class Method:
         """Scores of every edge, summed over the prompts of a batch."""
         raise NotImplementedError(f"{type(self).__name__} has to define `scores`, or `scores_of_all` with `takes_all`")
 
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods whose scores over all prompts it joins (`joined`); by itself, it is its only one."""
+        return (self,)
+
+    def joined(self, each: Float[Tensor, "*group source destination *more"]) -> Tensor:
+        """The scores of all prompts from those of its members, along the last axis if there are several; of groups of prompts, what
+        each adds to them."""
+        return each
+
     def scores_of_all(self, job: Job, batches: Sequence[PromptPairs]) -> Float[Tensor, "source destination"]:
         """Scores of every edge over all prompts, for a method with `takes_all`."""
         raise NotImplementedError(f"{type(self).__name__} has `takes_all`, so it has to define `scores_of_all`")

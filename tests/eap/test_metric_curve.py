@@ -92,18 +92,23 @@ def test_any_batching_gives_the_same() -> None:
 @pytest.mark.parametrize("metric", [logit_difference, curved])
 def test_a_blend_is_the_gradient_for_small_effects_and_relevance_for_large_ones(metric) -> None:
     found, share = eap.score(tiny("llama").model, PAIRS, metric, eap.Blend(exact_sources=1000), quiet=True).scores, 0.1
-    expected = 0.0
-    for row in range(len(PAIRS)):
-        small, large = (
-            eap.score(tiny("llama").model, PAIRS[[row]], metric, method, quiet=True).scores
-            for method in (
-                eap.EAP(metric_as="curve", **SETTINGS),
-                eap.RelP(gate="exact", metric_as="curve", **SETTINGS),
-            )
-        )
-        weight = large**2 / (large**2 + (share * large.abs().max()) ** 2)
-        expected = expected + (weight * large + (1 - weight) * small) / len(PAIRS)
+    small, large = (
+        sum(eap.score(tiny("llama").model, PAIRS[[row]], metric, method, quiet=True).scores for row in range(3)) / 3
+        for method in (eap.EAP(metric_as="curve", **SETTINGS), eap.RelP(metric_as="curve", **SETTINGS))
+    )
+    weight = large**2 / (large**2 + (share * large.abs().max()) ** 2)
+    expected = weight * large + (1 - weight) * small
     assert (found - expected).abs().max() < 1e-10 * expected.abs().max()
+
+
+def test_groups_of_prompts_add_up_to_the_blend_of_all() -> None:
+    settings = dict(method=eap.Blend(exact_sources=1000), quiet=True)
+    whole = eap.score(tiny("llama").model, PAIRS, curved, **settings)
+    groups = eap.score_groups(tiny("llama").model, PAIRS, curved, n_groups=2, **settings)
+    assert (groups.scores - whole.scores).abs().max() < 1e-10 * whole.scores.abs().max()
+    assert groups.metadata["method"] == "blend" and groups.metadata["settings"]["share"] == 0.1
+    alone = eap.score(tiny("llama").model, PAIRS[1:2], curved, **settings).scores / 3
+    assert not torch.allclose(groups.per_group[1], alone, rtol=1e-3)  # weights are those of all prompts
 
 
 def test_equal_prompts_score_zero_and_a_share_is_positive() -> None:
