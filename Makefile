@@ -1,6 +1,7 @@
 # make roc    set everything up and run the ROC benchmark on the embedded models
 # make test   set everything up and run all tests, on all cores
 # make lint   set everything up and check the form of the code (`ruff check`, `ruff format --check`)
+# make docs   set everything up and build the guide in docs/_build/html, its tutorials run
 # make speed  set everything up and print running times as ratios to the bare passes
 # make test-tl2, make test-tl3   test HookedTransformer in an environment of its own with TransformerLens 2.16 or 3.9
 
@@ -23,7 +24,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# the guide, tutorials executed, warnings are errors; in docs/_build/html
+# warnings are errors
 docs: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html

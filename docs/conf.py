@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # progress bars are text in the tutorials' kernels
 
 project = "edge-circuits"
