@@ -57,7 +57,7 @@ const app = {
       const trace = state.node !== null || state.edge ? traced(view.shown, state) : null;
       view.drawing.show(all, view.shown, trace, found.nodes);
       const name = this.two ? `${view.side.name}: ${view.shown.length} edges` : "";
-      view.drawing.caption.textContent = view.live.length ? name : `${name} ${this.nothing(view)}`;
+      view.drawing.caption.textContent = view.live.length ? name : [...(name ? [name] : []), this.nothing(view)].join(". ");
     }
     this.tell(found);
   },

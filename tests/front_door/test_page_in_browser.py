@@ -151,6 +151,8 @@ def test_two_circuits_side_by_side(browser: Browser, tmp_path: Path) -> None:
         assert edge in expected[where]
     browser.toggle("only here")
     assert not set(browser.edges()) & expected["only here"] and not browser.errors()
+    browser.choose(1)
+    assert browser.text("figcaption").startswith("eap: 0 edges. No path of these edges")
 
 
 def test_curve_checks_and_grid_are_drawn(browser: Browser, tmp_path: Path) -> None:
