@@ -93,7 +93,8 @@ def score(
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
             of its own, "kv-head" each key-value head.
         checkpoint: a folder for what is scored so far; the same call resumes there after an interruption, and ends
-            with the same numbers. Not for trained masks.
+            with the same numbers. It costs a digest of the weights (about a second a GB) and two forward passes, by which
+            the metric is known again: half of EAP's own time. Not for trained masks.
         process_group: processes of `torch.distributed` that share the prompts, `torch.distributed.group.WORLD` for all; each
             makes the same call and has the same result (`edge_circuits.graphs.running.distributed`). Not for trained masks. None: this process alone.
         quiet: no progress bar.

@@ -31,7 +31,7 @@ def heads(model: nn.Module, pairs: PromptPairs) -> Iterator[Found]:
     differences = []
     for layer, block in enumerate(transformer.blocks):
         own = seen[layer].to(kept.z[layer]) * block.attention.write_scale
-        differences.append(_relative(kept.z[layer], own.reshape_as(kept.z[layer])))
+        differences.append(relative(kept.z[layer], own.reshape_as(kept.z[layer])))
     worst = max(range(len(differences)), key=differences.__getitem__)
     yield "heads by their names, against the model's own", differences[worst], f"order of heads in layer {worst}"
 
@@ -54,7 +54,7 @@ def cut_to(model: nn.Module, pairs: PromptPairs, intervention: Intervention) -> 
         for number, index in enumerate(batches[0].indices.tolist()):
             n = min(found.shape[1], len(held[index]))
             expected = _cut_to(held, index, n, intervention)
-            differences.append(_relative(found[number, :n], expected, torch.cat(held)))
+            differences.append(relative(found[number, :n], expected, torch.cat(held)))
     yield f"cut values by {intervention}, source by source", max(differences), "what cut edges read"
 
 
@@ -73,7 +73,7 @@ def _cut_to(held: list[Tensor], index: int, n: int, intervention: Intervention) 
     return torch.stack([torch.stack([each[at] for each in held if len(each) > at]).mean(0) for at in range(n)])
 
 
-def _relative(found: Tensor, expected: Tensor, size: Tensor | None = None) -> float:
+def relative(found: Tensor, expected: Tensor, size: Tensor | None = None) -> float:
     """Largest difference, in units of the largest value."""
     largest = (expected if size is None else size).abs().max().clamp(min=1e-12)
     return float((found.to(expected) - expected).abs().max() / largest)

@@ -132,16 +132,10 @@ def verify(
         "Logits are the model's own": _as_the_model,
         "With no edge cut, corrupted prompts do not matter": _none_cut,
         "With all edges cut, logits are the model's on the corrupted prompts": _all_cut,
-        "Heads are the model's own, by their names": _heads,
-        "Cut edges read what they are said to read": _cut_values,
         "Where clean and corrupted prompts are the same, every score is zero": _identical_pairs,
         "The scores of a source's out-edges add up to its node score": _sums_of_edges,
         "A batch gives what one prompt at a time gives": _padding,
-        "EAP's scores are derivatives of run": _soft_gates,
-        "Exact patching is run without the edge": _without_an_edge,
-        "The scores' own method gives them again": _again,
-        "Relevance rules conserve relevance": _conserved,
-        "Answers are read where the model gives them": _positions,
+        **_OF_PARTS,
     }
     if graph.metadata.get("signed", True):  # sizes are no estimates of effects
         checks["Scores agree with exact patching"] = _exact_sample
@@ -222,45 +216,31 @@ def _judged(found: Iterator[edge_checks.Found], limit: float) -> Iterator[Check]
         yield Check(name, value, limit, reason="" if value <= limit else f"suspected: {suspected}")
 
 
-def _heads(subject: Subject) -> Iterator[Check]:
-    """Heads are the model's own, by their names."""
-    return _judged(value_checks.heads(subject.model, subject.pairs), subject.rounding)
-
-
-def _cut_values(subject: Subject) -> Iterator[Check]:
-    """Cut edges read what they are said to read."""
-    return _judged(value_checks.cut_to(subject.model, subject.pairs, subject.intervention), subject.rounding)
-
-
-def _soft_gates(subject: Subject) -> Iterator[Check]:
-    """EAP's scores are derivatives of run."""
-    asked = (subject.model, subject.graph.graph, subject.pairs, subject.metric)
-    found = edge_checks.soft_gates(*asked, subject.intervention)
-    return _judged(found, WIDER * subject.rounding)
-
-
-def _without_an_edge(subject: Subject) -> Iterator[Check]:
-    """Exact patching is run without the edge."""
-    asked = (subject.model, subject.graph.graph, subject.pairs, subject.metric)
-    found = edge_checks.without_an_edge(*asked, _sample(subject), subject.intervention)
-    return _judged(found, WIDER * subject.rounding)
-
-
-def _again(subject: Subject) -> Iterator[Check]:
-    """The scores' own method gives them again."""
-    found = edge_checks.again(subject.model, subject.graph, subject.pairs, subject.metric)
-    return _judged(found, WIDER * subject.rounding)
-
-
-def _conserved(subject: Subject) -> Iterator[Check]:
-    """Relevance rules conserve relevance."""
-    return _judged(rule_checks.conserved(subject.model, subject.graph, subject.pairs), subject.rounding)
-
-
-def _positions(subject: Subject) -> Iterator[Check]:
-    """Answers are read where the model gives them."""
-    found = edge_checks.answers_where_they_are_given(subject.model, subject.graph.graph, subject.pairs)
-    return _judged(found, LIKELIER_LATER)
+_OF_PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
+    "Heads are the model's own, by their names": lambda at: _judged(
+        value_checks.heads(at.model, at.pairs), at.rounding
+    ),
+    "Cut edges read what they are said to read": lambda at: _judged(
+        value_checks.cut_to(at.model, at.pairs, at.intervention), at.rounding
+    ),
+    "EAP's scores are derivatives of run": lambda at: _judged(
+        edge_checks.soft_gates(at.model, at.graph.graph, at.pairs, at.metric, at.intervention), WIDER * at.rounding
+    ),
+    "Exact patching is run without the edge": lambda at: _judged(
+        edge_checks.without_an_edge(at.model, at.graph.graph, at.pairs, at.metric, _sample(at), at.intervention),
+        WIDER * at.rounding,
+    ),
+    "The scores' own method gives them again": lambda at: _judged(
+        edge_checks.again(at.model, at.graph, at.pairs, at.metric), WIDER * at.rounding
+    ),
+    "Relevance rules conserve relevance": lambda at: _judged(
+        rule_checks.conserved(at.model, at.graph, at.pairs), at.rounding
+    ),
+    "Answers are read where the model gives them": lambda at: _judged(
+        edge_checks.answers_where_they_are_given(at.model, at.graph.graph, at.pairs), LIKELIER_LATER
+    ),
+}
+"""Checks that have files of their own."""
 
 
 def _exact_sample(subject: Subject) -> Iterator[Check]:
@@ -269,9 +249,9 @@ def _exact_sample(subject: Subject) -> Iterator[Check]:
     exact = subject.score(subject.model, subject.pairs, Exact(chosen), intervention=subject.intervention)
     measured = subject.graph.exact & chosen
     if measured.any() and edge_checks.is_of(subject.graph, subject.pairs):
-        found = [("measured scores against exact patching again", _relative(subject.graph.scores, exact, measured))]
-        suspected = "scores of another model, metric or prompts, or of other edges"
-        yield from _judged(((*each, suspected) for each in found), WIDER * subject.rounding)
+        difference = value_checks.relative(subject.graph.scores[measured], exact[measured])
+        found = "measured scores against exact patching again", difference, "scores of another model, metric or prompts"
+        yield from _judged(iter([found]), WIDER * subject.rounding)
     exact = exact[chosen].double()
     scores = subject.graph.scores[chosen].double()
     told = exact.abs() > 0.01 * exact.abs().max()
@@ -320,12 +300,6 @@ def _sample(subject: Subject) -> Tensor:
     sample = torch.zeros_like(mask)
     sample[chosen[:, 0], chosen[:, 1]] = True
     return sample
-
-
-def _relative(found: Tensor, expected: Tensor, edges: Tensor) -> float:
-    """Largest difference at some edges, in units of the largest value expected there."""
-    found, expected = found[edges].double(), expected[edges].double()
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
