@@ -8,7 +8,7 @@ Each check has a number, the limit it must keep, and a verdict. Numbers are rela
 stated. A check that cannot be made, because the model is refused or a value is not finite, has failed and says why.
 
 What no check can see: a mistake in the question itself, made alike when scoring and when verifying, such as answers exchanged
-with wrong answers, or clean prompts with corrupted ones; a model whose weights are other than meant; scores of "learned-mask",
+with wrong answers, or clean prompts with corrupted ones; a model whose weights are other than meant; scores of trained masks,
 which are not trained again; and scores of other prompts than those that are given here, but for their correlation.
 """
 
