@@ -163,7 +163,7 @@ class Search:
         return {
             **asked,
             "model": self.transformer.name,
-            "intervention": self.settings.intervention,
+            "intervention": str(self.settings.intervention),
             "n_prompts": len(pairs),
             "order": digest_of(repr(self.order)),
             "batches": [list(trimmed(batch.clean, batch).shape) for batch in batches],

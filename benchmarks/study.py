@@ -28,7 +28,7 @@ from edge_circuits.benchmarks.problems.opening import DTYPES
 from edge_circuits.benchmarks.problems.problem import PLANTED, Problem
 from edge_circuits.benchmarks.problems.selection import N_PROMPTS, Asked, open_problems
 from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.running.patching import Word
 
 DONE, DIFFERS, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 PARTIAL = ".partial"  # within the folder for results
@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--prompts": dict(type=Path, help="CSV or JSON Lines file of your own prompts, in the tasks' place"),
     "--circuit": dict(type=Path, help="a saved circuit, as the known one"),
     "--metric": dict(help="name in edge_circuits.graphs.metrics; by default each task's own"),
-    "--intervention": dict(default="patching", choices=get_args(Intervention), help="what a cut edge reads (patching)"),
+    "--intervention": dict(default="patching", choices=get_args(Word), help="what a cut edge reads (patching)"),
     "--n-prompts": dict(type=int, help=f"prompts of each task ({N_PROMPTS}); of a file all by default"),
     "--seed": dict(type=int, default=0, help="of prompts, bootstrap and random scores (0)"),
     "--text": dict(type=Path, help="file that the task text takes its prompts from; by default the model writes them"),

@@ -101,7 +101,7 @@ def crossing(
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     job = Job(transformer, metric, cut_values(transformer, batches, intervention), intervention, 1)
     total = sum(_moved(job, method, batch).double().cpu() for batch in batches)
-    settings = {"intervention": intervention, "n_prompts": len(pairs), **method.settings}
+    settings = {"intervention": str(intervention), "n_prompts": len(pairs), **method.settings}
     about = {"model": transformer.name, "method": method.name, "metric": metric_name(metric), "settings": settings}
     return Crossing(pairs.spans.names, total / len(pairs), about)
 

@@ -48,5 +48,5 @@ def patch_nodes(
         without.append(Circuit(graph, mask))
     values = values_of(model, without, pairs, metric, intervention, batch_size=batch_size)
     metadata = {"method": "exact", "metric": metric if isinstance(metric, str) else metric_name(metric)}
-    settings = {"intervention": intervention, "n_prompts": len(pairs)}
+    settings = {"intervention": str(intervention), "n_prompts": len(pairs)}
     return ScoredNodes(graph, (values.metric - values.ends.clean).mean(1), {**metadata, "settings": settings})

@@ -82,7 +82,8 @@ def score(
             "learned-mask", `LearnedMask`: the probability that a gate trained for the edge stays open;
             "top-k-mask", `TopKMask`: the edge's share of circuits of all sizes, trained from another method's ranks on;
             "random", `Random`: the baseline.
-        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
+        intervention: what a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`), an `ec.Mean` over other
+            prompts, or what else `edge_circuits.graphs.running.patching` has.
         by: "span": a score for each edge at each of `pairs.spans`, as `SpanScores`; "token": at each position, for prompts of
             one length. None: over all positions. For methods of gradients, and "exact".
         budget: how many plain passes (two forward passes and one backward pass over all prompts) to spend on measuring the
@@ -196,7 +197,7 @@ def _check_budget(budget: float | None, method: Method, by: By | None) -> None:
         )
 
 
-def _check(method: Method, intervention: str, token_chunk: int, checkpoint: Any, process_group: Any) -> None:
+def _check(method: Method, intervention: Intervention, token_chunk: int, checkpoint: Any, process_group: Any) -> None:
     check_intervention(intervention)
     for name, value in (("checkpoint", checkpoint), ("process_group", process_group)):
         if value is not None and method.takes_all:
@@ -238,6 +239,6 @@ def _metadata(job: Job, pairs: PromptPairs, method: Method) -> dict[str, Any]:
         "signed": method.signed,
         "metric": metric_name(job.metric),
         "prompts": pairs.digest,
-        "settings": {"intervention": job.intervention, "n_prompts": len(pairs), **method.settings},
+        "settings": {"intervention": str(job.intervention), "n_prompts": len(pairs), **method.settings},
         "versions": {name: version(name) for name in ("edge-circuits", "torch", "transformer-lens")},
     }

@@ -30,7 +30,7 @@ from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.verdicts import Check, Verification
 from edge_circuits.graphs import Circuit, PromptPairs, ScoredGraph, run
-from edge_circuits.graphs.checks import refusal, whole_number
+from edge_circuits.graphs.checks import choice, refusal, whole_number
 from edge_circuits.graphs.correlation import pearson, spearman
 from edge_circuits.graphs.metrics import Metric, as_metric, logit_difference
 from edge_circuits.graphs.model.adapter import adapt
@@ -38,6 +38,7 @@ from edge_circuits.graphs.model.recognition import copied
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
 # Hugging Face's RMSNorm and rotary positions work in float32, also in a float64 model.
+KNOWN = ("patching", "zero", "mean", "mean-positional")  # interventions
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 LOGIT_ROUNDING = ROUNDING | {torch.float32: 1e-4}
 """Of logits alone: weights that were rounded to half precision on the way show in a float32 model."""
@@ -118,6 +119,7 @@ def verify(
     whole_number("n_edges", n_edges, 1)
     if not graph.scores.isfinite().all():
         raise ValueError("graph: expected finite scores, got NaN or infinity; score again with a metric that is finite")
+    choice("intervention of the scores", graph.metadata.get("settings", {}).get("intervention", KNOWN[0]), KNOWN)
     if pairs.rows is not None:
         raise refusal(
             "pairs", "pairs read at one position", "pairs read at several", "verify with answers of one token"

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs.pruning import prune
     from edge_circuits.graphs.running.circuit_model import as_model
     from edge_circuits.graphs.running.execution import run
+    from edge_circuits.graphs.running.means import Mean, MeanPositional
     from edge_circuits.graphs.scores import ScoredGraph
     from edge_circuits.page.feature_page import write_feature_page
     from edge_circuits.page.report import write_page
@@ -79,6 +80,8 @@ __all__ = [
     "InformationFlow",
     "IntegratedGradients",
     "LearnedMask",
+    "Mean",
+    "MeanPositional",
     "Method",
     "PositionMap",
     "PromptPairs",
@@ -141,6 +144,8 @@ _MODULES = {
     "InformationFlow": "eap.methods.information_flow",
     "IntegratedGradients": "eap.methods.integrated_gradients",
     "LearnedMask": "eap.methods.learned_mask",
+    "Mean": "graphs.running.means",
+    "MeanPositional": "graphs.running.means",
     "Method": "eap.methods.method",
     "PositionMap": "eap.position_map",
     "PromptPairs": "graphs.prompts.pairs",

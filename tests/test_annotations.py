@@ -71,7 +71,18 @@ def every_method() -> list[Any]:
 
 
 def every_intervention() -> list[Any]:
-    return [ec.run(question()[0], circuit(), question()[1], how) for how in ("zero", "mean", "mean-positional")]
+    words = "zero", "mean", "mean-positional", "zero-tokens", "mean-tokens"
+    return [ec.run(question()[0], circuit(), question()[1], how) for how in (*words, means())]
+
+
+@cache
+def means() -> Any:
+    model, pairs, metric = question()
+    made = ec.MeanPositional(pairs.clean.tolist()).of(model)
+    ec.score(model, pairs, metric, "eap", intervention=made, quiet=True)
+    with TemporaryDirectory() as folder:
+        made.save(Path(folder) / "means.safetensors")
+        return ec.Mean.load(Path(folder) / "means.safetensors")
 
 
 def opened() -> Any:
@@ -189,6 +200,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "write_page": page,
     "Circuit": lambda: circuit() & ec.Circuit.full(circuit().graph),
     "Dictionary": lambda: features()[3][0],
+    "Mean": lambda: ec.Mean(question()[1], keep_positions=True).of(question()[0]),
+    "MeanPositional": means,
     "Graph": lambda: ec.Graph.from_model(question()[0]),
     "PromptPairs": several_positions,
     "ScoredGraph": lambda: ec.ScoredGraph(scores().graph, scores().scores).top(3),

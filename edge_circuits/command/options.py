@@ -23,7 +23,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--task": dict(help="prompts of a task instead: ioi, docstring, greater_than, text, sort; of planted also induction, twice; of trained number, pronoun, induction, brackets"),
     "--method": dict(default="relp", help="how edges are scored, e.g. relp, eap, eap-ig:steps=10, exact (relp)"),
     "--metric": dict(help="what is measured, by name (the task's own, or logit_difference)"),
-    "--intervention": dict(default="patching", choices=("patching", "zero", "mean", "mean-positional"), help="what a cut edge reads (patching)"),
+    "--intervention": dict(default="patching", choices=("patching", "zero", "mean", "mean-positional", "zero-tokens", "mean-tokens"), help="what a cut edge reads (patching)"),
     "--n-prompts": dict(type=int, help="pairs of a task to find with (100); of a file all are used, halved"),
     "--seed": dict(type=int, default=0, help="of tasks' prompts and of the division into halves (0)"),
     "--device": dict(help="cpu, cuda, ...; by default cuda where there is one"),

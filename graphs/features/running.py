@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.nodes import FeatureNodes
 from edge_circuits.graphs.features.sites import changing, read_at, value_at
@@ -29,10 +29,11 @@ from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, take_rows
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
-from edge_circuits.graphs.running.patching import Intervention, answer_rows, check_intervention, trimmed
+from edge_circuits.graphs.running.patching import Intervention, answer_rows, answered, trimmed
 
 Errors = Literal["nodes", "kept", "cut"]
 MAX_TOKENS = 2048
+KNOWN = ("patching", "zero", "mean", "mean-positional")
 MAX_NUMBERS = 2**27  # features times tokens held at a time
 
 
@@ -70,7 +71,7 @@ class Dissection:
         Raises:
             ValueError: no dictionary, two at one place, one that does not fit the model, or an unknown intervention.
         """
-        check_intervention(intervention)
+        choice("intervention", intervention, KNOWN, "features know these")
         if pairs.rows is not None:
             raise refusal("pairs", "pairs read at one position for features", "pairs read at several")
         transformer = self.transformer = adapt(model)
@@ -97,7 +98,7 @@ class Dissection:
 
     def logits(self, kept: Activations, batch: PromptPairs, operations: Operations = EXACT) -> Tensor:
         """Logits at the answer positions [batch d_vocab]."""
-        return self.transformer.unembed(take_rows(kept.final, answer_rows(batch))[:, 0], operations)
+        return self.transformer.unembed(answered(take_rows(kept.final, answer_rows(batch)), batch), operations)
 
     def parts(self, number: int, kept: Activations) -> Parts:
         """A site's value in a forward pass, taken apart."""

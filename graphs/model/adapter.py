@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.files.digest import digest_of_tensors
 from edge_circuits.graphs.graph import Graph, KVDestinations
 from edge_circuits.graphs.model import hooked_transformer, transformer_bridge
 from edge_circuits.graphs.model.mlp import Experts
@@ -53,7 +56,13 @@ def adapt(model: nn.Module, *, trainable: bool = False, kv_destinations: KVDesti
         _check_finite(model)
         _check_logits(model, transformer, reads.logits_of, others)
         _checked[model] = Make(model)  # a model may set hooks of its own on its first pass
-    return transformer
+    return replace(transformer, digest=partial(weights_digest, model))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """The digest of a model's weights and buffers."""
+    named = {f"weight {name}": tensor for name, tensor in model.named_parameters()}
+    return digest_of_tensors(named | {f"buffer {name}": tensor for name, tensor in model.named_buffers()})
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -46,6 +46,7 @@ def transformer_of(model: nn.Module, graph: Graph, read: Reader) -> Transformer:
         b_U=read(model.unembed.b_U),
         logit_softcap=positive(getattr(config, "output_logits_soft_cap", None)),
         n_ctx=config.n_ctx,
+        positions=read(model.pos_embed.W_pos) if config.positional_embedding_type == "standard" else None,
         name=f"{config.model_name or 'model'} (HookedTransformer)",
         device=model.embed.W_E.device,
     )

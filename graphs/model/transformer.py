@@ -99,6 +99,8 @@ class Transformer:
     Attributes:
         embed: token ids [batch pos] to residual stream [batch pos d_model], positions included.
         n_ctx: longest prompt the positions allow; None if unbounded.
+        positions: the learned positions that `embed` adds to the stream; None without, of no length where a norm follows.
+        digest: gives the digest of the weights.
         device: where tokens go in.
     """
 
@@ -111,6 +113,8 @@ class Transformer:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     n_ctx: int | None = None
+    positions: Float[Tensor, "pos d_model"] | None = None
+    digest: Callable[[], str] | None = None
     name: str = "model"
     device: torch.device = torch.device("cpu")
 

@@ -40,6 +40,7 @@ def transformer_of(model: nn.Module, graph: Graph, read: Reader) -> Transformer:
         logit_scale=bridge.family.logit_scale(bridge.settings),
         logit_softcap=positive(getattr(config, "output_logits_soft_cap", None)),
         n_ctx=bridge.longest,
+        positions=bridge.added_positions(),
         name=f"{getattr(config, 'model_name', None) or 'model'} ({config.architecture})",
         device=model.embed.original_component.weight.device,
     )
@@ -73,13 +74,23 @@ class _Bridge:
         """The length at which a table of positions ends; None where positions are computed."""
         return self.model.cfg.n_ctx if "pos_embed" in self.parts else self.family.longest(self.settings)
 
+    def positions(self) -> Tensor | None:
+        """The learned positions, from that of the first token on."""
+        if "pos_embed" not in self.parts:
+            return None
+        table = self.parts["pos_embed"].original_component
+        return self.read(table.weight)[getattr(table, "offset", 0) :]
+
+    def added_positions(self) -> Tensor | None:
+        """The same as far as they are simply added: none of them where a norm follows."""
+        W_pos = self.positions()
+        return W_pos if W_pos is None or "embed_ln" not in self.parts else W_pos[:0]
+
     def embedding(self) -> Callable[[Int[Tensor, "batch pos"]], Tensor]:
         """From tokens to the start of the residual stream, by the model's own modules."""
         tokens_to_resid = self.model.embed.original_component
         d_vocab = len(self.read(tokens_to_resid.weight))
-        positions = self.parts["pos_embed"].original_component if "pos_embed" in self.parts else None
-        W_pos = None if positions is None else self.read(positions.weight)
-        first = getattr(positions, "offset", 0)
+        W_pos = self.positions()
         norm = self.norm(self.parts["embed_ln"]) if "embed_ln" in self.parts else None
         scale, longest = self.family.embed_scale(self.settings), self.longest
 
@@ -89,7 +100,7 @@ class _Bridge:
                 resid = tokens_to_resid(tokens)
                 resid = resid if scale == 1 else resid * scale
                 if W_pos is not None:
-                    resid = resid + W_pos[first : first + tokens.shape[1]].to(resid.device)
+                    resid = resid + W_pos[: tokens.shape[1]].to(resid.device)
                 return apply_norm(norm, resid)
 
         return embed

@@ -20,6 +20,7 @@ from edge_circuits.graphs.prompts.pairs import PromptPairs, check_pairs
 from edge_circuits.graphs.running.execution import MAX_TOKENS, adapted_for, run_batch, run_everywhere
 from edge_circuits.graphs.running.patching import (
     Cut,
+    FixedMeans,
     Intervention,
     SourceValues,
     check_intervention,
@@ -48,8 +49,9 @@ def as_model(
     Args:
         model: A TransformerLens model; left unchanged. Its weights are read anew on every call.
         circuit: The kept edges; its graph must be the model's.
-        pairs: The reference set: means are over its corrupted prompts, as the model has them now. Not for `zero` and `patching`.
-        intervention: What a cut edge reads: `mean`, `mean-positional`, `zero`, or `patching`, where every call brings corrupted prompts.
+        pairs: The reference set: means are over its corrupted prompts, as the model has them now. For `mean`, `mean-positional` and
+            `mean-tokens` alone.
+        intervention: What a cut edge reads; under `patching`, every call brings corrupted prompts.
 
     Raises:
         ValueError: The circuit is of another graph, the model or intervention is not supported, or a reference set is missing.
@@ -61,11 +63,10 @@ def as_model(
         )
     with torch.no_grad():
         transformer = adapted_for(model, circuit)
-    if not intervention.startswith("mean"):
+    if isinstance(intervention, FixedMeans) or not intervention.startswith("mean"):
         if pairs is not None:
-            raise refusal(
-                "pairs", f"None under {intervention!r}, which takes no means", "a reference set", "leave it out"
-            )
+            given = f"None under {intervention!r}, which takes no means of it"
+            raise refusal("pairs", given, "a reference set", "leave it out")
         values = None if intervention == "patching" else source_values(transformer, [], intervention)
         return CircuitModel(model, circuit, intervention, values)
     if pairs is None:

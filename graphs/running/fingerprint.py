@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs.files.digest import digest_of, digest_of_tensors
 from edge_circuits.graphs.metrics import Metric, metric_name
+from edge_circuits.graphs.model.adapter import weights_digest
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
 from edge_circuits.graphs.running.patching import answer_rows, answered, trimmed
@@ -53,15 +54,13 @@ def question(
     """
     pairs.check_answers(transformer.W_U.shape[1])
     function = metric if callable(metric) else None
-    named = {f"weight {name}": tensor for name, tensor in model.named_parameters()}
-    named |= {f"buffer {name}": tensor for name, tensor in model.named_buffers()}
     return {
         "model": transformer.name,
         "n_prompts": str(len(pairs)),
         "prompts": pairs.digest,
         "graph": f"{transformer.graph}, {transformer.dtype}",
         "settings of the model": digest_of(repr(_settings(transformer))),
-        "weights": digest_of_tensors(named),
+        "weights": weights_digest(model),
         "metric": metric if function is None else metric_name(metric),
         "metric's values": "none" if function is None else _values(transformer, pairs, metric, gradients),
         "batches": repr([list(batch.clean.shape) for batch in batches]),

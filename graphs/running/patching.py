@@ -1,11 +1,14 @@
 """What cutting an edge means: the values that the destination of a cut edge reads.
 
-The four interventions give every source a cut value:
+The interventions give every source a cut value:
 
 - `patching`: its value on the corrupted prompt;
 - `zero`: zero;
 - `mean`: its mean over all real tokens of all corrupted prompts;
-- `mean-positional`: the same at each position, counted from the start of the prompt.
+- `mean-positional`: the same at each position, counted from the start of the prompt;
+- `zero-tokens`, `mean-tokens`: as `zero` and `mean`, but of `input` the token embedding alone is cut and learned positions stay
+  (the convention of EAP-IG, whose input is the token embedding). Under the other two that is so anyhow;
+- `Mean`, `MeanPositional` (`edge_circuits.graphs.running.means`): means over prompts of another data set.
 
 Sources are `input`, heads (their write without the output bias) and MLPs (bias included). The output bias of
 attention belongs to no source and is never cut. `cut_values` returns the cut value of every source together with
@@ -15,23 +18,36 @@ the residual streams they sum to, as a `Cut`.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
-from edge_circuits.graphs.checks import choice
+from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.operations import EXACT
 from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.distributed import ALONE, Processes
 
-Intervention = Literal["patching", "zero", "mean", "mean-positional"]
+Word = Literal["patching", "zero", "mean", "mean-positional", "zero-tokens", "mean-tokens"]
+
+
+class FixedMeans(ABC):
+    """Cut values that were fixed beforehand; `edge_circuits.graphs.running.means` has them."""
+
+    @abstractmethod
+    def values(self, transformer: Transformer) -> SourceValues:
+        """What the sources of a model are cut to."""
+
+
+Intervention = Word | FixedMeans
 
 
 @dataclass
@@ -98,13 +114,14 @@ def answered(x: Shaped[Tensor, "batch row d"], pairs: PromptPairs) -> Shaped[Ten
     return x[:, 0] if pairs.rows is None else x[:, : pairs.rows.shape[1]]
 
 
-def check_intervention(intervention: str) -> None:
+def check_intervention(intervention: Intervention) -> None:
     """Refuse an unknown intervention.
 
     Raises:
-        ValueError: Naming the four there are.
+        ValueError: Naming those that there are.
     """
-    choice("intervention", intervention, get_args(Intervention))
+    if not isinstance(intervention, FixedMeans):
+        choice("intervention", intervention, get_args(Word), "or give an ec.Mean")
 
 
 @torch.no_grad()
@@ -132,6 +149,10 @@ def cut_values(
         _warn_of_identical(batches)
         return lambda batch: _corrupted(transformer, batch, everywhere)
     constant = source_values(transformer, batches, intervention, processes)
+    longest = max((batch.clean.shape[1] for batch in batches), default=0)
+    if constant.n_positions is not None and longest > constant.n_positions:
+        got = f"prompts of {longest} tokens"
+        raise refusal("intervention", f"prompts within the {constant.n_positions} positions that have means", got)
     return lambda batch: constant_cut(transformer, batch, constant, intervention, everywhere)
 
 
@@ -158,12 +179,14 @@ class SourceValues:
 
     Attributes:
         n_positions: For how many positions there are values; None: they are the same everywhere.
+        positions: Learned positions that stay when `input` is cut, [pos d_model]; None: they are cut too, or there are none.
     """
 
     embed: Tensor
     z: list[Tensor]
     mlp_out: list[Tensor]
     n_positions: int | None = None
+    positions: Tensor | None = None
 
 
 @torch.no_grad()
@@ -171,9 +194,22 @@ def source_values(
     transformer: Transformer, batches: Sequence[PromptPairs], intervention: Intervention, processes: Processes = ALONE
 ) -> SourceValues:
     """What sources are cut to by an intervention other than `patching`, given the batches of all prompts."""
-    if intervention == "zero":
-        return _zeros(transformer)
-    return _means(transformer, batches, intervention == "mean-positional", processes)
+    if isinstance(intervention, FixedMeans):
+        return intervention.values(transformer)
+    if intervention.startswith("zero"):
+        values = _zeros(transformer)
+    else:
+        values = _means(transformer, batches, intervention == "mean-positional", processes)
+    if not intervention.endswith("-tokens") or transformer.positions is None:
+        return values
+    if not len(transformer.positions):
+        raise refusal("intervention", "a model that adds positions to the stream", "one that mixes them", "take 'zero'")
+    embed = values.embed
+    if intervention == "mean-tokens":
+        counts = sum(pad(batch.mask.sum(0), (0, len(transformer.positions) - batch.mask.shape[1])) for batch in batches)
+        held = transformer.positions.double() * counts.to(transformer.positions.device)[:, None] / counts.sum()
+        embed = (embed.double() - held.sum(0)).to(embed.dtype)
+    return replace(values, embed=embed, positions=transformer.positions)
 
 
 def _zeros(transformer: Transformer) -> SourceValues:
@@ -226,18 +262,21 @@ def constant_cut(
         value = value[:, :n_positions] if value.shape[1] > 1 else value
         return value.expand(n_pairs, n_positions, *value.shape[2:])
 
-    kept = Cut(spread(sources.embed), intervention=intervention)
+    embed = spread(sources.embed.to(transformer.device))
+    if sources.positions is not None:
+        embed = embed + sources.positions[:n_positions].to(embed.device)
+    kept = Cut(embed, intervention=intervention)
     resid = kept.embed
     for layer, block in enumerate(transformer.blocks):
         last = layer == len(transformer.blocks) - 1 and not everywhere
-        z, attention = spread(sources.z[layer]), block.attention
+        z, attention = spread(sources.z[layer].to(block.device)), block.attention
         kept.attention_in.append(resid)
         z, resid = (take_rows(z, rows), take_rows(resid, rows)) if last else (z, resid)
         kept.z.append(z)
         kept.attention_sum.append(write(z, attention.W_O, attention.b_O))
         after = resid + EXACT.norm(block.attention_post_norm, kept.attention_sum[-1])
         if block.mlp is not None:
-            mlp_out = spread(sources.mlp_out[layer])
+            mlp_out = spread(sources.mlp_out[layer].to(block.device))
             kept.mlp_in.append(resid if block.parallel else after)
             kept.mlp_out.append(take_rows(mlp_out, rows) if last else mlp_out)
             after = after + kept.mlp_out[-1]
