@@ -246,7 +246,7 @@ def _token_chunks(pairs: PromptPairs, token_chunk: int, device: torch.device, sp
     positions = pairs.positions.to(device)
     counted = torch.arange(int(positions.max()) + 1, device=device) <= positions[:, None]
     if span is not None:
-        counted &= trimmed(pairs.spans.where(span), pairs).to(device)
+        counted &= (trimmed(pairs.spans.of_token, pairs) == span).to(device)
     if counted.all():  # no padding: slices, without a copy
         for start in range(0, counted.numel(), token_chunk):
             yield lambda x, start=start: x.flatten(0, 1)[start : start + token_chunk]
