@@ -20,7 +20,7 @@ def effect_of(score: float | None) -> Effect | None:
     return None if not score else "helps" if score < 0 else "hurts"
 
 
-def has_sign(scores: Float[Tensor, "source destination"] | None, metadata: Mapping[str, Any]) -> bool:
+def has_sign(scores: Float[Tensor, "source destination *span"] | None, metadata: Mapping[str, Any]) -> bool:
     """Whether scores have a sign that means something: their metadata says so, or else some are below 0."""
     if scores is None:
         return False

@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,7 @@ EVERYWHERE = "all"  # the one span of a circuit without positions
 TYPES = {"input": "embedding", "head": "lorsa", "mlp": "unknown", "logits": "logit"}
 
 
+@runtime_checkable
 class Reasons(Protocol):
     """Why a head attends, as `edge_circuits.eap.attending.Attending` says it."""
 

@@ -73,12 +73,13 @@ class Spans:
         Raises:
             RowError: Rows of other names than the first.
         """
-        names = list(rows[0] or ())
+        names = list(rows[0]) if isinstance(rows[0], Mapping) else []
         for row, stretches in enumerate(rows):
             if not isinstance(stretches, Mapping) or sorted(stretches) != sorted(names):
                 got = list(stretches) if isinstance(stretches, Mapping) else repr(stretches)
                 raise RowError(row, str(refusal("spans", f"an object with the names of row 0, {names}", got)))
-        return {name: [row[name] for row in rows] for name in names}
+        found = {name: [row[name] for row in rows] for name in names}
+        return {name: [tuple(each) if isinstance(each, list) else each for each in found[name]] for name in names}
 
     @classmethod
     def by_token(cls, n_pairs: int, n_tokens: int) -> Spans:

@@ -111,6 +111,7 @@ def test_batches_and_stacks_change_nothing(small) -> None:
     assert other.n_runs <= one.n_runs
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_what_cannot_be_swept_is_refused(small) -> None:
     model = small("gpt2")
     with pytest.raises(ValueError, match="pairs: expected prompts with spans, got prompts without"):

@@ -80,6 +80,7 @@ def test_the_picture(tmp_path: Path) -> None:
         found.save(tmp_path / "map.png")
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_what_cannot_be_mapped_is_refused() -> None:
     with pytest.raises(ValueError, match="kinds: expected one of 'resid_pre', .* got 'heads'"):
         mapped(kinds=("heads",))

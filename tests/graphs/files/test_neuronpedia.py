@@ -119,7 +119,12 @@ def test_why_a_head_attends_stands_in_its_node(tmp_path: Path) -> None:
         ValueError, match="reasons: expected heads that are read at the query's span, got a0.h0 at start"
     ):
         export(
-            circuit, tmp_path / "h.json", scan="x", reasons=[SimpleNamespace(head="a0.h0", query="start", key="end")]
+            circuit,
+            tmp_path / "h.json",
+            scan="x",
+            reasons=[
+                SimpleNamespace(head="a0.h0", query="start", key="end", sources=("input",), terms=torch.zeros(1, 1))
+            ],
         )
 
 

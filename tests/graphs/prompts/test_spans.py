@@ -82,6 +82,7 @@ REFUSED_FILES = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("case", REFUSED_FILES)
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
     kind, content, message = REFUSED_FILES[case]
