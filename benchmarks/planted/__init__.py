@@ -27,19 +27,8 @@ and checked, to matter, and the joint effect of all others to vanish. The areas 
 close to nothing, and knowing the circuit's nodes alone gives .98 to .99: compare methods by average precision and among hard
 negatives too (`roc`). Greater-Than is too easy to tell the better methods apart.
 
-A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone.
-Of the whole model's right answers the circuit keeps (256 held-out prompts, seed 7):
-
-    |              | patching | zero | mean | mean-positional |
-    | ------------ | -------- | ---- | ---- | --------------- |
-    | ioi          | 1.00     | 0.11 | 0.07 | 0.70            |
-    | greater_than | 1.00     | 1.00 | 0.10 | 1.00            |
-    | docstring    | 1.00     | 0.06 | 0.00 | 0.55            |
-    | induction    | 1.00     | 0.08 | 0.07 | 1.00            |
-    | twice        | 1.00     | 1.00 | 1.00 | 1.00            |
-
-(Greater-Than's metric under "zero" is half of the model's: its answers are right, and less sure.) `twice` passes the three checks
-under each of the four, the others under "patching".
+A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone, of
+`twice` under all four; how much of its answers each keeps under the others is told in docs/results.md.
 
 `HARDER` lists what is asked for by name alone: `induction`, by k composition, and `twice`, which does without positions.
 """
