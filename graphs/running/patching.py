@@ -92,7 +92,7 @@ def equals_a_run(intervention: Intervention | Literal["mixed"]) -> bool:
     return intervention == "patching"
 
 
-def trimmed(tokens: Int[Tensor, "batch pos"], pairs: PromptPairs) -> Int[Tensor, "batch kept_pos"]:
+def trimmed(tokens: Shaped[Tensor, "batch pos"], pairs: PromptPairs) -> Shaped[Tensor, "batch kept_pos"]:
     """Tokens up to the last answer position of the batch; later ones cannot matter."""
     return tokens[:, : int(pairs.positions.max()) + 1]
 

@@ -237,7 +237,10 @@ def test_metrics_that_are_objects_are_named_by_their_class() -> None:
     ("settings", "message"),
     [
         (dict(method="magic"), "method: expected one of 'eap', .*, got 'magic'"),
-        (dict(intervention="resample"), "one of 'patching', 'zero', 'mean', 'mean-positional', got 'resample'"),
+        (
+            dict(intervention="resample"),
+            "one of 'patching', 'zero', 'mean', 'mean-positional', 'zero-tokens', 'mean-tokens', got 'resample'",
+        ),
         (dict(kv_destinations="group"), "kv_destinations: expected one of 'query-head', 'kv-head', got 'group'"),
         (dict(token_chunk=0), "token_chunk: expected a whole number from 1, got 0"),
         (dict(batch_size=0), "batch_size: expected a whole number from 1, got 0"),
