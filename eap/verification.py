@@ -14,10 +14,8 @@ which are not trained again; and scores of other prompts than those that are giv
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -269,8 +267,7 @@ def _exact_sample(subject: Subject) -> Iterator[Check]:
 
 def _bf16(subject: Subject) -> Iterator[Check]:
     """In bfloat16 edges keep their ranks."""
-    with redirect_stdout(io.StringIO()):  # a bridge tells that its type changes
-        narrow = copied(subject.model).to(torch.bfloat16)
+    narrow = nn.Module.to(copied(subject.model), torch.bfloat16)  # a bridge's own reads all weights for each of them
     edges = subject.graph.graph.edge_mask
     wide, found = (scores[edges].double() for scores in (subject.eap, subject.score(narrow, subject.pairs)))
     yield Check(
