@@ -7,6 +7,7 @@ the rows that are read. See `edge_circuits.graphs.running.plan` for what is left
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -43,13 +44,13 @@ Positions = Literal["answer", "all"]
 @in_plain_surroundings
 def run(
     model: nn.Module,
-    circuit: Circuit | SpanCircuit,
+    circuit: Circuit | SpanCircuit | Sequence[Circuit | SpanCircuit],
     pairs: PromptPairs,
     intervention: Intervention = "patching",
     *,
     positions: Positions = "answer",
     batch_size: int | None = None,
-) -> Float[Tensor, "pair *pos d_vocab"]:
+) -> Float[Tensor, "*circuit pair *pos d_vocab"]:
     """The circuit's logits, in the order of the pairs.
 
     All edges outside the circuit are cut. With every edge kept this is the model on the clean prompts; with none
@@ -58,7 +59,8 @@ def run(
 
     Args:
         model: A TransformerLens model; left unchanged.
-        circuit: The kept edges, everywhere or span by span; its graph must be the model's.
+        circuit: The kept edges, everywhere or span by span; its graph must be the model's. Of a list or tuple of circuits the
+            logits of each, [circuit pair ...]; what cut edges read is then computed once.
         pairs: Clean prompts to run and corrupted ones to cut to.
         intervention: What a cut edge reads: `patching`, `zero`, `mean` or `mean-positional` (over all `pairs`).
         positions: "answer": at the answer position of each pair, [pair d_vocab], or at each of `pairs.rows`,
@@ -70,40 +72,44 @@ def run(
     """
     check_pairs(pairs)
     check_intervention(intervention)
-    if not isinstance(circuit, Circuit | SpanCircuit):
-        raise refusal("circuit", "a Circuit", type(circuit).__name__, "prune makes one of scores")
+    several = isinstance(circuit, (list, tuple))
+    circuits = list(circuit) if several else [circuit]
+    if wrong := [each for each in circuits or [None] if not isinstance(each, Circuit | SpanCircuit)]:
+        raise refusal("circuit", "a Circuit", type(wrong[0]).__name__, "prune makes one of scores")
     everywhere = choice("positions", positions, get_args(Positions)) == "all"
-    transformer = adapted_for(model, circuit)
-    plan = make_plan(circuit.graph, _mask_for(circuit, pairs, transformer), intervention, everywhere)
+    transformer = adapted_for(model, *circuits)
+    plans = [make_plan(each.graph, _mask_for(each, pairs, transformer), intervention, everywhere) for each in circuits]
     pairs = pairs.read_at_the_end() if everywhere else pairs
     batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
-    if not everywhere:
-        logits = in_order(batches, [run_batch(transformer, plan, batch, cuts(batch)) for batch in batches])
-        return (
-            logits
-            if pairs.rows is None
-            else logits.masked_fill((pairs.rows < 0)[..., None].to(logits.device), torch.nan)
-        )
-    n_positions = pairs.clean.shape[1]
-    logits = [run_everywhere(transformer, plan, batch, cuts(batch), n_positions) for batch in batches]
-    return in_order(batches, logits)
+    found = []
+    for batch in batches:
+        cut = cuts(batch)
+        if everywhere:
+            n_positions = pairs.clean.shape[1]
+            each = [run_everywhere(transformer, plan, batch, cut, n_positions) for plan in plans]
+        else:
+            each = [run_batch(transformer, plan, batch, cut) for plan in plans]
+        found.append(torch.stack(each, dim=1) if several else each[0])
+    logits = in_order(batches, found)
+    logits = logits.transpose(0, 1) if several else logits
+    if everywhere or pairs.rows is None:
+        return logits
+    return logits.masked_fill((pairs.rows < 0)[..., None].to(logits.device), torch.nan)
 
 
-def adapted_for(model: nn.Module, circuit: Circuit | SpanCircuit) -> Transformer:
-    """The model as plain tensors, with the destinations that a circuit has; trainable where gradients are enabled.
+def adapted_for(model: nn.Module, *circuits: Circuit | SpanCircuit) -> Transformer:
+    """The model as plain tensors, with the destinations that circuits have; trainable where gradients are enabled.
 
     Raises:
         ValueError: The model is not supported, or the circuit is of another graph.
     """
-    grouped = circuit.graph.n_kv_heads is not None
+    grouped = circuits[0].graph.n_kv_heads is not None
     transformer = adapt(
         model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
     )
-    if circuit.graph != transformer.graph:
-        raise refusal(
-            "circuit", f"one of {transformer.graph}", f"one of {circuit.graph}", "take a circuit of this model"
-        )
+    if other := [each.graph for each in circuits if each.graph != transformer.graph]:
+        raise refusal("circuit", f"one of {transformer.graph}", f"one of {other[0]}", "take a circuit of this model")
     return transformer
 
 

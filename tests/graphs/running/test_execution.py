@@ -252,6 +252,32 @@ def test_price_is_that_of_the_live_nodes() -> None:
 # Refusals
 
 
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_several_circuits_share_what_cut_edges_read(positions: str) -> None:
+    model = tiny("gpt2").model
+    graph = Graph.from_model(model)
+    circuits = [random_circuit(graph, density, seed=3) for density in (0.1, 0.4)]
+    with torch.no_grad(), FlopCounterMode(display=False) as together:
+        found = run(model, circuits, RAGGED, positions=positions, batch_size=2)
+    flops = []
+    for circuit, logits in zip(circuits, found):
+        with torch.no_grad(), FlopCounterMode(display=False) as alone:
+            expected = run(model, circuit, RAGGED, positions=positions, batch_size=2)
+        assert torch.equal(logits.nan_to_num(), expected.nan_to_num())
+        flops.append(alone.get_total_flops())
+    with torch.no_grad(), FlopCounterMode(display=False) as empty:
+        run(model, Circuit.empty(graph), RAGGED, positions=positions, batch_size=2)
+    assert sum(flops) - together.get_total_flops() > 0.9 * empty.get_total_flops()
+
+
+def test_refuses_no_circuits_and_what_is_none() -> None:
+    model = tiny("gpt2").model
+    with pytest.raises(ValueError, match="circuit: expected a Circuit, got NoneType"):
+        run(model, [], PAIRS)
+    with pytest.raises(ValueError, match="circuit: expected a Circuit, got str"):
+        run(model, [Circuit.full(Graph.from_model(model)), "full"], PAIRS)
+
+
 def test_refuses_a_circuit_of_another_graph() -> None:
     with pytest.raises(ValueError, match=r"circuit: expected one of Graph\(n_layers=3.*, got one of Graph\(n_layers=1"):
         run(tiny("gpt2").model, Circuit.full(Graph(1, 2)), PAIRS)
