@@ -32,9 +32,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from edge_circuits import acdc, eap
 from edge_circuits.eap.methods.lookup import find, known
-from edge_circuits.graphs import Circuit, Graph, run
+from edge_circuits.graphs import Circuit, Graph, PromptPairs, as_model, run
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.running.patching import Intervention
+from edge_circuits.graphs.running.means import Mean
+from edge_circuits.graphs.running.patching import Word
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")  # they take more time than all else here
 RULES = (
@@ -160,9 +161,10 @@ def runs(model: TransformerBridge) -> Tensor:
     graph = Graph.from_model(model)
     circuits = [Circuit.full(graph), Circuit.empty(graph)]
     circuits += [random_circuit(graph, density, 0) for density in (0.1, 0.5, 0.9)]
-    return torch.stack(
-        [run(model, circuit, PAIRS, how).detach() for circuit in circuits for how in get_args(Intervention)]
-    )
+    found = [run(model, circuit, PAIRS, how).detach() for circuit in circuits for how in (*get_args(Word), Mean(PAIRS))]
+    anywhere = as_model(model, circuits[2], PAIRS, "mean-tokens")(PAIRS.clean[:1, :3]).detach()
+    named = PromptPairs([[1, 2, 3]], [[1, 4, 3]], positions={"end": -1, "start": 0})
+    return torch.cat([*found, anywhere[0], run(model, circuits[2], named)[0].detach()])
 
 
 def weight_gradients(model: TransformerBridge) -> Tensor:

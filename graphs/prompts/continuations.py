@@ -17,6 +17,7 @@ from edge_circuits.graphs.prompts.validation import (
     Positions,
     RowError,
     as_list,
+    encoded_answer,
     position_rows,
     token_id,
 )
@@ -88,14 +89,7 @@ def _answers(name: str, answers: Choices, n_pairs: int, tokenizer: Any) -> list[
 
 def _answer(name: str, row: int, value: Any, tokenizer: Any) -> list[int]:
     if isinstance(value, str):
-        if tokenizer is None:
-            raise RowError(
-                row, f"{name}: expected ids where there is no tokenizer, got {value!r}; pass tokenizer=..., or ids"
-            )
-        try:
-            return encode_continuation(tokenizer, value)
-        except ValueError as error:
-            raise RowError(row, f"{name}: {error}") from None
+        return encoded_answer(name, row, value, tokenizer, encode_continuation)
     value = value.tolist() if hasattr(value, "tolist") else value
     tokens = list(value) if isinstance(value, (list, tuple)) else [value]
     if not tokens or any(isinstance(token, (str, list, tuple)) for token in tokens):

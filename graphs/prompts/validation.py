@@ -7,7 +7,7 @@ Rows count from 0. Padding is stripped here, so that left-padded, right-padded a
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -256,12 +256,19 @@ def _choices(name: str, row: int, value: Any, tokenizer: Any, padded_rows: bool)
 def _choice(name: str, row: int, entry: Any, tokenizer: Any, value: Any) -> int:
     if not isinstance(entry, str):
         return token_id(name, row, entry, shown=value)
+    return encoded_answer(name, row, entry, tokenizer, encode_answer)
+
+
+def encoded_answer(
+    name: str, row: int, text: str, tokenizer: Any, encode: Callable[[Any, str], int | list[int]]
+) -> int | list[int]:
+    """What a tokenizer makes of an answer; a refusal names the row."""
     if tokenizer is None:
         raise RowError(
-            row, f"{name}: expected an id where there is no tokenizer, got {entry!r}; pass tokenizer=..., or the id"
+            row, f"{name}: expected an id where there is no tokenizer, got {text!r}; pass tokenizer=..., or the id"
         )
     try:
-        return encode_answer(tokenizer, entry)
+        return encode(tokenizer, text)
     except ValueError as error:
         raise RowError(row, f"{name}: {error}") from None
 

@@ -204,12 +204,12 @@ def source_values(
         return values
     if not len(transformer.positions):
         raise refusal("intervention", "a model that adds positions to the stream", "one that mixes them", "take 'zero'")
-    embed = values.embed
+    embed, positions = values.embed, transformer.positions.to(transformer.device)
     if intervention == "mean-tokens":
-        counts = sum(pad(batch.mask.sum(0), (0, len(transformer.positions) - batch.mask.shape[1])) for batch in batches)
-        held = transformer.positions.double() * counts.to(transformer.positions.device)[:, None] / counts.sum()
-        embed = (embed.double() - held.sum(0)).to(embed.dtype)
-    return replace(values, embed=embed, positions=transformer.positions)
+        counts = sum(pad(batch.mask.sum(0), (0, len(positions) - batch.mask.shape[1])) for batch in batches)
+        share = (counts.double() / counts.sum()).to(positions.device)
+        embed = (embed.double() - share @ positions.double()).to(embed.dtype)
+    return replace(values, embed=embed, positions=positions)
 
 
 def _zeros(transformer: Transformer) -> SourceValues:
@@ -269,14 +269,14 @@ def constant_cut(
     resid = kept.embed
     for layer, block in enumerate(transformer.blocks):
         last = layer == len(transformer.blocks) - 1 and not everywhere
-        z, attention = spread(sources.z[layer].to(block.device)), block.attention
+        z, attention = spread(sources.z[layer].to(transformer.device)), block.attention
         kept.attention_in.append(resid)
         z, resid = (take_rows(z, rows), take_rows(resid, rows)) if last else (z, resid)
         kept.z.append(z)
         kept.attention_sum.append(write(z, attention.W_O, attention.b_O))
         after = resid + EXACT.norm(block.attention_post_norm, kept.attention_sum[-1])
         if block.mlp is not None:
-            mlp_out = spread(sources.mlp_out[layer].to(block.device))
+            mlp_out = spread(sources.mlp_out[layer].to(transformer.device))
             kept.mlp_in.append(resid if block.parallel else after)
             kept.mlp_out.append(take_rows(mlp_out, rows) if last else mlp_out)
             after = after + kept.mlp_out[-1]
