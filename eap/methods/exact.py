@@ -122,7 +122,7 @@ class _Values:
     def __init__(self, metric: Metric, batch: PromptPairs) -> None:
         self.metric, self.stacked = metric, cache(batch.repeated)
 
-    def __call__(self, logits: Float[Tensor, "candidate batch d_vocab"]) -> Float[Tensor, "candidate batch"]:
+    def __call__(self, logits: Float[Tensor, "candidate batch *rows d_vocab"]) -> Float[Tensor, "candidate batch"]:
         pairs = self.stacked(len(logits))
         values = self.metric(logits.flatten(0, 1), pairs)
         check_values(values, pairs, self.metric)

@@ -61,6 +61,7 @@ def test_its_edges_may_be_refined_next(trained, tmp_path):
     assert 0 < edges.n_edges < nodes.n_edges and not (edges - nodes).n_edges
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_thresholds_at_the_ends(trained):
     model, pairs = trained
     nothing = ec.discover_nodes(model, pairs, "kl", float("inf"), quiet=True)

@@ -71,6 +71,7 @@ def test_a_key_value_head_is_entered_for_any_of_its_query_heads():
     )
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals():
     graph = Graph(1, 2)
     scored = ScoredNodes(graph, torch.ones(3))

@@ -97,6 +97,7 @@ def test_named_positions_are_rows_in_the_order_of_the_names():
         load("log_probability")(torch.zeros(2, 3, 16), made)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals(tmp_path):
     refused = {
         "row 0: wrong_answers: expected a token in which it differs": dict(wrong_answers=[[8, 9], [13]]),

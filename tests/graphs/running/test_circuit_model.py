@@ -169,6 +169,7 @@ def test_gradients_reach_the_weights_and_the_model_stays_as_it_was():
     assert hooks == [len(module._forward_hooks) for module in model.modules()]
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals():
     model = tiny("gpt2").model
     circuit = Circuit.full(Graph.from_model(model))

@@ -115,6 +115,7 @@ def test_they_are_saved_for_their_model_alone(made, tmp_path):
             ec.Mean.load(path)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals(tmp_path):
     model, circuit = tiny("gpt2").model, circuit_of("gpt2")
     refused = {
