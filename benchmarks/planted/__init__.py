@@ -30,7 +30,8 @@ negatives too (`roc`). Greater-Than is too easy to tell the better methods apart
 A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone, of
 `twice` under all four; how much of its answers each keeps under the others is told in docs/results.md.
 
-`HARDER` lists what is asked for by name alone: `induction`, by k composition, and `twice`, which does without positions.
+`HARDER` lists what is asked for by name alone: `induction`, by k composition; `twice`, which does without positions; `two_hops`, a
+larger graph in which two heads hurt.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs import Circuit
 
 NAMES = ("ioi", "greater_than", "docstring")
-HARDER = ("induction", "twice")  # asked for by name alone
+HARDER = ("induction", "twice", "two_hops")  # asked for by name alone
 MODELS = tuple(dict.fromkeys(name.partition(".")[0] for name in (*NAMES, *HARDER)))
 
 
