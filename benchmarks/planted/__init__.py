@@ -28,10 +28,10 @@ close to nothing, and knowing the circuit's nodes alone gives .98 to .99: compar
 negatives too (`roc`). Greater-Than is too easy to tell the better methods apart.
 
 A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone, of
-`twice` under all four; how much of its answers each keeps under the others is told in docs/results.md.
+`twice` and `counts.twice` under all four; how much of its answers each keeps under the others is told in docs/results.md.
 
 `HARDER` lists what is asked for by name alone: `induction`, by k composition; `twice`, which does without positions; `two_hops`, a
-larger graph in which two heads hurt.
+larger graph in which two heads hurt; `counts.twice` and `counts.once`, two circuits in one model that share nodes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from edge_circuits.graphs import Circuit
 
 NAMES = ("ioi", "greater_than", "docstring")
-HARDER = ("induction", "twice", "two_hops")  # asked for by name alone
+HARDER = ("induction", "twice", "two_hops", "counts.twice", "counts.once")  # asked for by name alone
 MODELS = tuple(dict.fromkeys(name.partition(".")[0] for name in (*NAMES, *HARDER)))
 
 

@@ -77,10 +77,12 @@ def count(v: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     return moved(v[0], torch.ones(v[0].shape))
 
 
-def mover(q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    """Weights of the words, towards those counted twice."""
+def mover(
+    q: list[Tensor], k: list[Tensor], v: list[Tensor], sharpness: float = SHARPNESS
+) -> Float[Tensor, "batch d_vocab"]:
+    """Weights of the words, towards those counted twice; with a sharpness below 0 away from them."""
     counted = torch.stack(q).mean(0).gather(1, k[0])
-    return moved(v[0], (SHARPNESS * counted).softmax(1))
+    return moved(v[0], (sharpness * counted).softmax(1))
 
 
 def moved(words: Int[Tensor, "batch word"], weights: Float[Tensor, "batch word"]) -> Float[Tensor, "batch d_vocab"]:

@@ -8,7 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, induction, load, planted_task, twice, two_hops
+from edge_circuits.benchmarks.planted import (
+    HARDER,
+    NAMES,
+    Planted,
+    counts,
+    induction,
+    load,
+    planted_task,
+    tasks_of,
+    twice,
+    two_hops,
+)
 from edge_circuits.benchmarks.planted.causal import CausalModel, sink
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.train import Losses, train
@@ -16,6 +27,7 @@ from edge_circuits.benchmarks.planted.verify import edge_cost, report, verify
 from edge_circuits.graphs import Circuit, metrics, run
 
 MOVERS = {"induction": induction.INDUCTION, "twice": twice.MOVERS, "two_hops": two_hops.SECOND_HOP}
+MOVERS |= {f"counts.{which}": movers for which, movers in counts.MOVERS.items()}
 
 
 @pytest.fixture(params=HARDER)
@@ -85,6 +97,17 @@ def test_two_hops_by_hand() -> None:
     assert half[7] < moved[7] - 0.1
 
 
+def test_two_tasks_of_one_model_share_nodes_and_weights() -> None:
+    one, other = (load(task.name) for task in tasks_of("counts"))
+    assert all(torch.equal(*both) for both in zip(one.model.parameters(), other.model.parameters()))
+    shared = {node for node in one.circuit.nodes if node in other.circuit.nodes}
+    assert {*counts.COUNT, "input", "logits"} == shared and one.task.model == other.task.model == "counts"
+    assert set((one.circuit & other.circuit).edges) == {f"input->{node}<v>" for node in counts.COUNT}
+    pairs = one.task.pairs(64, seed=6)
+    kept = [metrics.accuracy(run(one.model, planted.circuit, pairs), pairs).mean() for planted in (one, other)]
+    assert kept[0] > 0.95 and kept[1] < 0.5  # each circuit answers its own question
+
+
 def test_the_larger_circuit_has_heads_that_hurt() -> None:
     task = planted_task("two_hops")
     assert task.graph.n_layers >= 6 and task.graph.n_edges >= 5000 and 50 <= len(task.causal.edges) <= 150
@@ -103,7 +126,15 @@ def test_a_circuit_without_positions_is_true_under_every_intervention() -> None:
         assert result.passed, (intervention, report(result))
 
 
-@pytest.mark.parametrize("name", ["induction", "twice", pytest.param("two_hops", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "induction",
+        "twice",
+        *(f"counts.{which}" for which in counts.MOVERS),
+        pytest.param("two_hops", marks=pytest.mark.slow),
+    ],
+)
 def test_a_shipped_circuit_is_the_circuit(name: str) -> None:
     result = verify(load(name), n_prompts=96, quiet=True)
     assert result.passed, report(result)
