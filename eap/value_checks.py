@@ -76,4 +76,4 @@ def _cut_to(held: list[Tensor], index: int, n: int, intervention: Intervention) 
 def relative(found: Tensor, expected: Tensor, size: Tensor | None = None) -> float:
     """Largest difference, in units of the largest value."""
     largest = (expected if size is None else size).abs().max().clamp(min=1e-12)
-    return float((found.to(expected) - expected).abs().max() / largest)
+    return float((found.to(expected) - expected).detach().abs().max() / largest)
