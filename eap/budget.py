@@ -1,7 +1,8 @@
 """Exact scores for as many edges as a budget pays for: the ones that a cheap method calls largest.
 
 1. A cheap method scores every edge.
-2. Edges are taken by descending absolute score while the price of patching them one by one stays within the budget.
+2. Edges are taken by descending absolute score while the price of patching them one by one stays within the budget. Where
+   scores have groups of prompts, the far end of an edge's interval counts: whatever may be among the largest is taken.
 3. Those are measured by exact patching (`edge_circuits.eap.methods.exact`), and their scores replace the cheap ones.
 
 The largest edges by the result are all exact as long as none of them is smaller than the smallest that was taken: an edge that
@@ -18,7 +19,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
+from edge_circuits.graphs.checks import number, refusal
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.dependents import bit_columns, dependents_of, members
 from edge_circuits.graphs.running.patching import trimmed
@@ -28,24 +32,44 @@ START = 1.0  # of plain: the corrupted run, and the clean one with what every so
 
 
 def affordable(
-    transformer: Transformer, batches: Sequence[PromptPairs], scores: Float[Tensor, "source destination"], budget: float
+    transformer: Transformer, batches: Sequence[PromptPairs], sizes: Float[Tensor, "source destination"], budget: float
 ) -> Bool[Tensor, "source destination"]:
-    """The edges of largest absolute score whose exact patching, together, costs at most the budget.
+    """The edges of largest size whose exact patching, together, costs at most the budget.
 
     Args:
         transformer: The model.
         batches: All prompts.
-        scores: What a cheap method gives; edges that it scores 0 are taken last.
+        sizes: Absolute scores of a cheap method, or how large prompts let them be; edges of size 0 are taken last.
         budget: In plain passes over all prompts.
     """
     edges = transformer.graph.edge_mask
-    prices = edge_prices(transformer, batches)[None].expand_as(scores)[edges]
-    order = scores[edges].abs().argsort(descending=True, stable=True)
+    prices = edge_prices(transformer, batches)[None].expand_as(sizes)[edges]
+    order = sizes[edges].argsort(descending=True, stable=True)
     paid = START + prices[order].double().cumsum(0) <= budget
     chosen = torch.zeros_like(edges)
     places = edges.nonzero()[order[paid]]
     chosen[places[:, 0], places[:, 1]] = True
     return chosen
+
+
+def check_budget(budget: float | None, method: Method, by: str | None = None) -> None:
+    """
+    Raises:
+        ValueError: The budget is no number above 0, or has no place beside the method or `by`.
+    """
+    if budget is None:
+        return
+    number("budget", budget, above=0)
+    if by is not None:
+        raise refusal("budget", "None where scores are by span", repr(budget), "score without `by`")
+    if not (method.signed and method.needs_metric) or isinstance(method, Exact):
+        remedy = "take a method such as 'eap' or 'relp'"
+        raise refusal(
+            "budget",
+            "None for a method whose scores are no estimates of effects",
+            f"{budget} with {method.name!r}",
+            remedy,
+        )
 
 
 def edge_prices(transformer: Transformer, batches: Sequence[PromptPairs]) -> Float[Tensor, " destination"]:
@@ -68,10 +92,13 @@ def edge_prices(transformer: Transformer, batches: Sequence[PromptPairs]) -> Flo
 def with_exact(
     scored: ScoredGraph, exact: ScoredGraph, chosen: Bool[Tensor, "source destination"], budget: float
 ) -> ScoredGraph:
-    """The cheap scores, and the exact ones of the edges that were chosen, which `ScoredGraph.exact` marks."""
+    """The cheap scores, and the exact ones of the edges that were chosen, which `ScoredGraph.exact` marks; group by group if
+    they have groups."""
     metadata = dict(scored.metadata) | {"exact_edges": list(scored.graph.edge_names(chosen))}
     metadata["settings"] = {**metadata["settings"], "budget": budget}
-    return ScoredGraph(scored.graph, torch.where(chosen, exact.scores, scored.scores), metadata)
+    scores = torch.where(chosen, exact.scores, scored.scores)
+    per_group = None if scored.per_group is None else torch.where(chosen, exact.per_group, scored.per_group)
+    return ScoredGraph(scored.graph, scores, metadata, per_group)
 
 
 def _weights_of(transformer: Transformer) -> list[int]:

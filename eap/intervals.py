@@ -21,13 +21,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from edge_circuits.eap.budget import affordable, check_budget, with_exact
+from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.scoring import score
+from edge_circuits.eap.scoring import MAX_TOKENS, score
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, edge_groups
 from edge_circuits.graphs.checks import between_0_and_1, refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
+from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.running.distributed import Processes
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 from edge_circuits.graphs.tables import Table
@@ -76,6 +79,7 @@ def score_groups(
     method: Method | str = "relp",
     *,
     n_groups: int = 20,
+    budget: float | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> ScoredGraph:
@@ -87,6 +91,8 @@ def score_groups(
         metric: `metric(logits, pairs)`, one value a prompt, or a metric's name.
         method: One of `eap.score` whose scores are means over prompts (`method.additive`).
         n_groups: Groups; one prompt each if there are fewer prompts.
+        budget: As for `eap.score`, over all prompts. The edges that are measured are those whose interval reaches farthest from 0,
+            so that those which prompts leave in doubt at the threshold are among them; the same in every group.
         quiet: No progress bar.
 
     With a `checkpoint` the groups that are done are read from that folder, each from one of its own. `metadata["seconds"]` is what all groups took.
@@ -99,7 +105,8 @@ def score_groups(
     with processes.agreeing() as asked:
         method = find(method)
         _check(pairs, method, n_groups, settings)
-        asked["n_groups"] = str(n_groups)
+        check_budget(budget, method)
+        asked |= {"n_groups": str(n_groups), "budget": str(budget)}
     groups, parts = pairs.groups(n_groups), []
     quiet = quiet or not processes.is_first
     folder = settings.pop("checkpoint", None)
@@ -115,7 +122,16 @@ def score_groups(
     metadata["settings"] = asked | method.settings | {"n_prompts": len(pairs), "n_groups": len(groups)}
     metadata["seconds"] = round(sum(one.metadata["seconds"] for of in parts for one in of), 3)
     total = per_group.double().sum(0).to(per_group.dtype)
-    return ScoredGraph(parts[0][0].graph, total, metadata, per_group)
+    scored = ScoredGraph(parts[0][0].graph, total, metadata, per_group)
+    if budget is None:
+        return scored
+    bars, grouped = error_bars(scored), "query-head" if scored.graph.n_kv_heads is None else "kv-head"
+    transformer = adapt(model, kv_destinations=grouped)
+    batches = pairs.batches(settings.get("batch_size"), MAX_TOKENS)
+    reach = torch.stack((scored.scores.abs(), bars.low.abs(), bars.high.abs())).amax(0)
+    chosen = Exact(affordable(transformer, batches, reach, budget))
+    exact = score_groups(model, pairs, metric, chosen, n_groups=n_groups, quiet=quiet, checkpoint=folder, **settings)
+    return with_exact(scored, exact, chosen.edges, budget)
 
 
 @in_plain_surroundings

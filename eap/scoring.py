@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
-from edge_circuits.eap.budget import affordable, with_exact
+from edge_circuits.eap.budget import affordable, check_budget, with_exact
 from edge_circuits.eap.checkpoint import Checkpoint, make_folder, path_of
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.exact import Exact
@@ -23,7 +23,7 @@ from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.by_span import SpanScores
-from edge_circuits.graphs.checks import choice, number, refusal, whole_number
+from edge_circuits.graphs.checks import choice, refusal, whole_number
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
@@ -112,7 +112,7 @@ def score(
         check_pairs(pairs)
         method = find(method)
         _check(method, intervention, token_chunk, checkpoint, process_group)
-        _check_budget(budget, method, by)
+        check_budget(budget, method, by)
         if checkpoint is not None and processes.is_first:
             make_folder(Path(checkpoint))
         pairs = _with_spans(pairs, by, method)
@@ -151,7 +151,7 @@ def score(
     scored = ScoredGraph(transformer.graph, scores, metadata)
     if budget is None:
         return scored
-    chosen = affordable(transformer, batches, scored.scores, budget)
+    chosen = affordable(transformer, batches, scored.scores.abs(), budget)
     same = dict(intervention=intervention, batch_size=batch_size, kv_destinations=kv_destinations, quiet=quiet)
     exact = score(model, pairs, metric, Exact(chosen), checkpoint=checkpoint, process_group=process_group, **same)
     return with_exact(scored, exact, chosen, budget)
@@ -179,22 +179,6 @@ def _with_spans(pairs: PromptPairs, by: By | None, method: Method) -> PromptPair
     if pairs.spans is None:
         raise refusal("by", "None or 'token' for pairs without spans", repr(by), "give PromptPairs spans={...}")
     return pairs
-
-
-def _check_budget(budget: float | None, method: Method, by: By | None) -> None:
-    if budget is None:
-        return
-    number("budget", budget, above=0)
-    if by is not None:
-        raise refusal("budget", "None where scores are by span", repr(budget), "score without `by`")
-    if not (method.signed and method.needs_metric) or isinstance(method, Exact):
-        remedy = "take a method such as 'eap' or 'relp'"
-        raise refusal(
-            "budget",
-            "None for a method whose scores are no estimates of effects",
-            f"{budget} with {method.name!r}",
-            remedy,
-        )
 
 
 def _check(method: Method, intervention: Intervention, token_chunk: int, checkpoint: Any, process_group: Any) -> None:

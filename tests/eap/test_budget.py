@@ -42,7 +42,7 @@ def test_what_is_bought_is_paid_for():
     """The next edge would have been too dear."""
     transformer = adapt(tiny("gpt2").model)
     scores, batches, budget = scored().scores, PAIRS.batches(), 5.0
-    chosen = affordable(transformer, batches, scores, budget)
+    chosen = affordable(transformer, batches, scores.abs(), budget)
     prices = edge_prices(transformer, batches)
     left = budget - START - (chosen * prices).sum()
     following = (scores.abs() * (transformer.graph.edge_mask & ~chosen)).argmax()
@@ -77,6 +77,32 @@ def test_the_result_says_which_are_exact_also_from_a_file(tmp_path):
     assert not scored().exact.any() and scored("exact").exact.sum() == bought.graph.n_edges
 
 
+MORE = prompt_pairs([7, 7, 5, 6, 7, 5], positions=[-1] * 6, seed=3)
+
+
+def grouped(method="eap", **settings):
+    return eap.score_groups(tiny("gpt2").model, MORE, logit_difference, method, n_groups=3, quiet=True, **settings)
+
+
+def test_groups_buy_the_same_edges_those_whose_interval_reaches_farthest():
+    """So an exact score is exact in every group, and the groups add up to it."""
+    cheap, exact, bought = grouped(), grouped("exact"), grouped(budget=3)
+    chosen = bought.exact
+    assert 10 < chosen.sum() < cheap.graph.n_edges / 2
+    for found, measured, estimated in zip(bought.per_group, exact.per_group, cheap.per_group):
+        torch.testing.assert_close(found[chosen], measured[chosen], rtol=1e-9, atol=1e-12)
+        assert torch.equal(found[~chosen], estimated[~chosen])
+    bars = eap.error_bars(cheap)
+    reach = torch.stack((bars.low.abs(), bars.high.abs(), cheap.scores.abs())).amax(0)
+    edges = cheap.graph.edge_mask
+    assert reach[chosen].min() >= reach[edges & ~chosen].max()
+    largest = cheap.scores.abs() >= cheap.scores.abs()[edges].topk(int(chosen.sum())).values[-1]
+    assert (chosen & ~largest).any()  # some are in doubt alone
+    assert bought.metadata["settings"]["budget"] == 3 and bought.metadata["settings"]["n_groups"] == 3
+    whole = eap.score(tiny("gpt2").model, MORE, logit_difference, "exact", quiet=True)
+    torch.testing.assert_close(bought.scores[chosen], whole.scores[chosen], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "method, budget, message",
     [
@@ -90,5 +116,6 @@ def test_the_result_says_which_are_exact_also_from_a_file(tmp_path):
     ],
 )
 def test_budgets_are_refused(method, budget, message):
-    with pytest.raises(ValueError, match=message):
-        scored(method, budget=budget)
+    for scoring in (scored,) if method == "random" else (scored, grouped):  # random scores have no groups
+        with pytest.raises(ValueError, match=message):
+            scoring(method, budget=budget)
