@@ -32,7 +32,10 @@ START = 1.0  # of plain: the corrupted run, and the clean one with what every so
 
 
 def affordable(
-    transformer: Transformer, batches: Sequence[PromptPairs], sizes: Float[Tensor, "source destination"], budget: float
+    transformer: Transformer,
+    batches: Sequence[PromptPairs],
+    sizes: Float[Tensor, "source destination"],
+    budget: float | int,
 ) -> Bool[Tensor, "source destination"]:
     """The edges of largest size whose exact patching, together, costs at most the budget.
 
@@ -52,7 +55,7 @@ def affordable(
     return chosen
 
 
-def check_budget(budget: float | None, method: Method, by: str | None = None) -> None:
+def check_budget(budget: float | int | None, method: Method, by: str | None = None) -> None:
     """
     Raises:
         ValueError: The budget is no number above 0, or has no place beside the method or `by`.
@@ -90,7 +93,7 @@ def edge_prices(transformer: Transformer, batches: Sequence[PromptPairs]) -> Flo
 
 
 def with_exact(
-    scored: ScoredGraph, exact: ScoredGraph, chosen: Bool[Tensor, "source destination"], budget: float
+    scored: ScoredGraph, exact: ScoredGraph, chosen: Bool[Tensor, "source destination"], budget: float | int
 ) -> ScoredGraph:
     """The cheap scores, and the exact ones of the edges that were chosen, which `ScoredGraph.exact` marks; group by group if
     they have groups."""

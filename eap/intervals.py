@@ -79,7 +79,7 @@ def score_groups(
     method: Method | str = "relp",
     *,
     n_groups: int = 20,
-    budget: float | None = None,
+    budget: float | int | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> ScoredGraph:

@@ -49,7 +49,7 @@ def score(
     *,
     intervention: Intervention = "patching",
     by: By | None = None,
-    budget: float | None = None,
+    budget: float | int | None = None,
     batch_size: int | None = None,
     token_chunk: int = TOKEN_CHUNK,
     kv_destinations: KVDestinations = "query-head",

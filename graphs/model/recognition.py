@@ -18,7 +18,7 @@ import inspect
 import weakref
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from edge_circuits.graphs.model.weights import Reader, storage_of
 
@@ -85,8 +85,12 @@ def _is_foreign(hook: object) -> bool:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy that computes with its own weights: on Falcon's layers a bridge sets functions that keep to the original's."""
-    copy_of_it = copy.deepcopy(model)
+    """A deep copy that computes with its own weights: on Falcon's layers a bridge sets functions that keep to the original's.
+
+    What a bridge holds of its last pass with gradients (an attention pattern) cannot be copied with its history, and comes without.
+    """
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    copy_of_it = copy.deepcopy(model, {id(value): value.detach() for value in held if value.grad_fn is not None})
     for module in copy_of_it.modules():
         if "forward" in vars(module) and _is_of_bridges(module.forward) and not _is_bridges_own(module):
             del module.forward

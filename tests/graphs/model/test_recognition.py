@@ -222,3 +222,14 @@ def test_settings_that_are_changed_after_the_first_look_are_seen(kind: str, name
             setattr(each, name, value)
     with pytest.raises(ValueError, match="the logits computed from its weights differ from the model's own"):
         adapt(model)
+
+
+def test_a_model_that_was_run_with_gradients_is_copied() -> None:
+    """Its bridge holds the attention pattern of that pass, with its history."""
+    model = build("gpt2").model
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.enable_grad():
+        expected = model(tokens)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    assert torch.equal(copied(model)(tokens), expected)
