@@ -226,4 +226,4 @@ def _kv_destinations(settings: SearchSettings, start: Circuit | None) -> KVDesti
     """What was asked for, or else what the circuit at the start has."""
     if settings.kv_destinations is not None:
         return settings.kv_destinations
-    return "query-head" if start is None or start.graph.n_kv_heads is None else "kv-head"
+    return "query-head" if start is None else start.graph.kv_destinations

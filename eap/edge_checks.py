@@ -48,8 +48,8 @@ def soft_gates(
     model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, intervention: Intervention
 ) -> Iterator[Found]:
     """EAP's scores are minus the derivatives of `run` by a gate on each edge, at open gates."""
-    grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
-    transformer = adapt(model, kv_destinations=grouped)
+    pairs = pairs[:N_PROMPTS]
+    transformer = adapt(model, kv_destinations=graph.kv_destinations)
     batches = [batch.to(transformer.device) for batch in pairs.batches()]
     gates = graph.edge_mask.to(transformer.device, transformer.dtype).requires_grad_()
     with torch.enable_grad():
@@ -58,7 +58,7 @@ def soft_gates(
         values = [metric(run_batch(transformer, plan, batch, cuts(batch)), batch) for batch in batches]
         (gradient,) = torch.autograd.grad(torch.cat(values).sum(), gates)
     expected = -(gradient * gates.detach()).cpu().double() / len(pairs)
-    asked = dict(kv_destinations=grouped, intervention=intervention, quiet=True)
+    asked = dict(kv_destinations=graph.kv_destinations, intervention=intervention, quiet=True)
     found = score(model, pairs, metric, "eap", **asked).scores
     for part, difference in by_part(graph, found, expected):
         yield f"EAP against soft gates of run, into {part}", difference, f"gradients or changes at {part}, or run"
@@ -68,12 +68,11 @@ def without_an_edge(
     model: nn.Module, graph: Graph, pairs: PromptPairs, metric: Metric, sample: Tensor, intervention: Intervention
 ) -> Iterator[Found]:
     """Exact patching of an edge is `run` without it."""
-    grouped, pairs = "query-head" if graph.n_kv_heads is None else "kv-head", pairs[:N_PROMPTS]
-    full = Circuit.full(graph)
+    full, pairs = Circuit.full(graph), pairs[:N_PROMPTS]
     places = sample.nonzero()[:: max(1, int(sample.sum()) // N_EDGES)][:N_EDGES]
     chosen = torch.zeros_like(sample)
     chosen[places[:, 0], places[:, 1]] = True
-    asked = dict(kv_destinations=grouped, intervention=intervention, quiet=True)
+    asked = dict(kv_destinations=graph.kv_destinations, intervention=intervention, quiet=True)
     exact = score(model, pairs, metric, Exact(chosen), **asked).scores
     with torch.no_grad():
         uncut, expected = _mean(model, full, pairs, metric, intervention), torch.zeros_like(exact)
@@ -103,9 +102,9 @@ def again(model: nn.Module, graph: ScoredGraph, pairs: PromptPairs, metric: Metr
     method, settings = method_of(graph), graph.metadata.get("settings", {})
     if method is None or method.takes_all or isinstance(method, Exact) or not is_of(graph, pairs):
         return
-    grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
-    asked = dict(kv_destinations=grouped, intervention=settings.get("intervention", "patching"), quiet=True)
-    found = score(model, pairs, metric, method, **asked).scores.masked_fill(graph.exact, 0)
+    asked = dict(intervention=settings.get("intervention", "patching"), quiet=True)
+    found = score(model, pairs, metric, method, kv_destinations=graph.graph.kv_destinations, **asked)
+    found = found.scores.masked_fill(graph.exact, 0)
     for part, difference in by_part(graph.graph, graph.scores.masked_fill(graph.exact, 0), found):
         suspected = f"scores of another model, metric or prompts, or columns that were moved at {part}"
         yield f"scores against {method.name} asked again, into {part}", difference, suspected

@@ -125,8 +125,8 @@ def score_groups(
     scored = ScoredGraph(parts[0][0].graph, total, metadata, per_group)
     if budget is None:
         return scored
-    bars, grouped = error_bars(scored), "query-head" if scored.graph.n_kv_heads is None else "kv-head"
-    transformer = adapt(model, kv_destinations=grouped)
+    bars = error_bars(scored)
+    transformer = adapt(model, kv_destinations=scored.graph.kv_destinations)
     batches = pairs.batches(settings.get("batch_size"), MAX_TOKENS)
     reach = torch.stack((scored.scores.abs(), bars.low.abs(), bars.high.abs())).amax(0)
     chosen = Exact(affordable(transformer, batches, reach, budget))

@@ -85,8 +85,8 @@ class Subject:
 
     def score(self, model: nn.Module, pairs: PromptPairs, method: Method | str = "eap", **settings: object) -> Tensor:
         """Scores by a method, with the key and value destinations of the graph that is checked."""
-        grouped = "query-head" if self.graph.graph.n_kv_heads is None else "kv-head"
-        return eap.score(model, pairs, self.metric, method, kv_destinations=grouped, quiet=True, **settings).scores
+        settings = dict(kv_destinations=self.graph.graph.kv_destinations, quiet=True, **settings)
+        return eap.score(model, pairs, self.metric, method, **settings).scores
 
 
 @in_plain_surroundings
@@ -122,9 +122,8 @@ def verify(
         raise refusal(
             "pairs", "pairs read at one position", "pairs read at several", "verify with answers of one token"
         )
-    grouped = "query-head" if graph.graph.n_kv_heads is None else "kv-head"
     try:
-        metric = as_metric(metric, adapt(model, kv_destinations=grouped), pairs)
+        metric = as_metric(metric, adapt(model, kv_destinations=graph.graph.kv_destinations), pairs)
     except ValueError as error:
         return Verification((Check("the model can be read", float("nan"), 0.0, reason=str(error)),))
     subject = Subject(model, graph, pairs, metric, n_edges, seed)

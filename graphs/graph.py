@@ -102,6 +102,11 @@ class Graph:
         return {"q": self.n_heads, "k": n_kv_heads, "v": n_kv_heads}
 
     @property
+    def kv_destinations(self) -> KVDestinations:
+        """What `from_model` has to be told for such a graph: "kv-head" where `n_kv_heads` is a number."""
+        return "query-head" if self.n_kv_heads is None else "kv-head"
+
+    @property
     def n_sources(self) -> int:
         """Number of sources."""
         return 1 + self.n_layers * self._sources_per_layer

@@ -107,9 +107,7 @@ class Trial:
         """
         check_pairs(pairs)
         check_intervention(intervention)
-        self.transformer: Transformer = adapt(
-            model, kv_destinations="query-head" if graph.n_kv_heads is None else "kv-head"
-        )
+        self.transformer: Transformer = adapt(model, kv_destinations=graph.kv_destinations)
         if graph != self.transformer.graph:
             raise ValueError(
                 f"the circuit is of {graph}, the model's graph is {self.transformer.graph}: take circuits of this model"

@@ -104,10 +104,8 @@ def adapted_for(model: nn.Module, *circuits: Circuit | SpanCircuit) -> Transform
     Raises:
         ValueError: The model is not supported, or the circuit is of another graph.
     """
-    grouped = circuits[0].graph.n_kv_heads is not None
-    transformer = adapt(
-        model, trainable=torch.is_grad_enabled(), kv_destinations="kv-head" if grouped else "query-head"
-    )
+    kv_destinations = circuits[0].graph.kv_destinations
+    transformer = adapt(model, trainable=torch.is_grad_enabled(), kv_destinations=kv_destinations)
     if other := [each.graph for each in circuits if each.graph != transformer.graph]:
         raise refusal("circuit", f"one of {transformer.graph}", f"one of {other[0]}", "take a circuit of this model")
     return transformer

@@ -131,6 +131,7 @@ def test_a_graph_is_a_value() -> None:
 
 def test_equal_topologies_are_equal_graphs() -> None:
     assert Graph(2, 4, n_kv_heads=4) == Graph(2, 4) and Graph(2, 4, n_kv_heads=4).n_kv_heads is None
+    assert [Graph(2, 4, n).kv_destinations for n in (None, 2, 4)] == ["query-head", "kv-head", "query-head"]
     assert Graph(2, 4, mlps=False, parallel=True) == Graph(2, 4, mlps=False)
 
 
