@@ -15,9 +15,8 @@ from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice
-from edge_circuits.graphs.metrics import METRICS, Metric, Reference, check_shape, load, metric_name
-
-KL = "kl"
+from edge_circuits.graphs.divergence import Reference
+from edge_circuits.graphs.metrics import KL, METRICS, Metric, check_shape, load, metric_name
 
 
 class Objective:

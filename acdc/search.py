@@ -31,9 +31,9 @@ from edge_circuits.graphs.running.fingerprint import question
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import (
     Intervention,
-    answer_rows,
-    answered,
+    answer_logits,
     check_intervention,
+    clean_logits,
     cut_values,
     trimmed,
 )
@@ -127,7 +127,7 @@ class Search:
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
         make_cut = cut_values(self.transformer, batches, settings.intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
-        clean = [self._clean_logits(batch) for batch in self.batches]
+        clean = [clean_logits(self.transformer, batch) for batch in self.batches]
         self.objective, self.n_prompts = Objective(metric, self.batches, clean), len(pairs)
         self.most_tokens = {  # that a candidate runs on, in any batch
             False: max(trimmed(batch.clean, batch).numel() for batch in batches),
@@ -136,14 +136,9 @@ class Search:
         self.n_evaluated = 0  # candidates, those that speculation threw away among them
         self.start_value = self.value_of(self.start.mask, "the circuit at the start")
         all_cut = self.value(
-            [self.transformer.unembed(answered(cut.final, batch)) for cut, batch in zip(self.cuts, self.batches)]
+            [answer_logits(self.transformer, cut, batch) for cut, batch in zip(self.cuts, self.batches)]
         )
         self.origin[ALL_CUT] = all_cut if math.isfinite(all_cut) else None
-
-    def _clean_logits(self, batch: PromptPairs) -> Float[Tensor, "batch *rows d_vocab"]:
-        transformer = self.transformer
-        kept = transformer.forward(transformer.embed(trimmed(batch.clean, batch)), answer_rows(batch))
-        return transformer.unembed(answered(kept.final, batch))
 
     def value_of(self, mask: Bool[Tensor, "source destination"], what: str) -> float:
         """The objective of a circuit, run afresh.

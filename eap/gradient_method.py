@@ -20,7 +20,7 @@ from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, Transformer
-from edge_circuits.graphs.running.patching import answered
+from edge_circuits.graphs.running.patching import answer_logits
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class OnePass(GradientMethod):
             raise refusal(
                 "metric_as", "'slope' for scores by span", repr(self.metric_as), "a curve does not add up over spans"
             )
-        clean_logits, cut_logits = (job.transformer.unembed(answered(x.final, batch)) for x in (point.activations, cut))
+        clean_logits, cut_logits = (answer_logits(job.transformer, x, batch) for x in (point.activations, cut))
         return metric_curve(job.metric, batch, clean_logits, cut_logits)
 
     def _each(

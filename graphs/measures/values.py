@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.metrics import Metric, Reference, accuracy, as_metric, check_values, top_accuracy
+from edge_circuits.graphs.divergence import Reference
+from edge_circuits.graphs.metrics import Metric, accuracy, as_metric, check_values, top_accuracy
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import check_pairs, in_order

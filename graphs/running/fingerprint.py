@@ -24,7 +24,7 @@ from edge_circuits.graphs.metrics import Metric, metric_name
 from edge_circuits.graphs.model.adapter import weights_digest
 from edge_circuits.graphs.model.transformer import Activations, Transformer
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
-from edge_circuits.graphs.running.patching import answer_rows, answered, trimmed
+from edge_circuits.graphs.running.patching import answer_logits, clean_logits
 
 PARTS = ("edge_circuits", *(f"edge_circuits.{part}" for part in ("graphs", "eap", "acdc", "benchmarks")))
 SPREADS, LIFT = (1.0, 20.0), 15.0  # of made-up logits, and how much answers stand out: a metric may saturate
@@ -101,8 +101,8 @@ def own_values(
     transformer: Transformer, batches: list[PromptPairs], metric: Metric, cuts: Callable[[PromptPairs], Activations]
 ) -> Float[Tensor, "2 pair"]:
     """A metric on the model's own logits of all prompts: clean, and with every edge cut. float64, on the CPU."""
-    clean = [_measured(metric, _logits(transformer, batch.clean, batch), batch) for batch in batches]
-    cut = [_measured(metric, transformer.unembed(answered(cuts(batch).final, batch)), batch) for batch in batches]
+    clean = [_measured(metric, clean_logits(transformer, batch), batch) for batch in batches]
+    cut = [_measured(metric, answer_logits(transformer, cuts(batch), batch), batch) for batch in batches]
     return torch.stack([in_order(batches, values) for values in (clean, cut)])
 
 
@@ -144,8 +144,3 @@ def _measured(metric: Metric, logits: Tensor, pairs: PromptPairs) -> Tensor:
 
 def _plain(values: Tensor) -> Tensor:
     return torch.as_tensor(values).detach().flatten().double().cpu()
-
-
-def _logits(transformer: Transformer, tokens: Tensor, pairs: PromptPairs) -> Tensor:
-    kept = transformer.forward(transformer.embed(trimmed(tokens, pairs)), answer_rows(pairs))
-    return transformer.unembed(answered(kept.final, pairs))

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -112,6 +112,19 @@ def answer_rows(pairs: PromptPairs) -> Int[Tensor, "batch row"]:
 def answered(x: Shaped[Tensor, "batch row d"], pairs: PromptPairs) -> Shaped[Tensor, "batch *rows d"]:
     """Of values at `answer_rows` those that a metric reads: at the answer position, or at each of `pairs.rows`."""
     return x[:, 0] if pairs.rows is None else x[:, : pairs.rows.shape[1]]
+
+
+def answer_logits(
+    transformer: Transformer, kept: Activations, pairs: PromptPairs
+) -> Float[Tensor, "batch *rows d_vocab"]:
+    """The logits that a metric reads, from activations whose last layer holds `answer_rows` alone."""
+    return transformer.unembed(answered(kept.final, pairs))
+
+
+def clean_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, "batch *rows d_vocab"]:
+    """The whole model's logits that a metric reads, on the clean prompts of one batch."""
+    kept = transformer.forward(transformer.embed(trimmed(pairs.clean, pairs)), answer_rows(pairs))
+    return answer_logits(transformer, kept, pairs)
 
 
 def check_intervention(intervention: Intervention) -> None:
