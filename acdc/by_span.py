@@ -26,16 +26,17 @@ from tqdm import tqdm
 
 from edge_circuits.acdc import order as orders
 from edge_circuits.acdc.objective import Objective
-from edge_circuits.acdc.search import MAX_TOKENS, STACKED_TOKENS, check_thresholds
+from edge_circuits.acdc.search import MAX_TOKENS, STACKED_TOKENS, SearchSettings, check_thresholds
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import SAFETY, Change, Decision, is_kept
 from edge_circuits.graphs import Graph, PromptPairs
 from edge_circuits.graphs.by_span import SpanCircuit, check_spans, joined
-from edge_circuits.graphs.checks import choice, refusal, whole_number
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import check_pairs
+from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.execution import adapted_for, run_batch
 from edge_circuits.graphs.running.patching import Intervention, cut_values, equals_a_run, trimmed
 from edge_circuits.graphs.running.plan import make_plan
@@ -101,16 +102,17 @@ def discover_spans(
     """
     check_thresholds([threshold])
     check_pairs(pairs)
-    choice("change", change, ("signed", "absolute"))
-    whole_number("stacked_tokens", stacked_tokens, 1)
+    SearchSettings(intervention=intervention, change=change, stacked_tokens=stacked_tokens)  # refuses what there is not
     if pairs.spans is None:
         raise refusal("pairs", "prompts with spans", "prompts without", "give spans={...}, or take pairs.by_token()")
     if circuit is None:
-        graph = adapt(model).graph
-        circuit = SpanCircuit(graph, pairs.spans.names, graph.edge_mask[:, :, None].repeat(1, 1, len(pairs.spans)))
-    check_spans(pairs, circuit.spans)
-    transformer = adapted_for(model, circuit)
-    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
+        transformer = adapt(model)
+        every = transformer.graph.edge_mask[:, :, None].repeat(1, 1, len(pairs.spans))
+        circuit = SpanCircuit(transformer.graph, pairs.spans.names, every)
+    else:
+        check_spans(pairs, circuit.spans)
+        transformer = adapted_for(model, circuit)
+    batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
     runs = _Runs(transformer, circuit.graph, metric, intervention, batches)
     return _Sweep(runs, circuit, float(threshold), change, stacked_tokens).run(quiet)
 

@@ -35,6 +35,7 @@ from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.patching import Intervention, answer_rows, cut_values, trimmed
 
 MAX_TOKENS = 2048
@@ -98,7 +99,7 @@ def crossing(
     metric = as_metric(metric, transformer, pairs)
     method.check_model(transformer)
     method.check_metric(metric)
-    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
+    batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
     job = Job(transformer, metric, cut_values(transformer, batches, intervention), intervention, 1)
     total = sum(_moved(job, method, batch).double().cpu() for batch in batches)
     settings = {"intervention": str(intervention), "n_prompts": len(pairs), **method.settings}

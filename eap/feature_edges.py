@@ -102,8 +102,9 @@ def score_feature_edges(
         raise ValueError("nodes: expected nodes of these dictionaries in this order, got nodes of other sites")
     if stream := next((site for site in nodes.sites if not site.is_writer), None):
         raise ValueError(f"site {stream.name}: expected sites that a source writes for edges, got the residual stream")
-    stream = Site("resid_post", len(adapt(model).blocks) - 1)
-    whole = Coordinates(stream, 1, adapt(model).W_U.shape[0])  # what `logits` reads, in the place `LOGITS`
+    transformer = adapt(model)
+    stream = Site("resid_post", len(transformer.blocks) - 1)
+    whole = Coordinates(stream, 1, transformer.W_U.shape[0])  # what `logits` reads, in the place `LOGITS`
     dissection = Dissection(model, [*dictionaries, whole], pairs, intervention, batch_size)
     metric = as_metric(metric, dissection.transformer, pairs)
     destinations = list(_destinations(dissection, nodes))
@@ -315,10 +316,9 @@ def _entering(
     dissection: Dissection, kept: Activations, destination: Destination, change: Float[Tensor, "batch pos d_model"]
 ) -> tuple[Site, Tensor]:
     """The site, and what its value changes by, when a destination's stream changes."""
-    transformer = dissection.transformer
+    transformer, dictionary = dissection.transformer, dissection.dictionaries[destination.site]
     if destination.site == LOGITS:
-        return Site("resid_post", len(transformer.blocks) - 1), change
-    dictionary = dissection.dictionaries[destination.site]
+        return dictionary.site, change
     streams = _leaves(kept, dictionary.site)
     moved = streams | {destination.part: streams[destination.part] + change.to(streams[destination.part])}
     before, after = (

@@ -6,13 +6,14 @@ Patching (noising, over all positions at once).
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
-from edge_circuits.graphs import Circuit, Graph, PromptPairs
+from edge_circuits.graphs import Graph, PromptPairs
 from edge_circuits.graphs.graph import KVDestinations
 from edge_circuits.graphs.measures.values import values_of
 from edge_circuits.graphs.metrics import Metric, metric_name
-from edge_circuits.graphs.node_circuits import ScoredNodes
+from edge_circuits.graphs.node_circuits import ScoredNodes, node_circuit
 from edge_circuits.graphs.running.patching import Intervention
 from edge_circuits.graphs.surroundings import in_plain_surroundings
 
@@ -41,11 +42,7 @@ def patch_nodes(
         ValueError: As `measure`.
     """
     graph = Graph.from_model(model, kv_destinations)
-    without = []
-    for node in range(1, graph.n_sources):
-        mask = graph.edge_mask.clone()
-        mask[node] = False
-        without.append(Circuit(graph, mask))
+    without = [node_circuit(graph, torch.arange(graph.n_sources) != node) for node in range(1, graph.n_sources)]
     values = values_of(model, without, pairs, metric, intervention, batch_size=batch_size)
     metadata = {"method": "exact", "metric": metric if isinstance(metric, str) else metric_name(metric)}
     settings = {"intervention": str(intervention), "n_prompts": len(pairs)}

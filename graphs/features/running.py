@@ -29,6 +29,7 @@ from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, take_rows
 from edge_circuits.graphs.prompts.pairs import PromptPairs, in_order
+from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.patching import Intervention, answer_rows, answered, trimmed
 
 Errors = Literal["nodes", "kept", "cut"]
@@ -86,8 +87,8 @@ class Dissection:
             )
         self.dictionaries = [dictionary.like(transformer.device, wide) for dictionary in dictionaries]
         largest = max(dictionary.n_features * getattr(dictionary, "width", 1) for dictionary in dictionaries)
-        most = None if batch_size else max(1, min(MAX_TOKENS, MAX_NUMBERS // largest))
-        self.batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, most)]
+        batches = ALONE.batches(pairs, batch_size, max(1, min(MAX_TOKENS, MAX_NUMBERS // largest)))
+        self.batches = [batch.to(transformer.device) for batch in batches]
         self._check_widths()
         self._means = _means(self, intervention == "mean-positional") if intervention.startswith("mean") else None
         self.intervention = intervention

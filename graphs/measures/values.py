@@ -24,6 +24,7 @@ from edge_circuits.graphs.metrics import Metric, accuracy, as_metric, check_valu
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import check_pairs, in_order
+from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.execution import MAX_TOKENS, run_batch
 from edge_circuits.graphs.running.patching import Cut, Intervention, check_intervention, cut_values
 from edge_circuits.graphs.running.plan import make_plan
@@ -113,7 +114,7 @@ class Trial:
             raise ValueError(
                 f"the circuit is of {graph}, the model's graph is {self.transformer.graph}: take circuits of this model"
             )
-        batches = pairs.batches(batch_size, None if batch_size else MAX_TOKENS)
+        batches = ALONE.batches(pairs, batch_size, MAX_TOKENS)
         self.batches = [batch.to(self.transformer.device) for batch in batches]
         self._cuts = cut_values(self.transformer, self.batches, intervention)
 

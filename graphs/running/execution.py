@@ -24,6 +24,7 @@ from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.nodes import Part
 from edge_circuits.graphs.prompts.pairs import PromptPairs, check_pairs, in_order
+from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.patching import (
     Cut,
     Intervention,
@@ -80,7 +81,7 @@ def run(
     transformer = adapted_for(model, *circuits)
     plans = [make_plan(each.graph, _mask_for(each, pairs, transformer), intervention, everywhere) for each in circuits]
     pairs = pairs.read_at_the_end() if everywhere else pairs
-    batches = [batch.to(transformer.device) for batch in pairs.batches(batch_size, None if batch_size else MAX_TOKENS)]
+    batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
     cuts = cut_values(transformer, batches, intervention, everywhere=everywhere)
     found = []
     for batch in batches:
