@@ -7,6 +7,7 @@ from html import escape
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.drawing.elements import document
 from edge_circuits.graphs.drawing.looks import FAINT_INK, INK, printable
 
 _CELL, _MARGIN, _LABEL = 22, 14, 26
@@ -25,12 +26,7 @@ def heat_map_svg(values: Float[Tensor, "layer head"], title: str) -> str:
     width = max(_LABEL + _CELL * n_heads + 2 * _MARGIN, 8 * len(title) + 2 * _MARGIN)
     top = _MARGIN + 24
     height = top + _CELL * n_layers + 34 + _MARGIN
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="Helvetica, Arial, sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{_MARGIN}" y="{_MARGIN + 8}" fill="{INK}" font-size="14">{escape(printable(title))}</text>',
-    ]
+    lines = [f'<text x="{_MARGIN}" y="{_MARGIN + 8}" fill="{INK}" font-size="14">{escape(printable(title))}</text>']
     for layer, row in enumerate(values.tolist()):
         y = top + _CELL * (n_layers - 1 - layer)
         lines.append(f'<text x="{_MARGIN}" y="{y + 15}" fill="{FAINT_INK}">{layer}</text>')
@@ -47,7 +43,7 @@ def heat_map_svg(values: Float[Tensor, "layer head"], title: str) -> str:
         for head in heads
     ]
     lines.append(f'<text x="{_MARGIN}" y="{below + 18}" fill="{FAINT_INK}">layer upwards, head to the right</text>')
-    return "\n".join([*lines, "</svg>", ""])
+    return document(width, height, 11, lines)
 
 
 def shade(share: float, dark: tuple[int, int, int] = BLUE) -> str:

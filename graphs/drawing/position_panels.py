@@ -13,6 +13,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.drawing.elements import document
 from edge_circuits.graphs.drawing.heat_map import BLUE, shade
 from edge_circuits.graphs.drawing.looks import FAINT_INK, INK, printable
 
@@ -43,17 +44,12 @@ def panels_svg(rows: Sequence[Sequence[Panel]], positions: Sequence[str], title:
     pitch = _MARGIN + max(_LABEL + _CELL * len(texts), _LETTER * longest)
     step = 24 + _HEIGHT * n_layers + below + _MARGIN
     width, height = pitch * max(map(len, rows)) + _MARGIN, 2 * _MARGIN + 16 + step * len(rows)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="10">',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-        f'<text x="{_MARGIN}" y="{_MARGIN + 8}" fill="{INK}" font-size="13">{escape(printable(title))}</text>',
-    ]
+    lines = [f'<text x="{_MARGIN}" y="{_MARGIN + 8}" fill="{INK}" font-size="13">{escape(printable(title))}</text>']
     for down, row in enumerate(rows):
         for right, panel in enumerate(row):
             place = f"translate({_MARGIN + right * pitch:.1f} {2 * _MARGIN + 16 + down * step:.1f})"
             lines.append(f'<g transform="{place}">\n{_panel(panel, texts)}\n</g>')
-    return "\n".join([*lines, "</svg>", ""])
+    return document(width, height, 10, lines)
 
 
 def _heading(panel: Panel) -> str:

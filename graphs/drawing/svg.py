@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from html import escape
 
 from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
+from edge_circuits.graphs.drawing.elements import document, text_at
 from edge_circuits.graphs.drawing.grid_layout import LINE, NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
 
@@ -34,14 +35,9 @@ def layered_svg(picture: Picture) -> str:
     def placed(point: Point) -> Point:
         return Point(point.x + _MARGIN, bottom - point.y)
 
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}pt" height="{height:.0f}pt" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="12">',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-    ]
-    lines += [_text(Point(_MARGIN, _MARGIN + 12 + _LINE * place), text, size=15) for place, text in enumerate(title)]
+    lines = [text_at(Point(_MARGIN, _MARGIN + 12 + _LINE * place), text, size=15) for place, text in enumerate(title)]
     for row, point in layout.labels.items():
-        lines.append(_text(placed(Point(point.x, point.y - 4)), picture.rows[row], FAINT_INK))
+        lines.append(text_at(placed(Point(point.x, point.y - 4)), picture.rows[row], FAINT_INK))
     lines += [
         f'<path d="M{x + _MARGIN:.1f},{bottom - layout.height:.1f} V{bottom:.1f}" stroke="#dddddd"/>'
         for x in layout.bounds
@@ -49,19 +45,12 @@ def layered_svg(picture: Picture) -> str:
     for column, point in zip(picture.columns, layout.headings):
         for number, text in enumerate((column.name, *column.lines)):
             place = placed(Point(point.x, point.y - LINE * number))
-            lines.append(_text(place, text, FAINT_INK if number else INK, anchor="middle"))
+            lines.append(text_at(place, text, FAINT_INK if number else INK, anchor="middle"))
     for edge, curve in zip(picture.edges, layout.curves):
         lines.append(_edge(edge, Curve(*map(placed, curve))))
     lines += [_node(node, placed(layout.centres[node.name])) for node in picture.nodes]
     lines.append(f'<g transform="translate({_MARGIN} {bottom + _MARGIN + _LINE / 2:.0f})">\n{legend}\n</g>')
-    return "\n".join([*lines, "</svg>", ""])
-
-
-def _text(point: Point, text: str, colour: str = INK, *, size: int = 12, anchor: str = "start") -> str:
-    return (
-        f'<text x="{point.x:.1f}" y="{point.y:.1f}" fill="{colour}" font-size="{size}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
-    )
+    return document(width, height, 12, lines, unit="pt")
 
 
 def _edge(edge: DrawnEdge, curve: Curve) -> str:
@@ -82,10 +71,10 @@ def _node(node: DrawnNode, centre: Point) -> str:
     role = "" if node.role is None else f"<title>{escape(f'{node.name}  {node.role}')}</title>"
     lines = [_box(node.kind, node.colour, centre)]
     has_letters = node.kind == "head" and node.parts
-    lines.append(_text(Point(centre.x, centre.y + (-2 if has_letters else 4)), node.label, anchor="middle"))
+    lines.append(text_at(Point(centre.x, centre.y + (-2 if has_letters else 4)), node.label, anchor="middle"))
     for part in sorted(node.parts) if has_letters else ():
         place = Point(centre.x + PART_OFFSET[part], centre.y + 13)
-        lines.append(_text(place, part, EDGE_COLOURS[part], size=10, anchor="middle"))
+        lines.append(text_at(place, part, EDGE_COLOURS[part], size=10, anchor="middle"))
     return f"<g>{role}{''.join(lines)}</g>"
 
 
@@ -104,11 +93,11 @@ def _legend(picture: Picture, width: float) -> tuple[str, int]:
         entry_width = _SYMBOL + _LETTER * len(text) + 14
         if x and x + entry_width > width:
             x, n_lines = 0.0, n_lines + 1
-        place, label = f"translate({x:.0f} {n_lines * _LINE})", _text(Point(_SYMBOL, 4), text)
+        place, label = f"translate({x:.0f} {n_lines * _LINE})", text_at(Point(_SYMBOL, 4), text)
         lines.append(f'<g transform="{place}">{symbol}{label}</g>')
         x += entry_width
     notes = textwrap.wrap("; ".join(picture.notes), max(20, int(width / _LETTER)))
-    lines += [_text(Point(0, (n_lines + place) * _LINE + 4), text) for place, text in enumerate(notes, start=1)]
+    lines += [text_at(Point(0, (n_lines + place) * _LINE + 4), text) for place, text in enumerate(notes, start=1)]
     return "\n".join(lines), n_lines + 1 + len(notes)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_circuits.graphs.drawing.elements import document, text_at
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, printable
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
@@ -106,15 +107,9 @@ def feature_svg(
         return LEFT + PITCH * (column + 0.5), height - ROW * (row + 1.2)
 
     places[LOGITS,] = ((n_columns - 1) / 2, len(rows))
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} '
-        f'{height:.0f}" font-family="Helvetica, Arial, sans-serif" font-size="11">',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-        _text(20, 22, title, INK, 14, "start"),
-        _text(20, 40, LEGEND, FAINT_INK, 11, "start"),
-    ]
+    lines = [text_at((20, 22), title, size=14), text_at((20, 40), LEGEND, FAINT_INK, size=11)]
     lines += [
-        _text(10, height - ROW * (place + 1.2), nodes.sites[site].name, FAINT_INK, 12, "start")
+        text_at((10, height - ROW * (place + 1.2)), nodes.sites[site].name, FAINT_INK)
         for place, site in enumerate(rows)
     ]
     first = {
@@ -122,7 +117,7 @@ def feature_svg(
         for (_, position, _), (x, _) in sorted(((k, p) for k, p in places.items() if len(k) == 3), reverse=True)
     }
     lines += [
-        _text(LEFT + PITCH * (x + 0.5), height - 14, tokens[position], FAINT_INK, 12)
+        text_at((LEFT + PITCH * (x + 0.5), height - 14), tokens[position], FAINT_INK, anchor="middle")
         for position, x in sorted(first.items())
         if ANY < position < len(tokens)
     ]
@@ -130,7 +125,7 @@ def feature_svg(
     for row, (key, name) in enumerate(zip(map(tuple, nodes.index.tolist()), nodes.names)):
         lines.append(_node(kind_of(nodes, row), name, labels[row], nodes.scores[row].item(), *at(key)))
     lines.append(_node("feature", "logits", "", 0.0, *at((LOGITS,))))
-    return "\n".join([*lines, "</svg>", ""])
+    return document(width, height, 11, lines)
 
 
 def render_features(edges: FeatureEdges, path: str | os.PathLike[str], **settings: Any) -> Path:
@@ -185,13 +180,8 @@ def _node(kind: str, name: str, label: str, score: float, x: float | int, y: flo
         f'fill="{colour}" stroke="{INK}" stroke-width="0.8"{dashes}/>'
     )
     shown = label if len(label) < 17 else label[:15] + "…"
-    texts = _text(x, y - 2 if label else y + 4, name.split("@")[0], INK, 10) + (
-        _text(x, y + 11, shown, FAINT_INK, 9) if label else ""
-    )
+    texts = text_at((x, y - 2 if label else y + 4), name.split("@")[0], size=10, anchor="middle")
+    texts += text_at((x, y + 11), shown, FAINT_INK, size=9, anchor="middle") if label else ""
     return (
         f'<g class="{kind}"><title>{escape(printable(f"{kind} {name}  {score:.4g}  {label}"))}</title>{box}{texts}</g>'
     )
-
-
-def _text(x: float | int, y: float | int, text: str, colour: str, size: int, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" text-anchor="{anchor}">{escape(printable(text))}</text>'

@@ -143,6 +143,7 @@ def test_a_weight_that_hardly_matters_is_another_question(tmp_path: Path) -> Non
         model.blocks[1].mlp.original_component.c_proj.bias[0] += 1e-9
     with pytest.warns(UserWarning, match="which differs in weights"):
         eap.score(model, PAIRS, logit_difference, "eap", **settings)
+    assert len(list(tmp_path.glob("eap-*.npz"))) == 2
 
 
 def test_a_model_of_other_settings_is_another_question(tmp_path: Path) -> None:
@@ -158,6 +159,7 @@ def test_a_method_of_other_code_is_another_question(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fingerprint, "code_digest", lambda: "other")
     with pytest.warns(UserWarning, match="which differs in code"):
         scored("eap", logit_difference, tmp_path)
+    assert len(list(tmp_path.glob("eap-*.npz"))) == 2
 
 
 @pytest.mark.parametrize("factor", [1.01, 3.0])

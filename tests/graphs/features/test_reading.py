@@ -83,6 +83,7 @@ def test_sae_lens_architectures(tmp_path: Path) -> None:
     (scaled,) = sae_lens(tmp_path / "t", config, OURS)
     features = top_k(p * NORMS)
     check(scaled, features, (features / NORMS) @ W_DEC + B_DEC)
+    assert [each.activation for each in (jump, gated, scaled)] == ["jumprelu", "gated", "topk"]
 
 
 def test_sae_lens_normalisation(tmp_path: Path) -> None:

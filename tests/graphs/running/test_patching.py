@@ -189,7 +189,10 @@ def test_an_answer_beyond_the_vocabulary_is_refused_with_its_row(name: str) -> N
 def test_patching_between_identical_prompts_warns_and_other_interventions_do_not() -> None:
     model = tiny("gpt2").model
     pairs = PromptPairs([[1, 2], [3, 4], [5]], [[1, 2], [3, 5], [5]])
+    empty, full = Circuit.empty(Graph.from_model(model)), Circuit.full(Graph.from_model(model))
     with pytest.warns(UserWarning, match="pairs: 2 of 3 have the same clean and corrupted prompt, where cutting"):
-        run(model, Circuit.empty(Graph.from_model(model)), pairs)
+        changed = (run(model, empty, pairs) - run(model, full, pairs)).abs().amax(1)
+    assert (changed > 1e-4).tolist() == [False, True, False]
     with warnings.catch_warnings(action="error"):
-        run(model, Circuit.empty(Graph.from_model(model)), pairs, "zero")
+        changed = (run(model, empty, pairs, "zero") - run(model, full, pairs, "zero")).abs().amax(1)
+    assert (changed > 1e-4).all()
