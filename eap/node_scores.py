@@ -48,7 +48,7 @@ class NodeScores:
     """Node scores of every prompt and their means.
 
     Attributes:
-        per_prompt: by kind of node, [pair layer pos], and [pair layer head pos] for "heads" (not of "exact"); NaN where a prompt has no
+        per_prompt: by kind of node, [pair layer pos], and [pair layer head pos] for "heads" (of "exact" where asked); NaN where a prompt has no
             such position, zero after its answer. Kinds: "resid_pre", "resid_mid" (between attention and MLP; not
             there for parallel or attention-only blocks), "resid_post", "attention_out", "mlp_out" (not there for
             attention-only models), "heads".
@@ -81,7 +81,7 @@ class NodeScores:
             ValueError: there are no scores of heads, as from method "exact".
         """
         if "heads" not in self.per_prompt:
-            raise refusal("scores", "scores of heads", ", ".join(self.kinds), "patch_nodes cuts every head exactly")
+            raise refusal("scores", "scores of heads", ", ".join(self.kinds), "give heads=True, or take patch_nodes")
         kinds = ("heads", "mlp_out") if self.graph.mlps else ("heads",)
         totals = [self.per_prompt[kind].nan_to_num().sum(-1).mean(0) for kind in kinds]
         columns = [total if total.dim() == 2 else total[:, None] for total in totals]
@@ -97,6 +97,7 @@ def score_nodes(
     method: OnePass | Exact | str = "relp",
     direction: Direction = "noising",
     *,
+    heads: bool = False,
     batch_size: int | None = None,
     process_group: ProcessGroup | None = None,
     quiet: bool = False,
@@ -108,6 +109,7 @@ def score_nodes(
         method: "relp", "eap", the gradient, or such a method with settings; or "exact", at the price of a run for each kind, layer and
             position.
         direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
+        heads: whether "exact" patches each head too, a run for each head, layer and position; estimates always have them.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
         quiet: no progress bar.
@@ -136,7 +138,7 @@ def score_nodes(
         total=sum(map(len, batches)), desc=f"{method.name} nodes", unit="prompt", disable=quiet, leave=False
     ) as bar:
         for batch in batches:
-            for kind, value in _batch_scores(transformer, batch, metric, method, direction).items():
+            for kind, value in _batch_scores(transformer, batch, metric, method, direction, heads).items():
                 value = _padded(value, batch, pairs.clean.shape[1]).cpu()
                 rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
                 rows[batch.indices.cpu()] = value
@@ -174,14 +176,20 @@ def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:
 
 
 def _batch_scores(
-    transformer: Transformer, batch: PromptPairs, metric: Metric, method: OnePass | Exact, direction: Direction
+    transformer: Transformer,
+    batch: PromptPairs,
+    metric: Metric,
+    method: OnePass | Exact,
+    direction: Direction,
+    heads: bool,
 ) -> dict[str, Tensor]:
     """Scores of each kind, [layer (head) batch pos], where the last layer may hold the answer row alone."""
     tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
     here, there = (transformer.embed(trimmed(each, batch)) for each in tokens)
     sign = 1 if direction == "noising" else -1
     if isinstance(method, Exact):
-        return {kind: sign * value for kind, value in patched_nodes(transformer, batch, metric, here, there).items()}
+        exact = patched_nodes(transformer, batch, metric, here, there, heads)
+        return {kind: sign * value for kind, value in exact.items()}
     with torch.no_grad():
         other = transformer.forward(there, answer_rows(batch))
     operations = method.operations(transformer, batch, lambda: other)

@@ -2,7 +2,8 @@
 
 1. The model runs once on each prompt of a pair; one run is the base, the other gives the values to put in.
 2. For every layer and position the stream before the layer, what attention adds to it, the stream between attention and MLP,
-   and what the MLP adds are replaced there, alone, and the layers from there on run again, positions stacked along the batch.
+   and what the MLP adds are replaced there, alone, and the layers from there on run again, positions stacked along the batch;
+   so is what each head writes, where that is asked.
 
 Reference: Meng et al. 2022, Locating and Editing Factual Associations in GPT, section 2.1 (causal traces, restoring values);
 Zhang and Nanda 2024, Towards Best Practices of Activation Patching in Language Models (both directions).
@@ -25,7 +26,7 @@ from edge_circuits.graphs.model.transformer import Activations, Transformer, tak
 from edge_circuits.graphs.running.patching import answer_rows, answered
 
 STACKED_TOKENS = 1024
-ORDER = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out")
+ORDER = ("resid_pre", "resid_mid", "resid_post", "attention_out", "mlp_out", "heads")
 
 
 class _Place(NamedTuple):
@@ -34,7 +35,7 @@ class _Place(NamedTuple):
     kind: str
     layer: int
     name: str
-    value: Float[Tensor, "batch pos d_model"]
+    value: Float[Tensor, "batch pos *head width"]
 
 
 @torch.no_grad()
@@ -44,13 +45,15 @@ def patched_nodes(
     metric: Metric,
     here: Float[Tensor, "batch pos d_model"],
     there: Float[Tensor, "batch pos d_model"],
-) -> dict[str, Float[Tensor, "batch pos layer"]]:
+    heads: bool = False,
+) -> dict[str, Float[Tensor, "batch pos layer *head"]]:
     """What each node's value on the other prompt, put in at one position, adds to the metric.
 
     Args:
         batch: Prompts with their answers.
         here: The embedded prompts that run.
         there: The embedded prompts whose values are put in.
+        heads: Whether each head is patched too.
     """
     runs = transformer.forward(here), transformer.forward(there)
     uncut = _values(transformer, batch, metric, runs[0].final)
@@ -58,14 +61,19 @@ def patched_nodes(
     found: dict[str, list[Tensor]] = {}
     for layer in range(len(transformer.blocks)):
         rest = replace(transformer, blocks=transformer.blocks[layer:])
-        for place in _places(transformer, layer, *runs):
+        for place in _places(transformer, layer, *runs, heads):
             effect = _each_position(rest, batch, metric, runs[0].attention_in[layer], place) - uncut[:, None]
             found.setdefault(place.kind, []).append(effect * counted)
     found["resid_post"] = [*found["resid_pre"][1:], *found["resid_post"]]
-    return {kind: torch.stack(found[kind], dim=2) for kind in ORDER if kind in found}
+    stacked = {kind: torch.stack(found[kind], dim=2) for kind in ORDER if kind in found}
+    if heads:
+        stacked["heads"] = stacked["heads"].unflatten(2, (len(transformer.blocks), -1))
+    return stacked
 
 
-def _places(transformer: Transformer, layer: int, base: Activations, other: Activations) -> Iterator[_Place]:
+def _places(
+    transformer: Transformer, layer: int, base: Activations, other: Activations, heads: bool
+) -> Iterator[_Place]:
     """The nodes of a layer; the stream behind it only for the last, since it is the next one's otherwise."""
     block = transformer.blocks[layer]
     yield _Place("resid_pre", 0, "stream", other.attention_in[layer])
@@ -74,6 +82,10 @@ def _places(transformer: Transformer, layer: int, base: Activations, other: Acti
         if not block.parallel:
             yield _Place("resid_mid", 0, "attention", other.mlp_in[layer] - base.attention_in[layer])
         yield _Place("mlp_out", 0, "mlp", other.mlp_out[layer])
+    for head in range(transformer.graph.n_heads if heads else 0):
+        value = base.z[layer].clone()
+        value[:, :, head] = other.z[layer][:, :, head]
+        yield _Place("heads", 0, "heads", value)
     if layer == len(transformer.blocks) - 1:
         yield _Place("resid_post", 1, "stream", other.final)
 
@@ -92,9 +104,8 @@ def _each_position(
         def put_in(layer: int, name: str, value: Tensor, at: Tensor = at) -> Tensor:
             if (layer, name) != (place.layer, place.name):
                 return value
-            return torch.where(
-                at.to(value.device), place.value.to(value.device).repeat(len(at) // n_batch, 1, 1), value
-            )
+            there = place.value.to(value.device).repeat(len(at) // n_batch, *[1] * (value.dim() - 1))
+            return torch.where(at.to(value.device).view(*at.shape[:2], *[1] * (value.dim() - 2)), there, value)
 
         kept = rest.forward(stream.repeat(len(positions), 1, 1), None, Operations(source=put_in))
         effects += [_values(rest, batch, metric, each) for each in kept.final.chunk(len(positions))]

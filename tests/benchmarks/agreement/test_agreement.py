@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from edge_circuits.benchmarks.agreement.edges import (
     named,
     telling_edges,
 )
-from edge_circuits.benchmarks.agreement.nodes import compare_nodes, exact_nodes
+from edge_circuits.benchmarks.agreement.nodes import compare_nodes
 from edge_circuits.benchmarks.agreement.study import main
 from edge_circuits.benchmarks.group_scores import group_scores
 from edge_circuits.benchmarks.problems.problem import Problem
@@ -139,6 +140,10 @@ def test_every_set_of_rules_has_a_method() -> None:
 
 
 # Nodes
+
+
+def exact_nodes(one: Problem, direction: str) -> Mapping[str, torch.Tensor]:
+    return score_nodes(one.model, one.pairs, one.metric, "exact", direction, heads=True, quiet=True).per_prompt
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "neox-parallel", "attention-only", "gemma2"])
