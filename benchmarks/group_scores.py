@@ -1,11 +1,13 @@
-"""A method's scores of a problem's edges, with what each group of prompts adds to them, as all studies use them."""
+"""Methods' scores of a problem's edges, with what each group of prompts adds to them, as all studies use them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from edge_circuits import eap
 from edge_circuits.benchmarks.problems.problem import Problem
@@ -35,6 +37,22 @@ def group_scores(problem: Problem, method: Method, metric: Metric, folder: Path,
         return scored
     shares = torch.tensor([len(group) / len(problem.pairs) for group in problem.pairs.groups(n_groups)])
     return replace(scored, per_group=shares[:, None, None].to(scored.scores) * scored.scores)
+
+
+def scores_beside_exact(
+    problem: Problem, methods: Mapping[str, Method], folder: Path, n_groups: int, quiet: bool
+) -> tuple[ScoredGraph, dict[str, ScoredGraph], dict[str, str]]:
+    """Scores of exact patching, those of every method, and why a method could not be asked, both by name."""
+    metric, scored, left_out = problem.metric, {}, {}
+    exact = group_scores(problem, eap.Exact(), metric, folder, n_groups)
+    with tqdm(methods.items(), unit="method", disable=quiet, leave=False) as bar:
+        for name, method in bar:
+            bar.set_description(f"{problem.name}, {name}")
+            try:
+                scored[name] = group_scores(problem, method, metric, folder, n_groups)
+            except ValueError as error:
+                left_out[name] = str(error)
+    return exact, scored, left_out
 
 
 def own_folder(folder: Path | None, problem: Problem, metric: Metric, method: Method) -> Path | None:

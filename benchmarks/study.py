@@ -27,7 +27,7 @@ from edge_circuits.benchmarks.output.tables import write_results
 from edge_circuits.benchmarks.problems.opening import DTYPES
 from edge_circuits.benchmarks.problems.problem import PLANTED, Problem
 from edge_circuits.benchmarks.problems.selection import N_PROMPTS, Asked, open_problems
-from edge_circuits.graphs.checks import refusal
+from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.running.patching import Word
 
 DONE, DIFFERS, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
@@ -135,6 +135,16 @@ def problems_of(given: argparse.Namespace, **asked: Any) -> list[Problem]:
         expected = "models with different names, since files are named after them"
         raise refusal("--model", expected, f"{', '.join(twice)} twice")
     return problems
+
+
+def n_measured(given: argparse.Namespace) -> int:
+    """How many prompts are held out to measure on: as many as edges are scored on.
+
+    Raises:
+        ValueError: Fewer than two.
+    """
+    n = N_PROMPTS if given.n_prompts is None else given.n_prompts
+    return whole_number("--n-prompts", n, 2, remedy="an interval needs two")
 
 
 @contextmanager

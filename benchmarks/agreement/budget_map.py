@@ -12,8 +12,8 @@ Intervals are the bootstrap's over prompts. Models trained with several seeds ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args, get_type_hints
@@ -21,12 +21,11 @@ from typing import Any, get_args, get_type_hints
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from edge_circuits import eap
 from edge_circuits.benchmarks.agreement.edges import Settings
-from edge_circuits.benchmarks.group_scores import group_scores
-from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.group_scores import scores_beside_exact
+from edge_circuits.benchmarks.output.tables import columns_of, table, with_ends
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.eap.methods.lookup import find, known
 from edge_circuits.eap.methods.method import Method
@@ -35,7 +34,6 @@ from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.bootstrap import CHUNK, drawn_counts, percentiles
 from edge_circuits.graphs.correlation import Measured, pearson, spearman
 from edge_circuits.graphs.measures.curves import curves
-from edge_circuits.graphs.metrics import Metric
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.running.patching import answer_rows, trimmed
@@ -68,11 +66,10 @@ class Point:
 
     def row(self) -> dict[str, Any]:
         """All under flat names."""
-        problem = self.problem
-        row = {"model": problem.model_name, "task": problem.task, "metric": problem.metric_name, "method": self.method}
-        row |= {"n_edges": problem.graph.n_edges, "n_prompts": len(problem.pairs), "cost": self.cost, "k": self.k}
+        row = self.problem.columns | {"method": self.method, "n_edges": self.problem.graph.n_edges}
+        row |= {"n_prompts": len(self.problem.pairs), "cost": self.cost, "k": self.k}
         for name, each in self.figures.items():
-            row |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+            row |= columns_of(name, each)
         return row
 
 
@@ -81,53 +78,42 @@ def map_names() -> tuple[str, ...]:
     names = []
     for name, method in known().items():
         if not (method.takes_all or isinstance(method, (eap.Exact, eap.Random))):
-            names += [name, *(f"{name}:reader={reader}" for reader in _readers(method)[1:])]
+            names += [name, *(f"{name}:reader={reader}" for reader in _readers(method))]
     return tuple(names)
 
 
 def _readers(method: Method) -> tuple[str, ...]:
-    names = {field.name for field in fields(method)}
-    if "reader" not in names:
-        return ()
-    choices = get_args(get_type_hints(type(method))["reader"])
-    return (method.reader, *(reader for reader in choices if reader != method.reader))
+    """Those that it can have beside its own."""
+    choices = get_args(get_type_hints(type(method)).get("reader"))
+    return tuple(reader for reader in choices if reader != method.reader)
 
 
-def budget_map(
-    problems: Sequence[Problem], methods: Sequence[str], settings: Settings, folder: Path, quiet: bool
-) -> tuple[list[Point], dict[str, dict[str, str]]]:
-    """Every method on every problem, exact patching last; and by problem the methods that could not be asked, with the reason."""
-    points, left_out = [], {}
-    for problem in problems:
-        left_out[problem.name] = {}
-        points += _points(problem, methods, settings, folder, quiet, left_out[problem.name])
-    return points, left_out
-
-
-def _points(
-    problem: Problem, methods: Sequence[str], settings: Settings, folder: Path, quiet: bool, left_out: dict[str, str]
-) -> Iterator[Point]:
-    metric, plain, scored, costs = problem.metric, plain_seconds(problem), {}, {}
-    for name in tqdm([*methods, "exact"], desc=problem.name, unit="method", disable=quiet, leave=False):
-        method = find(name)
-        try:
-            scored[name] = group_scores(problem, method, metric, folder, settings.n_groups)
-        except ValueError as error:
-            left_out[name] = str(error)
-            continue
-        costs[name] = _own_seconds(problem, method, metric) / plain
-    by = {name: "negative" if find(name).signed else "absolute" for name in scored}
-    exact = scored["exact"]
-    asked = {f"{area} {name}": each for area in ("cpr", "cmd") for name, each in scored.items()}
-    order = {key: by[key.split()[1]] if key.startswith("cpr") else "absolute" for key in asked}
-    found = curves(problem.model, asked, problem.held_out, metric, by=order)
+def points(
+    problem: Problem, methods: Sequence[str], settings: Settings, folder: Path, quiet: bool
+) -> tuple[list[Point], dict[str, str]]:
+    """Every method on one problem, exact patching last; and the methods that could not be asked, with the reason."""
+    asked, plain = {name: find(name) for name in methods}, plain_seconds(problem)
+    exact, scored, left_out = scores_beside_exact(problem, asked, folder, settings.n_groups, quiet)
+    scored["exact"] = exact
+    areas = _areas(problem, scored, settings)
+    found = []
     for name, each in scored.items():
-        areas = {
-            area: found[f"{area} {name}"].interval(area, clipped=True, seed=settings.seed) for area in ("cpr", "cmd")
-        }
-        figures = agreement_figures(each, exact, find(name).signed, settings)
-        figures |= {area: Measured(one.value, one.low, one.high) for area, one in areas.items()}
-        yield Point(problem, name, find(name).signed, costs[name], top_k(exact), figures)
+        method = find(name)
+        cost = _own_seconds(problem, method) / plain
+        figures = agreement_figures(each, exact, method.signed, settings) | areas[name]
+        found.append(Point(problem, name, method.signed, cost, top_k(exact), figures))
+    return found, left_out
+
+
+def _areas(problem: Problem, scored: Mapping[str, ScoredGraph], settings: Settings) -> dict[str, dict[str, Measured]]:
+    """CPR, the most helpful edges first, and CMD, the largest first, on the prompts held out, by method."""
+    asked = {f"{area} {name}": each for area in ("cpr", "cmd") for name, each in scored.items()}
+    by = dict.fromkeys(asked, "absolute") | {f"cpr {name}": "negative" for name in scored if find(name).signed}
+    found: dict[str, dict[str, Measured]] = {name: {} for name in scored}
+    for key, curve in curves(problem.model, asked, problem.held_out, problem.metric, by=by).items():
+        area, _, name = key.partition(" ")
+        found[name][area] = Measured(*curve.interval(area, clipped=True, seed=settings.seed)[:3])
+    return found
 
 
 def top_k(exact: ScoredGraph) -> int:
@@ -183,12 +169,10 @@ def plain_seconds(problem: Problem) -> float:
     return min(_seconds(lambda: [passes(batch) for batch in batches]) for _ in range(ROUNDS))
 
 
-def _own_seconds(problem: Problem, method: Method, metric: Metric) -> float:
+def _own_seconds(problem: Problem, method: Method) -> float:
     """CPU time of scoring all prompts at once; the least of some, of a slow method that of a single time."""
-    rounds = 1 if method.slow else ROUNDS
-    return min(
-        _seconds(lambda: eap.score(problem.model, problem.pairs, metric, method, quiet=True)) for _ in range(rounds)
-    )
+    asked = problem.model, problem.pairs, problem.metric, method
+    return min(_seconds(lambda: eap.score(*asked, quiet=True)) for _ in range(1 if method.slow else ROUNDS))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -197,32 +181,29 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def text(points: Sequence[Point]) -> str:
+def text(found: Sequence[Point]) -> str:
     """A table a problem, and one over all of them."""
-    problems = list(dict.fromkeys(point.problem for point in points))
-    parts = []
-    for problem in problems:
-        here = [point for point in points if point.problem is problem]
-        about = f"{problem.name}: {problem.graph.n_edges:,} edges, {len(problem.pairs)} {problem.prompts}, {problem.metric_name}"
-        names = [f"top {here[0].k}" if name == "top_k" else name for name in FIGURES]
-        cells = [
-            [
-                one.method,
-                "" if one.signed else "|.|",
-                f"{one.cost:.1f}",
-                *(_cell(one.figures.get(name)) for name in FIGURES),
-            ]
-            for one in here
-        ]
-        parts.append(f"{about}\n{table(['method', '', 'cost', *names], cells)}")
-    return "\n\n".join([*parts, _over_all(points, len(problems)), LEGEND])
+    problems = list(dict.fromkeys(point.problem for point in found))
+    tables = [_table([point for point in found if point.problem is problem]) for problem in problems]
+    return "\n\n".join([*tables, _over_all(found, len(problems)), LEGEND])
 
 
-def _over_all(points: Sequence[Point], n_problems: int) -> str:
+def _table(found: Sequence[Point]) -> str:
+    problem = found[0].problem
+    about = f"{problem.name}: {problem.graph.n_edges:,} edges, {len(problem.pairs)} {problem.prompts}, {problem.metric_name}"
+    names = [f"top {found[0].k}" if name == "top_k" else name for name in FIGURES]
+    cells = []
+    for one in found:
+        figures = [with_ends(one.figures.get(name)) for name in FIGURES]
+        cells.append([one.method, "" if one.signed else "|.|", f"{one.cost:.1f}", *figures])
+    return f"{about}\n{table(['method', '', 'cost', *names], cells)}"
+
+
+def _over_all(found: Sequence[Point], n_problems: int) -> str:
     """Means over problems, and the worst."""
     lines = []
-    for method in dict.fromkeys(point.method for point in points):
-        here = [point for point in points if point.method == method]
+    for method in dict.fromkeys(point.method for point in found):
+        here = [point for point in found if point.method == method]
         cells = [method, str(len(here)), f"{fmean(point.cost for point in here):.1f}"]
         for name in FIGURES:
             values = [each.value for point in here if (each := point.figures.get(name)) and each.value is not None]
@@ -230,9 +211,3 @@ def _over_all(points: Sequence[Point], n_problems: int) -> str:
             cells.append(f"{fmean(values):.3f} ({worst(values):.3f})" if values else "-")
         lines.append(cells)
     return f"over {n_problems} problems: mean (worst)\n" + table(["method", "n", "cost", *FIGURES], lines)
-
-
-def _cell(measured: Measured | None) -> str:
-    if measured is None or measured.value is None:
-        return "-"
-    return f"{measured.value:.2f}" + ("" if measured.low is None else f" ({measured.low:.2f} {measured.high:.2f})")

@@ -24,6 +24,7 @@ from edge_circuits.graphs.bootstrap import N_RESAMPLES
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.correlation import Agreement, agreement
 from edge_circuits.graphs.model.adapter import adapt
+from edge_circuits.graphs.nodes import parse_destination
 from edge_circuits.graphs.running.execution import MAX_TOKENS, run_batch
 from edge_circuits.graphs.running.patching import cut_values
 from edge_circuits.graphs.running.plan import make_plan
@@ -108,7 +109,7 @@ def edge_classes(graph: Graph) -> dict[str, Bool[Tensor, "source destination"]]:
     masks = {ALL: graph.edge_mask}
     from_input = torch.zeros_like(graph.edge_mask)
     from_input[0] = True
-    kinds = [_kind(name) for name in graph.destinations]
+    kinds = [node.part or node.kind for node in map(parse_destination, graph.destinations)]
     for kind in ("q", "k", "v", "mlp", "logits"):
         masks[kind] = graph.edge_mask & torch.tensor([of == kind for of in kinds]) & ~from_input
     masks[INPUT] = graph.edge_mask & from_input
@@ -154,17 +155,6 @@ def interpolated(problem: Problem, edge: str, shares: Sequence[float]) -> Float[
 
 def telling_edges(exact: ScoredGraph, estimate: ScoredGraph) -> list[str]:
     """Edges to show: the largest effect up and down, and the largest error of an estimate, each once."""
-    graph = exact.graph
-    values, error = exact.scores[graph.edge_mask], (estimate.scores - exact.scores)[graph.edge_mask].abs()
-    where = graph.edge_mask.nonzero()
-    places = [int(at) for at in (values.argmax(), values.argmin(), error.argmax())]
-    names = [
-        f"{graph.sources[source]}->{graph.destinations[destination]}" for source, destination in where[places].tolist()
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _kind(destination: str) -> str:
-    if destination == "logits":
-        return "logits"
-    return "mlp" if destination.startswith("m") else destination[-2]
+    values, error = exact.values, (estimate.values - exact.values).abs()
+    places = torch.stack([values.argmax(), values.argmin(), error.argmax()])
+    return list(dict.fromkeys(exact.graph.names_at(places)))

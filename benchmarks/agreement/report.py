@@ -8,10 +8,10 @@ from typing import Any
 
 from edge_circuits.benchmarks.agreement.edges import Compared, Settings
 from edge_circuits.benchmarks.agreement.nodes import NodeAgreement
-from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.output.tables import columns_of, shown, table, with_ends
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.graphs import ScoredGraph
-from edge_circuits.graphs.correlation import Agreement, Measured
+from edge_circuits.graphs.correlation import Agreement
 
 LEGEND = """\
 Each cell: the correlation over all edges (or nodes) of the kind, and the interval that holds 95 % of the bootstrap's samples of
@@ -46,81 +46,58 @@ def text(results: Sequence[Result]) -> str:
 
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method and class of edges, and for each method, direction and kind of node; nothing is rounded."""
-    problem = result.problem
-    start = {
-        "model": problem.model_name,
-        "task": problem.task,
-        "metric": problem.metric_name,
-        "n_prompts": len(problem.pairs),
-    }
-    start |= {"seed": result.settings.seed}
+    n_prompts = len(result.problem.pairs)
+    start = result.problem.columns | {"n_prompts": n_prompts, "seed": result.settings.seed}
     found = []
     for one in result.compared:
-        about = {
-            "what": "edges",
-            "method": one.method,
-            "direction": "noising",
-            "by": "size" if one.by_size else "score",
-        }
-        about |= {"n_groups": one.n_groups, "seconds": one.seconds}
+        about = dict(what="edges", method=one.method, direction="noising", by="size" if one.by_size else "score")
+        about |= dict(n_groups=one.n_groups, seconds=one.seconds)
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.classes.items()]
     for one in result.nodes:
-        about = {
-            "what": "nodes",
-            "method": one.method,
-            "direction": one.direction,
-            "by": "score",
-            "n_groups": len(problem.pairs),
-        }
+        about = dict(what="nodes", method=one.method, direction=one.direction, by="score", n_groups=n_prompts)
         found += [start | about | {"kind": kind} | _figures(agreement) for kind, agreement in one.per_kind.items()]
     return found
 
 
+def _figures(agreement: Agreement) -> dict[str, Any]:
+    """An agreement as flat columns."""
+    correlations = columns_of("pearson", agreement.pearson) | columns_of("spearman", agreement.spearman)
+    line = {name: getattr(agreement, name) for name in ("slope", "intercept", "r_squared")}
+    return {"n": agreement.n} | correlations | line
+
+
 def _tables(result: Result) -> str:
-    problem, sizes = result.problem, result.compared[0].classes if result.compared else {}
+    problem = result.problem
     graph, n_groups = problem.graph, len(problem.pairs.groups(result.settings.n_groups))
     parts = [
         f"{problem.name}: {graph.n_edges:,} edges, {len(problem.pairs)} {problem.prompts} in {n_groups} groups, "
         f"{problem.metric_name}, seed {result.settings.seed}; exact patching took {result.exact.metadata['seconds']:.1f} seconds"
     ]
-    for name in ("pearson", "spearman") if result.compared else ():
-        headings = [
-            "method",
-            name.capitalize(),
-            *(f"{kind} ({sizes[kind].n:,})" for kind in sizes),
-            "slope",
-            "R2",
-            "seconds",
-        ]
-        parts.append(table(headings, [_edge_cells(one, name) for one in result.compared]))
+    if result.compared:
+        parts += [_edge_table(result.compared, name) for name in ("pearson", "spearman")]
     if result.nodes:
         parts.append(_node_table(result.nodes))
     return "\n\n".join([*parts, *(f"without {method}: {reason}" for method, reason in result.left_out.items())])
 
 
+def _edge_table(compared: Sequence[Compared], name: str) -> str:
+    headings = ["method", name.capitalize(), *_sized(compared[0].classes), "slope", "R2", "seconds"]
+    return table(headings, [_edge_cells(one, name) for one in compared])
+
+
 def _edge_cells(compared: Compared, name: str) -> list[str]:
     whole = next(iter(compared.classes.values()))
-    cells = [_cell(getattr(agreement, name)) for agreement in compared.classes.values()]
-    figures = ["-" if value is None else f"{value:.3g}" for value in (whole.slope, whole.r_squared)]
+    cells = [with_ends(getattr(agreement, name)) for agreement in compared.classes.values()]
+    figures = [shown(value, ".3g") for value in (whole.slope, whole.r_squared)]
     return [compared.method, "|.|" if compared.by_size else "", *cells, *figures, f"{compared.seconds:.2f}"]
 
 
 def _node_table(nodes: Sequence[NodeAgreement]) -> str:
-    kinds = list(nodes[0].per_kind)
-    lines = [[one.method, one.direction, *(_cell(one.per_kind[kind].pearson) for kind in kinds)] for one in nodes]
-    return table(["nodes", "Pearson", *(f"{kind} ({nodes[0].per_kind[kind].n:,})" for kind in kinds)], lines)
+    kinds = nodes[0].per_kind
+    lines = [[one.method, one.direction, *(with_ends(one.per_kind[kind].pearson) for kind in kinds)] for one in nodes]
+    return table(["nodes", "Pearson", *_sized(kinds)], lines)
 
 
-def _cell(measured: Measured) -> str:
-    if measured.value is None:
-        return "-"
-    return f"{measured.value:.2f}" + ("" if measured.low is None else f" ({measured.low:.2f} {measured.high:.2f})")
-
-
-def _figures(agreement: Agreement) -> dict[str, Any]:
-    """An agreement as flat columns."""
-    figures: dict[str, Any] = {"n": agreement.n}
-    for name in ("pearson", "spearman"):
-        measured = getattr(agreement, name)
-        figures |= {name: measured.value, f"{name}_low": measured.low, f"{name}_high": measured.high}
-    return figures | {"slope": agreement.slope, "intercept": agreement.intercept, "r_squared": agreement.r_squared}
+def _sized(kinds: dict[str, Agreement]) -> list[str]:
+    """Headings: each kind with how many edges or nodes it has."""
+    return [f"{kind} ({agreement.n:,})" for kind, agreement in kinds.items()]

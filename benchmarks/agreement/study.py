@@ -18,11 +18,10 @@ as pictures.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from edge_circuits.benchmarks.agreement import budget_map
 from edge_circuits.benchmarks.agreement.edges import (
@@ -37,11 +36,11 @@ from edge_circuits.benchmarks.agreement.edges import (
 )
 from edge_circuits.benchmarks.agreement.nodes import DIRECTIONS, compare_nodes
 from edge_circuits.benchmarks.agreement.report import Result, rows, text
-from edge_circuits.benchmarks.group_scores import group_scores
+from edge_circuits.benchmarks.group_scores import scores_beside_exact
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.benchmarks.problems.selection import N_PROMPTS
-from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, note, parts_of, problems_of, tell
+from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, n_measured, note, parts_of, problems_of, tell
 from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.bootstrap import N_RESAMPLES
 from edge_circuits.graphs.checks import whole_number
@@ -69,17 +68,15 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 def _work(given: argparse.Namespace) -> None:
     n_groups, n_resamples = (whole_number(f"--{name}", getattr(given, name), 2) for name in ("groups", "resamples"))
-    settings = Settings(n_groups, n_resamples, given.seed)
-    if given.budget_map:
-        _map(given, settings)
-        return
-    methods = tuple(dict.fromkeys(given.methods or method_names()))
-    for method in methods:
-        named(method)
+    (_map if given.budget_map else _agreement)(given, Settings(n_groups, n_resamples, given.seed))
+
+
+def _agreement(given: argparse.Namespace, settings: Settings) -> None:
+    """Correlations of every method, and of nodes."""
+    methods = {method: named(method) for method in given.methods or method_names()}
     problems = problems_of(given)
     for problem in problems:
-        for edge in given.edges or ():
-            problem.graph.edge_index(edge)  # refuses an unknown one before any work
+        problem.graph.mask_of(given.edges or ())  # refuses an unknown one before any work
     with parts_of(given) as folder:
         found = [_result(problem, settings, methods, folder, given) for problem in problems]
     results = [result for result, _ in found]
@@ -94,12 +91,12 @@ def _map(given: argparse.Namespace, settings: Settings) -> None:
     methods = tuple(dict.fromkeys(given.methods or budget_map.map_names()))
     for method in methods:
         find(method)
-    n = N_PROMPTS if given.n_prompts is None else given.n_prompts
-    problems = problems_of(given, n_held_out=whole_number("--n-prompts", n, 2, remedy="an interval needs two"))
+    problems = problems_of(given, n_held_out=n_measured(given))
     with parts_of(given) as folder:
-        points, left_out = budget_map.budget_map(problems, methods, settings, folder, given.quiet)
-    rows = [point.row() for point in points]
-    tell(given, "budget-map", budget_map.text(points), rows, left_out=left_out)
+        found = {each.name: budget_map.points(each, methods, settings, folder, given.quiet) for each in problems}
+    points = [point for of_problem, _ in found.values() for point in of_problem]
+    left_out = {name: each for name, (_, each) in found.items()}
+    tell(given, "budget-map", budget_map.text(points), [point.row() for point in points], left_out=left_out)
     if draws(given):
         from edge_circuits.benchmarks.agreement.plots import plot_map
 
@@ -108,26 +105,13 @@ def _map(given: argparse.Namespace, settings: Settings) -> None:
 
 
 def _result(
-    problem: Problem, settings: Settings, methods: Sequence[str], folder: Path, given: argparse.Namespace
+    problem: Problem, settings: Settings, methods: Mapping[str, Method], folder: Path, given: argparse.Namespace
 ) -> tuple[Result, dict[str, dict[str, Tensor]]]:
     """One model and task; and exact node patching by direction and kind of node, for the pictures."""
-    scored: dict[str, ScoredGraph] = {}
-    left_out: dict[str, str] = {}
-    metric = problem.metric
-    with tqdm((EXACT, *methods), unit="method", disable=given.quiet, leave=False) as bar:
-        for method in bar:
-            bar.set_description(f"{problem.name}, {method}")
-            try:
-                asked = find(EXACT) if method == EXACT else named(method)
-                scored[method] = group_scores(problem, asked, metric, folder, settings.n_groups)
-            except ValueError as error:
-                if method == EXACT:
-                    raise
-                left_out[method] = str(error)
-    exact = scored.pop(EXACT)
+    exact, scored, left_out = scores_beside_exact(problem, methods, folder, settings.n_groups, given.quiet)
     compared = [compare(method, each, exact, settings) for method, each in scored.items()]
     exact_nodes, nodes = {}, []
-    is_flat = getattr(metric, "zero_gradient_at_clean", False)
+    is_flat = getattr(problem.metric, "zero_gradient_at_clean", False)
     for direction in () if given.without_nodes or is_flat else DIRECTIONS:
         exact_nodes[direction], found = compare_nodes(problem, direction, settings)
         nodes += found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_circuits.benchmarks.faithfulness.finding import HELPFUL, LARGEST, RANDOM, Row
 from edge_circuits.benchmarks.faithfulness.report import Result
-from edge_circuits.benchmarks.output.figures import GREY, colour_of, new_figure, plain, write_figure
+from edge_circuits.benchmarks.output.figures import GREY, colour_of, finish, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,20 +26,12 @@ def plot_problem(result: Result, path: Path) -> Path:
             _draw_curve(axes, row, ranking, f"{row.method}  {row.figures[name].value:.3f}")
         if result.known is not None:
             at = result.known.circuit.n_edges / result.problem.graph.n_edges
-            axes.plot(
-                [at],
-                [result.known.faithfulness],
-                marker="*",
-                markersize=13,
-                color="black",
-                linestyle="",
-                label="known circuit",
-            )
+            look = dict(marker="*", markersize=13, color="black", linestyle="", label="known circuit")
+            axes.plot([at], [result.known.faithfulness], **look)
         _finish(axes, title, word)
     problem = result.problem
     title = f"{problem.name}: {problem.graph.n_edges:,} edges, {len(problem.held_out)} held-out prompts, {problem.metric_name}, {result.intervention}"
-    figure.suptitle(title, fontsize=12)
-    return write_figure(figure, path)
+    return write_figure(figure, path, title)
 
 
 def _draw_curve(axes: Axes, row: Row, ranking: str, label: str) -> None:
@@ -55,8 +47,5 @@ def _finish(axes: Axes, title: str, word: str) -> None:
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("share of edges kept, before dead ends are removed")
-    axes.set_ylabel("faithfulness")
-    axes.set_title(title, fontsize=10)
     axes.legend(title=word, alignment="left", fontsize=8.5, frameon=False)
-    plain(axes)
+    finish(axes, "share of edges kept, before dead ends are removed", "faithfulness", title)

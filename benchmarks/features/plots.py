@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edge_circuits.benchmarks.output.figures import GREY, PALETTE, new_figure, plain, write_figure
+from edge_circuits.benchmarks.output.figures import GREY, PALETTE, finish, new_figure, write_figure
 
 if TYPE_CHECKING:
     from edge_circuits.benchmarks.features.study import Result
@@ -34,9 +34,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> Path:
                 one.plot(group[0].asked_sizes, mean, color=colour, label=method, marker="o", markersize=3.5)
             one.axhline(1 if measure == "faithfulness" else 0, color=GREY, linewidth=0.8)
             one.set_xscale("log")
-            one.set_ylabel(measure if column == 0 else "")
-            plain(one)
+            finish(one, "nodes" if row else "", measure if column == 0 else "")
         axes[0][column].set_title(granularity, fontsize=11)
-        axes[1][column].set_xlabel("nodes")
     axes[0][0].legend(frameon=False, fontsize=9)
     return write_figure(figure, path)

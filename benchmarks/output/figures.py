@@ -60,10 +60,12 @@ def panels(
     return figure, axes
 
 
-def write_figure(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path, title: str | None = None) -> Path:
     """Write a figure whole, in the format of the path's ending; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
+    if title is not None:
+        figure.suptitle(title, fontsize=12)
     ending, out = path.suffix.removeprefix("."), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
     with rc_context({"svg.hashsalt": "edge-circuits"}):
@@ -79,7 +81,10 @@ def colour_of(method: str) -> str:
     return PALETTE[(names.index(method) if method in names else len(names) + len(method)) % len(PALETTE)]
 
 
-def plain(axes: Axes) -> None:
-    """No frame at the top and the right."""
+def finish(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """Words beside the axes, and no frame at the top and the right."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -7,10 +7,38 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge_circuits.benchmarks.output.provenance import commit, versions
 from edge_circuits.graphs.files.atomic import write_whole
+
+
+class Figure(Protocol):
+    """A value with its interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def shown(value: float | None, form: str = ".3f") -> str:
+    """A number as a cell."""
+    return "-" if value is None else format(value, form)
+
+
+def with_ends(figure: Figure | None, form: str = ".2f") -> str:
+    """A figure as a cell, its interval behind it in brackets."""
+    if figure is None or figure.value is None:
+        return "-"
+    ends = "" if figure.low is None else f" ({figure.low:{form}} {figure.high:{form}})"
+    return f"{figure.value:{form}}{ends}"
+
+
+def columns_of(name: str, figure: Figure | None) -> dict[str, float | None]:
+    """A figure under three flat names."""
+    ends = ("value", "low", "high")
+    values = (None if figure is None else getattr(figure, end) for end in ends)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], n_left: int = 2) -> str:

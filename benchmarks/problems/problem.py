@@ -54,6 +54,11 @@ class Problem:
         return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
 
     @property
+    def columns(self) -> dict[str, str]:
+        """What a row of a table begins with."""
+        return {"model": self.model_name, "task": self.task, "metric": self.metric_name}
+
+    @property
     def graph(self) -> Graph:
         """The model's edges."""
         return Graph.from_model(self.model)

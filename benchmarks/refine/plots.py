@@ -26,8 +26,7 @@ def plot_maps(rows: Sequence[Row], path: Path) -> Path:
     for axes, (title, name) in zip(figure.subplots(1, len(MAPS)), MAPS.items()):
         _draw_map(axes, rows, title, name)
     first = rows[0]
-    figure.suptitle(f"{first.task}: {first.method}, then ACDC with {first.metric}", fontsize=12)
-    return write_figure(figure, path)
+    return write_figure(figure, path, f"{first.task}: {first.method}, then ACDC with {first.metric}")
 
 
 def _draw_map(axes: Axes, rows: Sequence[Row], title: str, name: str) -> None:
@@ -36,12 +35,10 @@ def _draw_map(axes: Axes, rows: Sequence[Row], title: str, name: str) -> None:
     shown = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for y, line in enumerate(values):
         for x, value in enumerate(line):
-            axes.text(
-                x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white"
-            )
-    axes.set_xticks(
-        range(len(thresholds)), ["pruned" if t is None else f"{t:g}" for t in thresholds], rotation=45, fontsize=8
-    )
+            colour = "black" if value > 0.6 else "white"
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    names = ["pruned" if t is None else f"{t:g}" for t in thresholds]
+    axes.set_xticks(range(len(thresholds)), names, rotation=45, fontsize=8)
     axes.set_yticks(range(len(sizes)), [f"{k:,}" for k in sizes], fontsize=8)
     axes.set_xlabel("threshold")
     axes.set_ylabel("k")

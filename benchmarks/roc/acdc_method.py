@@ -11,27 +11,28 @@ edge (average precision, rates at k, nodes) takes the largest threshold that the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from edge_circuits import eap
 from edge_circuits.acdc.threshold_sweep import ThresholdSweep
 from edge_circuits.benchmarks.kept_sweeps import kept_sweep
-from edge_circuits.benchmarks.reference import candidates
+from edge_circuits.benchmarks.reference import candidate_labels, candidates
 from edge_circuits.benchmarks.roc.finding import (
     FALSE_POSITIVE_RATES,
     NO_METRIC,
     Curve,
+    Figures,
     Finding,
     Interval,
     Search,
     figures_of,
 )
-from edge_circuits.benchmarks.statistics.roc_curves import OperatingPoint, rates, roc_curve, threshold_roc
-from edge_circuits.graphs import Circuit, ScoredGraph, prune
+from edge_circuits.benchmarks.statistics.roc_curves import OperatingPoint, ThresholdRoc, rates, roc_curve, threshold_roc
+from edge_circuits.graphs import Circuit, prune
 from edge_circuits.graphs.metrics import KL
 
 THRESHOLDS = tuple(10 ** (power / 2) for power in range(-10, 3))  # 0.00001 to 10
@@ -58,28 +59,22 @@ class Sweep:
         return self._measured(search, *kept_sweep(problem, metric, THRESHOLDS, start, folder))
 
     def _measured(self, search: Search, found: ThresholdSweep, seconds: float | None) -> Finding:
-        points = [_point(search, circuit.live()) for circuit in found.circuits]
-        axes = (
-            torch.tensor([getattr(p, f"{kind}_positive_rate") for p in points], dtype=torch.double)
+        universe = search.settings.universe
+        labels = candidate_labels(search.problem.known, universe)
+        points = [rates(labels, candidate_labels(circuit.live(), universe)) for circuit in found.circuits]
+        true, false = (
+            torch.tensor([getattr(point, f"{kind}_positive_rate") for point in points], dtype=torch.double)
             for kind in ("true", "false")
         )
-        front = threshold_roc(*axes, torch.tensor(found.thresholds, dtype=torch.double))
-        among = candidates(found.scored, search.problem.known, search.settings.universe)
-        ranked, best = roc_curve(among.labels, among.scores), max(points, key=lambda point: point.youden)
-        figures = replace(
-            figures_of(search, ranked, found.scored),
-            auc=front.trapezoid_auc,
-            stairs_auc=front.stairs_auc,
-            rates_at={rate: _most(points, rate) for rate in FALSE_POSITIVE_RATES},
-            youden=best.youden,
-            youden_k=best.n_selected,
-        )
+        front = threshold_roc(true, false, torch.tensor(found.thresholds, dtype=torch.double))
+        among = candidates(found.scored, search.problem.known, universe)
+        ranked = figures_of(search, roc_curve(among.labels, among.scores), found.scored)
         return Finding(
             search=search,
             method=self.name,
             metric=search.metric_name if self.uses_metric else NO_METRIC,
             settings={"thresholds": list(THRESHOLDS), "n_tried": sum(trace.n_tried for trace in found.traces)},
-            figures=figures,
+            figures=ranked | _figures_of_points(points, front),
             interval=Interval(None, None, "thresholds"),
             curve=Curve(front.false_positive_rates, front.true_positive_rates),
             scored=found.scored,
@@ -87,13 +82,11 @@ class Sweep:
         )
 
 
-def _point(search: Search, circuit: Circuit) -> OperatingPoint:
-    """The rates of one circuit among the candidates."""
-    kept: Tensor = circuit.mask.double()
-    among = candidates(ScoredGraph(circuit.graph, kept), search.problem.known, search.settings.universe)
-    return rates(among.labels, among.scores > 0)
-
-
-def _most(points: list[OperatingPoint], rate: float) -> float:
-    """The largest true positive rate among circuits of at most this false positive rate; 0 if there is none."""
-    return max((point.true_positive_rate for point in points if point.false_positive_rate <= rate), default=0.0)
+def _figures_of_points(points: Sequence[OperatingPoint], front: ThresholdRoc) -> Figures:
+    """Those that circuits have themselves, without scores; no rate is reached where no circuit reaches it."""
+    best = max(points, key=lambda point: point.youden)
+    figures = {"auc": front.trapezoid_auc, "stairs_auc": front.stairs_auc}
+    for rate in FALSE_POSITIVE_RATES:
+        reached = (point.true_positive_rate for point in points if point.false_positive_rate <= rate)
+        figures[f"tpr_at_fpr_{rate:g}"] = max(reached, default=0.0)
+    return figures | {"youden": best.youden, "youden_k": best.n_selected}

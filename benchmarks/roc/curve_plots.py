@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_circuits.benchmarks.output.figures import colour_of, new_figure, plain, write_figure
+from edge_circuits.benchmarks.output.figures import colour_of, finish, new_figure, write_figure
 from edge_circuits.benchmarks.published import POINT_METHODS, SCORES, figures, published_roc, published_scores
 from edge_circuits.benchmarks.reference import candidates, load_reference
 from edge_circuits.benchmarks.roc.finding import NO_METRIC, Finding
@@ -37,14 +37,12 @@ def plot_problem(findings: Sequence[Finding], path: Path) -> Path:
         _draw_curve(whole, finding, findings)
         _draw_curve(start, finding, findings)
     _finish_axes(whole)
-    n, n_positives = findings[0].search.sizes
+    search = findings[0].search
+    n, n_positives = search.sizes
     _finish_axes(start, lowest=0.5 / (n - n_positives))
     whole.legend(title="AUC", alignment="left", loc="lower right", fontsize=8.5, frameon=False)
-    search = findings[0].search
-    figure.suptitle(
-        f"{search.problem.name}: {n_positives} of {n:,} edges, {len(search.problem.pairs)} prompts", fontsize=12
-    )
-    return write_figure(figure, path)
+    title = f"{search.problem.name}: {n_positives} of {n:,} edges, {len(search.problem.pairs)} prompts"
+    return write_figure(figure, path, title)
 
 
 def plot_beside_published(findings: Sequence[Finding], path: Path) -> Path:
@@ -61,14 +59,8 @@ def plot_beside_published(findings: Sequence[Finding], path: Path) -> Path:
         _finish_axes(axes)
         axes.set_title(problem.name, fontsize=11)
         below.axis("off")
-        below.legend(
-            *axes.get_legend_handles_labels(),
-            title="AUC",
-            alignment="left",
-            loc="upper center",
-            fontsize=8,
-            frameon=False,
-        )
+        look = dict(title="AUC", alignment="left", loc="upper center", fontsize=8, frameon=False)
+        below.legend(*axes.get_legend_handles_labels(), **look)
     figure.suptitle("Solid: measured here. Dashed: published scores. Points: published circuits.", fontsize=10)
     return write_figure(figure, path)
 
@@ -82,40 +74,31 @@ def _draw_curve(axes: Axes, finding: Finding, shown: Sequence[Finding]) -> None:
     if finding.interval.over != "draws":
         at = metrics.index(finding.metric) if finding.metric in metrics else 0
         look = {"linestyle": LINE_STYLES[at % len(LINE_STYLES)]}
-    if finding.figures.stairs_auc is not None:
+    if finding.figures["stairs_auc"] is not None:
         look |= {"marker": "o", "markersize": 3.5}
-    axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.figures.auc:.3f}", **look)
+    axes.plot(*finding.curve, color=colour_of(finding.method), label=f"{label}  {finding.figures['auc']:.3f}", **look)
 
 
 def _draw_published_scores(axes: Axes, task: str, universe: str) -> None:
-    for name in (name for name, (of, _) in SCORES.items() if of == task):
-        scored = published_scores(name)
-        among = candidates(scored, load_reference(task), universe)
-        curve, method = roc_curve(among.labels, among.scores), SCORES[name][1]
-        look = {"color": colour_of(PUBLISHED_AS.get(method, method)), "linestyle": "--", "linewidth": 1.2}
-        axes.plot(
-            curve.false_positive_rates, curve.true_positive_rates, label=f"MIB's {method}  {curve.auc:.3f}", **look
-        )
+    for name, (of, method) in SCORES.items():
+        if of != task:
+            continue
+        among = candidates(published_scores(name), load_reference(task), universe)
+        curve, colour = roc_curve(among.labels, among.scores), colour_of(PUBLISHED_AS.get(method, method))
+        look = dict(color=colour, linestyle="--", linewidth=1.2, label=f"MIB's {method}  {curve.auc:.3f}")
+        axes.plot(curve.false_positive_rates, curve.true_positive_rates, **look)
 
 
 def _draw_published_points(axes: Axes, task: str) -> None:
     """The points that the ACDC paper tells of, where corrupted prompts were patched in."""
-    for _at, entry in enumerate(_published_points(task)):
+    for entry in _published_points(task):
         _, method, objective, *_ = entry["points"].split("-")
-        roc = published_roc(entry["points"])
-        colour = "black" if method == "acdc" else "#777777"
-        label = (
-            f"{POINT_METHODS[method]}, {'KL' if objective == 'kl' else 'task metric'}  {roc.stairs_auc:.3f} (stairs)"
-        )
-        look = {
-            "color": colour,
-            "linewidth": 0.8,
-            "linestyle": "-" if objective == "kl" else ":",
-            "drawstyle": "steps-post",
-        }
-        fill = colour if objective == "kl" else "white"
-        marker = {"marker": MARKERS[method], "markersize": 3.5, "markerfacecolor": fill}
-        axes.plot(roc.false_positive_rates, roc.true_positive_rates, label=label, **look, **marker)
+        roc, colour = published_roc(entry["points"]), "black" if method == "acdc" else "#777777"
+        words, line, fill = ("KL", "-", colour) if objective == "kl" else ("task metric", ":", "white")
+        look = dict(color=colour, linewidth=0.8, linestyle=line, drawstyle="steps-post")
+        look |= dict(marker=MARKERS[method], markersize=3.5, markerfacecolor=fill)
+        label = f"{POINT_METHODS[method]}, {words}  {roc.stairs_auc:.3f} (stairs)"
+        axes.plot(roc.false_positive_rates, roc.true_positive_rates, label=label, **look)
 
 
 def _published_points(task: str) -> list[dict[str, Any]]:
@@ -131,8 +114,7 @@ def _published_points(task: str) -> list[dict[str, Any]]:
 
 def _finish_axes(axes: Axes, lowest: float | None = None) -> None:
     """Labels and limits; a logarithmic false positive rate from `lowest` if it is given."""
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
+    finish(axes, "false positive rate", "true positive rate")
     axes.set_ylim(-0.02, 1.02)
     if lowest is None:
         axes.set_xlim(-0.02, 1.02)
@@ -143,4 +125,3 @@ def _finish_axes(axes: Axes, lowest: float | None = None) -> None:
         axes.set_xticks([0, *(10.0**-power for power in range(9, -1, -1) if 10.0**-power > lowest * 2)])
         axes.minorticks_off()
     axes.grid(color="#e5e5e5", linewidth=0.6)
-    plain(axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,6 +23,7 @@ from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.metrics import Metric
 
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.10)
+Figures: TypeAlias = dict[str, float | None]
 NO_METRIC = "none"  # what stands in a metric's place for a method that uses none
 
 
@@ -88,20 +89,6 @@ class Search:
             whole_number("k", k, 1, n, f"{self.problem.name} has {n} candidates")
 
 
-class Rates(NamedTuple):
-    """Shares of the circuit's candidates and of the others that are chosen."""
-
-    true_positive_rate: float
-    false_positive_rate: float
-
-
-class Areas(NamedTuple):
-    """Area under the ROC curve and average precision; None where there is nothing to tell apart."""
-
-    auc: float | None
-    average_precision: float | None
-
-
 class Curve(NamedTuple):
     """A ROC curve to draw, from (0, 0) to (1, 1)."""
 
@@ -121,44 +108,6 @@ class Interval(NamedTuple):
     over: str
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What a ROC curve says.
-
-    Attributes:
-        auc: Area under it.
-        average_precision: Mean precision over the circuit's candidates.
-        rates_at: False positive rate -> largest true positive rate at no more than it.
-        youden: Largest Youden's J.
-        youden_k: Number of candidates chosen there; None for a mean over draws.
-        rates_at_k: Number of candidates chosen -> rates.
-        node_auc: Area under the ROC curve over heads and MLPs; None if all of them, or none, are in the circuit.
-        hard: The two areas among hard negatives, see `hard_areas`.
-        stairs_auc: Area under the lower stairs of a front of points; None for methods that score every edge.
-    """
-
-    auc: float
-    average_precision: float
-    rates_at: Mapping[float, float]
-    youden: float
-    youden_k: int | None
-    rates_at_k: Mapping[int, Rates]
-    node_auc: float | None
-    hard: Areas
-    stairs_auc: float | None = None
-
-    def row(self) -> dict[str, Any]:
-        """All under flat names."""
-        row: dict[str, Any] = {"auc": self.auc, "stairs_auc": self.stairs_auc}
-        row["average_precision"] = self.average_precision
-        row |= {f"tpr_at_fpr_{rate:g}": found for rate, found in self.rates_at.items()}
-        row |= {"youden": self.youden, "youden_k": self.youden_k}
-        for k, rates in self.rates_at_k.items():
-            row |= {f"tpr_at_k_{k}": rates.true_positive_rate, f"fpr_at_k_{k}": rates.false_positive_rate}
-        hard_auc, hard_precision = self.hard
-        return row | {"node_auc": self.node_auc, "hard_auc": hard_auc, "hard_average_precision": hard_precision}
-
-
 @dataclass(frozen=True, eq=False)
 class Finding:
     """How well a method found a circuit.
@@ -168,7 +117,7 @@ class Finding:
         method: Name of the method.
         metric: Name of the metric, or `NO_METRIC`.
         settings: The method's own settings.
-        figures: What its ROC curve says.
+        figures: What its ROC curve says, see `figures_of`.
         interval: Of the AUC.
         curve: The ROC curve.
         scored: The scores, mean over prompts; None if the figures are not those of one set of scores.
@@ -208,7 +157,7 @@ class Finding:
             "auc_low": self.interval.low,
             "auc_high": self.interval.high,
             "interval_over": self.interval.over,
-            **self.figures.row(),
+            **self.figures,
             "settings": dict(self.settings),
             "seed": settings.seed,
             "seconds": self.seconds,
@@ -245,21 +194,26 @@ def measured_scores(search: Search, method: str, scored: ScoredGraph, metric: st
 
 
 def figures_of(search: Search, curve: RocCurve, scored: ScoredGraph) -> Figures:
-    """The figures of scores and their curve."""
+    """The figures of scores and their curve, under flat names; None where there is nothing to tell apart.
+
+    - auc, average_precision: of the curve; node_auc: over heads and MLPs; hard_auc, hard_average_precision: see `hard_areas`;
+    - stairs_auc: area under the lower stairs of a front of points, None for scores of every edge;
+    - tpr_at_fpr_R: the largest true positive rate at a false positive rate of R at most;
+    - youden: the largest Youden's J, reached with youden_k candidates;
+    - tpr_at_k_K, fpr_at_k_K: of the K candidates of highest score.
+    """
     best = curve.best_youden()
-    return Figures(
-        auc=curve.auc,
-        average_precision=curve.average_precision,
-        rates_at={rate: curve.at_false_positive_rate(rate).true_positive_rate for rate in FALSE_POSITIVE_RATES},
-        youden=best.youden,
-        youden_k=best.n_selected,
-        rates_at_k={k: rates_at_k(curve, k) for k in search.k},
-        node_auc=node_auc(search, scored),
-        hard=hard_areas(search.problem.circuit, scored),
-    )
+    figures = {"auc": curve.auc, "stairs_auc": None, "average_precision": curve.average_precision}
+    for rate in FALSE_POSITIVE_RATES:
+        figures[f"tpr_at_fpr_{rate:g}"] = curve.at_false_positive_rate(rate).true_positive_rate
+    figures |= {"youden": best.youden, "youden_k": best.n_selected}
+    for k in search.k:
+        point = curve.at_k(k)
+        figures |= {f"tpr_at_k_{k}": point.true_positive_rate, f"fpr_at_k_{k}": point.false_positive_rate}
+    return figures | {"node_auc": node_auc(search, scored)} | hard_areas(search.problem.circuit, scored)
 
 
-def hard_areas(circuit: Circuit, scored: ScoredGraph) -> Areas:
+def hard_areas(circuit: Circuit, scored: ScoredGraph) -> Figures:
     """How well |score| tells a circuit's edges from others between its own sources and destinations.
 
     Over all edges a baseline that knows only the nodes is nearly perfect (`ends_of`); among these it knows nothing.
@@ -267,20 +221,14 @@ def hard_areas(circuit: Circuit, scored: ScoredGraph) -> Areas:
     among = ends_of(circuit)
     labels, scores = circuit.mask[among], scored.scores[among].abs()
     if labels.all() or not labels.any():
-        return Areas(None, None)
+        return {"hard_auc": None, "hard_average_precision": None}
     curve = roc_curve(labels, scores)
-    return Areas(curve.auc, curve.average_precision)
+    return {"hard_auc": curve.auc, "hard_average_precision": curve.average_precision}
 
 
 def ends_of(circuit: Circuit) -> Bool[Tensor, "source destination"]:
     """All edges from a source of the circuit's edges to a destination of them. [source destination]"""
     return circuit.graph.edge_mask & circuit.mask.any(1)[:, None] & circuit.mask.any(0)
-
-
-def rates_at_k(curve: RocCurve, k: int) -> Rates:
-    """The rates of the k candidates of highest score."""
-    point = curve.at_k(k)
-    return Rates(point.true_positive_rate, point.false_positive_rate)
 
 
 def node_auc(search: Search, scored: ScoredGraph) -> float | None:

@@ -14,7 +14,7 @@ Another kind of method is another class with the members of `Method`, and a name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -29,14 +29,11 @@ from edge_circuits.benchmarks.reference import candidates
 from edge_circuits.benchmarks.roc.acdc_method import NAMES as ACDC
 from edge_circuits.benchmarks.roc.acdc_method import Sweep
 from edge_circuits.benchmarks.roc.finding import (
-    FALSE_POSITIVE_RATES,
     NO_METRIC,
-    Areas,
     Curve,
     Figures,
     Finding,
     Interval,
-    Rates,
     Search,
     ends_of,
     figures_of,
@@ -101,14 +98,16 @@ class Random:
     uses_metric: bool = False
 
     def find(self, search: Search, folder: Path) -> Finding:
-        figures = [self._draw(search, number) for number in range(search.settings.n_random)]
-        low, high = percentiles(torch.tensor([each.auc for each in figures], dtype=torch.double)).tolist()
+        drawn = [self._draw(search, number) for number in range(search.settings.n_random)]
+        areas = torch.tensor([each["auc"] for each in drawn], dtype=torch.double)
+        means = {name: _mean([each[name] for each in drawn]) for name in drawn[0]}
+        low, high = percentiles(areas).tolist()
         return Finding(
             search=search,
             method=self.name,
             metric=NO_METRIC,
             settings={"n_random": search.settings.n_random},
-            figures=_mean(figures),
+            figures=means | {"auc": areas.mean().item(), "youden_k": None},
             interval=Interval(low, high, "draws"),
             curve=Curve(_EXPECTED, _EXPECTED),
             scored=None,
@@ -118,8 +117,8 @@ class Random:
     def _draw(self, search: Search, number: int) -> Figures:
         """The figures of one draw."""
         generator = torch.Generator().manual_seed(1_000_003 * search.settings.seed + number)
-        mask = search.problem.circuit.graph.edge_mask
-        scored = ScoredGraph(search.problem.circuit.graph, torch.randn(mask.shape, generator=generator) * mask)
+        graph = search.problem.circuit.graph
+        scored = ScoredGraph(graph, torch.randn(graph.edge_mask.shape, generator=generator) * graph.edge_mask)
         among = candidates(scored, search.problem.known, search.settings.universe)
         return figures_of(search, roc_curve(among.labels, among.scores), scored)
 
@@ -164,23 +163,6 @@ def method(name: str) -> Method:
     return baselines[name] if name in baselines else Scoring(name, find(name))
 
 
-def _mean(drawn: list[Figures]) -> Figures:
-    """The means of each figure over draws."""
-    first = drawn[0]
-    by_k = {k: zip(*(each.rates_at_k[k] for each in drawn)) for k in first.rates_at_k}
-    return Figures(
-        auc=torch.tensor([each.auc for each in drawn], dtype=torch.double).mean().item(),
-        average_precision=fmean(each.average_precision for each in drawn),
-        rates_at={rate: fmean(each.rates_at[rate] for each in drawn) for rate in FALSE_POSITIVE_RATES},
-        youden=fmean(each.youden for each in drawn),
-        youden_k=None,
-        rates_at_k={k: Rates(*map(fmean, rates)) for k, rates in by_k.items()},
-        node_auc=_mean_of(each.node_auc for each in drawn),
-        hard=Areas(*(_mean_of(values) for values in zip(*(each.hard for each in drawn)))),
-    )
-
-
-def _mean_of(values: Iterable[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; None if there is a None among them."""
-    values = list(values)
     return None if None in values else fmean(values)

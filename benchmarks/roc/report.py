@@ -7,8 +7,10 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.output.tables import shown, table
 from edge_circuits.benchmarks.roc.finding import FALSE_POSITIVE_RATES, NO_METRIC, Finding, Search
+
+AREAS = {"AUC": "auc", "AP": "average_precision", "hard AUC": "hard_auc", "hard AP": "hard_average_precision"}
 
 
 class Skipped(NamedTuple):
@@ -19,30 +21,29 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Column(NamedTuple):
+    """A figure of the table."""
+
+    heading: str
+    name: str
+    form: str = ".3f"
+
+
 def text(findings: Sequence[Finding], skipped: Sequence[Skipped] = ()) -> str:
     """A table for each problem, and what the columns are."""
     parts = []
     for problem, group in groupby(findings, key=lambda finding: finding.search.problem):
         found = list(group)
-        with_stairs = any(finding.figures.stairs_auc is not None for finding in found)
-        parts += [
-            _heading(found[0]),
-            table(_columns(found[0], with_stairs), [_cells(finding, with_stairs) for finding in found]),
-        ]
-        parts += [*_left_out([entry for entry in skipped if entry.search.problem is problem]), ""]
+        left_out = _left_out([entry for entry in skipped if entry.search.problem is problem])
+        parts += [_heading(found[0]), _table(found), *left_out, ""]
     return "\n".join([*parts, *_over_seeds(findings), _legend(findings)])
 
 
 def skipped_rows(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
     """What was not asked, in types that JSON has."""
     return [
-        {
-            "problem": one.search.problem.name,
-            "method": one.method,
-            "metric": one.search.metric_name,
-            "reason": one.reason,
-        }
-        for one in skipped
+        dict(problem=search.problem.name, method=method, metric=search.metric_name, reason=reason)
+        for search, method, reason in skipped
     ]
 
 
@@ -58,14 +59,13 @@ def _over_seeds(findings: Sequence[Finding]) -> list[str]:
         if rows := [[name, *_ranges(list(found.values()))] for name, found in methods.items() if len(found) > 1]:
             models = dict.fromkeys(model for found in methods.values() for model in found)
             heading = f"{kind} {task}, mean (least, most) over {', '.join(models)}"
-            lines += [heading, table(["method", "AUC", "AP", "hard AUC", "hard AP"], rows), ""]
+            lines += [heading, table(["method", *AREAS], rows), ""]
     return lines
 
 
 def _ranges(found: Sequence[Finding]) -> list[str]:
     """Mean, least and most of the areas."""
-    all_figures = [finding.figures for finding in found]
-    areas = zip(*((figures.auc, figures.average_precision, *figures.hard) for figures in all_figures))
+    areas = ([finding.figures[name] for finding in found] for name in AREAS.values())
     return [
         "-" if None in values else f"{fmean(values):.3f} ({min(values):.3f}, {max(values):.3f})" for values in areas
     ]
@@ -90,34 +90,39 @@ def _left_out(skipped: Sequence[Skipped]) -> list[str]:
     return [f"{metric} without {', '.join(names)}: {reason}" for (metric, reason), names in methods.items()]
 
 
-def _columns(finding: Finding, with_stairs: bool) -> list[str]:
-    rates = [f"TPR@{rate:.0%}" for rate in FALSE_POSITIVE_RATES]
-    at_k = [name for k in finding.figures.rates_at_k for name in (f"TPR k={k}", f"FPR k={k}")]
-    areas = ["AUC", "95 % interval", *(["stairs"] if with_stairs else []), "AP"]
-    return ["method", "metric", *areas, *rates, "best J", "at k", *at_k, "node AUC", "hard AUC", "hard AP", "seconds"]
+def _table(found: Sequence[Finding]) -> str:
+    """A line a method; the interval stands behind the AUC."""
+    (auc, *columns), lines = _columns(found), []
+    for finding in found:
+        low, high, _ = finding.interval
+        figures, metric = finding.figures, "-" if finding.metric == NO_METRIC else finding.metric
+        interval = "-" if low is None else f"{low:.3f} - {high:.3f}"
+        cells = [shown(figures[column.name], column.form) for column in columns]
+        lines.append(
+            [finding.method, metric, shown(figures[auc.name]), interval, *cells, shown(finding.seconds, ".1f")]
+        )
+    headings = ["method", "metric", auc.heading, "95 % interval", *(column.heading for column in columns), "seconds"]
+    return table(headings, lines)
 
 
-def _cells(finding: Finding, with_stairs: bool) -> list[str]:
-    figures, (low, high, _) = finding.figures, finding.interval
+def _columns(found: Sequence[Finding]) -> list[Column]:
+    with_stairs = any(finding.figures["stairs_auc"] is not None for finding in found)
     return [
-        finding.method,
-        finding.metric if finding.metric != NO_METRIC else "-",
-        f"{figures.auc:.3f}",
-        "-" if low is None else f"{low:.3f} - {high:.3f}",
-        *([_cell(figures.stairs_auc)] if with_stairs else []),
-        f"{figures.average_precision:.3f}",
-        *(f"{rate:.3f}" for rate in figures.rates_at.values()),
-        f"{figures.youden:.3f}",
-        _cell(figures.youden_k, "d"),
-        *(cell for rates in figures.rates_at_k.values() for cell in (f"{rates[0]:.3f}", f"{rates[1]:.4f}")),
-        _cell(figures.node_auc),
-        *map(_cell, figures.hard),
-        _cell(finding.seconds, ".1f"),
+        Column("AUC", "auc"),
+        *([Column("stairs", "stairs_auc")] if with_stairs else []),
+        Column("AP", "average_precision"),
+        *(Column(f"TPR@{rate:.0%}", f"tpr_at_fpr_{rate:g}") for rate in FALSE_POSITIVE_RATES),
+        Column("best J", "youden"),
+        Column("at k", "youden_k", "d"),
+        *(
+            Column(f"{kind} k={k}", f"{kind.lower()}_at_k_{k}", form)
+            for k in found[0].search.k
+            for kind, form in (("TPR", ".3f"), ("FPR", ".4f"))
+        ),
+        Column("node AUC", "node_auc"),
+        Column("hard AUC", "hard_auc"),
+        Column("hard AP", "hard_average_precision"),
     ]
-
-
-def _cell(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _legend(findings: Sequence[Finding]) -> str:
@@ -128,7 +133,7 @@ def _legend(findings: Sequence[Finding]) -> str:
         "where a method's scores are not, there is no interval.",
         "hard: AUC and AP among edges from the circuit's own sources to its own destinations. ends: knows these nodes, and no edge.",
     ]
-    if any(finding.figures.stairs_auc is not None for finding in findings):
+    if any(finding.figures["stairs_auc"] is not None for finding in findings):
         lines.append(
             "acdc: a circuit a threshold. AUC: trapezoids under the front of these points; stairs: the pessimistic stairs under them."
         )

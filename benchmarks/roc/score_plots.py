@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edge_circuits.benchmarks.output.figures import panels, plain, write_figure
+from edge_circuits.benchmarks.output.figures import finish, panels, write_figure
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.benchmarks.roc.finding import Finding
+from edge_circuits.graphs.nodes import parse_source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 IN_CIRCUIT, OTHER = "#d55e00", "#7d8b99"
 N_BINS = 26
 DECADES = 8  # scores smaller than the largest by more than that are drawn as zero
+OTHERS = {"head": "other heads", "mlp": "MLPs", "input": "input"}
 CROWDED = 200  # dots in a row of a panel
 
 
@@ -38,10 +40,8 @@ def plot_distributions(findings: Sequence[Finding], path: Path) -> Path | None:
     problem = scored[0].search.problem
     figure, axes = panels(scored, _draw_distribution, 4.6, 3.1)
     axes[0].legend(loc="upper left", fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others", fontsize=12
-    )
-    return write_figure(figure, path)
+    title = f"{problem.name}: |score| of the circuit's {problem.circuit.n_edges} edges and of the others"
+    return write_figure(figure, path, title)
 
 
 def plot_by_role(findings: Sequence[Finding], path: Path) -> Path | None:
@@ -51,24 +51,17 @@ def plot_by_role(findings: Sequence[Finding], path: Path) -> Path | None:
         return None
     problem = scored[0].search.problem
     groups = sources_by_role(problem)
-    figure, _ = panels(
-        scored, lambda axes, finding: _draw_roles(axes, finding, groups), 4.0, 0.32 * len(groups) + 1.1, sharey=True
-    )
-    figure.suptitle(f"{problem.name}: |score| of edges by their source; the circuit's in colour", fontsize=12)
-    return write_figure(figure, path)
+    draw = lambda axes, finding: _draw_roles(axes, finding, groups)
+    figure, _ = panels(scored, draw, 4.0, 0.32 * len(groups) + 1.1, sharey=True)
+    return write_figure(figure, path, f"{problem.name}: |score| of edges by their source; the circuit's in colour")
 
 
 def sources_by_role(problem: Problem) -> dict[str, Bool[Tensor, "source"]]:
     """Which sources have each role, then the other heads, MLPs and `input`, as far as there are any. [source]"""
-    names = problem.graph.sources
-    kinds = [problem.roles.get(name) or _kind(name) for name in names]
-    order = [*dict.fromkeys(problem.roles.values()), "other heads", "MLPs", "input"]
+    kinds = [problem.roles.get(name) or OTHERS[parse_source(name).kind] for name in problem.graph.sources]
+    order = [*dict.fromkeys(problem.roles.values()), *OTHERS.values()]
     masks = {kind: torch.tensor([of == kind for of in kinds]) for kind in order}
     return {kind: mask for kind, mask in masks.items() if mask.any()}
-
-
-def _kind(source: str) -> str:
-    return "input" if source == "input" else "MLPs" if source.startswith("m") else "other heads"
 
 
 def _sizes(finding: Finding) -> tuple[Float[Tensor, "source destination"], float]:
@@ -91,13 +84,7 @@ def _draw_distribution(axes: Axes, finding: Finding) -> None:
         values = sizes[mask]
         weights = [1 / len(values)] * len(values)
         axes.hist(values.numpy(), bins=bins.numpy(), weights=weights, color=colour, alpha=0.55, label=label)
-    axes.set_xscale("log")
-    if (sizes[graph.edge_mask] <= floor).any():
-        _mark_zero(axes, floor)
-    axes.set_title(_panel_title(finding), fontsize=10)
-    axes.set_xlabel("|score|")
-    axes.set_ylabel("share of edges")
-    plain(axes)
+    _finish(axes, finding, sizes, floor, "share of edges")
 
 
 def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, "source"]]) -> None:
@@ -111,23 +98,16 @@ def _draw_roles(axes: Axes, finding: Finding, groups: Mapping[str, Bool[Tensor, 
             spread = (torch.arange(len(values)) * 0.618034) % 1 - 0.5
             size, alpha = (size, 0.8) if len(values) < CROWDED else (2, max(0.05, 0.8 * CROWDED / len(values)))
             axes.scatter(values, row + 0.6 * spread, s=size, color=colour, alpha=alpha, linewidths=0)
-    axes.set_xscale("log")
     axes.set_yticks(range(len(groups)), list(groups))
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    if (sizes[graph.edge_mask] <= floor).any():
-        _mark_zero(axes, floor)
-    axes.set_title(_panel_title(finding), fontsize=10)
-    axes.set_xlabel("|score|")
-    plain(axes)
+    _finish(axes, finding, sizes, floor)
 
 
-def _mark_zero(axes: Axes, floor: float) -> None:
-    """Set off what stands for zero from the scores that are drawn in their place."""
-    axes.axvline(floor * 1.6, color="#bbbbbb", linewidth=0.8)
-    axes.annotate(
-        "0", (floor, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8, color="#666666"
-    )
-
-
-def _panel_title(finding: Finding) -> str:
-    return f"{finding.named}, AUC {finding.figures.auc:.3f}"
+def _finish(axes: Axes, finding: Finding, sizes: Tensor, floor: float, y: str = "") -> None:
+    """Words and a logarithmic axis; what stands for zero is set off from the scores that are drawn in their place."""
+    axes.set_xscale("log")
+    if (sizes[finding.search.problem.graph.edge_mask] <= floor).any():
+        axes.axvline(floor * 1.6, color="#bbbbbb", linewidth=0.8)
+        look = dict(ha="center", va="top", fontsize=8, color="#666666")
+        axes.annotate("0", (floor, 1), xycoords=("data", "axes fraction"), **look)
+    finish(axes, "|score|", y, f"{finding.named}, AUC {finding.figures['auc']:.3f}")

@@ -40,7 +40,7 @@ def letters_as_text() -> Iterator[None]:
 def test_the_roc_plot_names_every_method_with_its_area(findings: list[Finding], tmp_path: Path) -> None:
     text = text_of(curve_plots.plot_problem(findings, tmp_path / "roc.svg"))
     for finding in findings:
-        assert f"{finding.method}  {finding.figures.auc:.3f}" in text
+        assert f"{finding.method}  {finding.figures['auc']:.3f}" in text
     assert "planted toy: 6 of 46 edges, 6 prompts" in text
 
 

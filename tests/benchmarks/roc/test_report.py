@@ -53,7 +53,7 @@ def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Fin
         ]
     )
     eap, random = (line.split() for line in lines[3:5])
-    assert eap[:3] == ["eap", "logit_difference", f"{findings[0].figures.auc:.3f}"]
+    assert eap[:3] == ["eap", "logit_difference", f"{findings[0].figures['auc']:.3f}"]
     assert eap[3:6] == [f"{findings[0].interval.low:.3f}", "-", f"{findings[0].interval.high:.3f}"]
     assert random[:2] == ["random", "-"] and random[-1] == "-"
     assert lines[-1].startswith("random: mean of 20 draws")
@@ -65,7 +65,7 @@ def test_trainings_with_several_seeds_are_told_together(findings: list[Finding],
     more = [methods.method("eap").find(search, tmp_path / str(at)) for at, search in enumerate((other, flipped))]
     lines = report.text([*findings, *more]).splitlines()
     at = lines.index("planted toy, mean (least, most) over planted, planted:1, planted:2")
-    areas = [one.figures.auc for one in (findings[0], *more)]
+    areas = [one.figures["auc"] for one in (findings[0], *more)]
     expected = f"{fmean(areas):.3f} ({min(areas):.3f}, {max(areas):.3f})"
     assert areas[0] == areas[1] != areas[2]
     assert lines[at + 3].split("  ")[0] == "eap, logit_difference" and expected in lines[at + 3]
