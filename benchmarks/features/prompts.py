@@ -26,12 +26,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split, word_token
+from edge_circuits.benchmarks.tasks.words import forms
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
 
 STRUCTURES = ("simple", "across a phrase", "across a clause", "within a clause")
 Forms = tuple[str, str]
 """A word in the singular and in the plural."""
+NOUNS = "doctor lawyer teacher student author manager driver farmer guard officer singer writer friend player customer pilot"
+NOUNS += " girl boy king queen"
 ENOUGH = 3  # words of each list
 
 
@@ -56,46 +59,24 @@ class Lexicon:
         def known(words: Sequence[Any]) -> tuple[Any, ...]:
             each = ((word,) if isinstance(word, str) else word for word in words)
             anchor = self.determiners[0]
-            single = [all(_is_one_token(tokenizer, form, anchor) for form in forms) for forms in each]
+            single = [all(_is_one_token(tokenizer, form, anchor) for form in word) for word in each]
             return tuple(word for word, is_single in zip(words, single) if is_single)
 
         lists = {name: known(getattr(self, name)) for name in ("nouns", "prepositions", "verbs", "with_object")}
         if few := next((name for name, words in lists.items() if len(words) < ENOUGH), None):
             expected = f"one that has at least {ENOUGH} {few} as one token"
-            raise refusal(
-                "tokenizer", expected, f"one with {len(lists[few])}", "take a model with whole words, e.g. GPT-2's"
-            )
+            remedy = "take a model with whole words, e.g. GPT-2's"
+            raise refusal("tokenizer", expected, f"one with {len(lists[few])}", remedy)
         return replace(self, **lists)
 
 
 ENGLISH = Lexicon(
     determiners=("The", "the"),
     relative="that",
-    nouns=tuple(
-        (noun, noun + "s")
-        for noun in (
-            *("doctor", "lawyer", "teacher", "student", "author", "manager", "driver", "farmer", "guard", "officer"),
-            *("singer", "writer", "friend", "player", "customer", "pilot", "girl", "boy", "king", "queen"),
-        )
-    ),
+    nouns=tuple((noun, noun + "s") for noun in NOUNS.split()),
     prepositions=("near", "behind", "above", "under", "beside", "below"),
-    verbs=(
-        ("is", "are"),
-        ("was", "were"),
-        ("has", "have"),
-        ("does", "do"),
-        ("goes", "go"),
-        ("says", "say"),
-        ("likes", "like"),
-    ),
-    with_object=(
-        ("likes", "like"),
-        ("knows", "know"),
-        ("sees", "see"),
-        ("loves", "love"),
-        ("helps", "help"),
-        ("hates", "hate"),
-    ),
+    verbs=forms("is are, was were, has have, does do, goes go, says say, likes like"),
+    with_object=forms("likes like, knows know, sees see, loves love, helps help, hates hate"),
 )
 
 

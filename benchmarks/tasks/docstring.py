@@ -31,6 +31,7 @@ from edge_circuits.benchmarks.tasks.task import (
     Variant,
     in_split,
     single_token_words,
+    stored_variants,
     take,
     word_lists,
 )
@@ -177,18 +178,9 @@ def _text(names: Names, places: Places, words: Nouns) -> tuple[str, dict[str, in
 
 def _text_pair(names: Names, words: Nouns, corrupted: str) -> TextPair:
     clean, starts = _text(names, (names.matching, names.matching[:2]), words)
-    wrong = (
-        names.answer,
-        *names.signature,
-        *names.doc,
-        *names.unmatched,
-        *names.matching[:2],
-        *names.before,
-        *names.after,
-    )
-    return TextPair(
-        clean, corrupted, (f" {names.matching[2]}",), tuple(f" {name}" for name in wrong), starts, _content(names)
-    )
+    *others, answer = names.matching
+    wrong = (names.answer, *names.signature, *names.doc, *names.unmatched, *others, *names.before, *names.after)
+    return TextPair(clean, corrupted, (f" {answer}",), tuple(f" {name}" for name in wrong), starts, _content(names))
 
 
 def _content(names: Names) -> str:
@@ -196,47 +188,7 @@ def _content(names: Names) -> str:
     return " ".join(sorted(names.matching))
 
 
-PUBLISHED = dict(prepend_bos=True, published_seed=0)
-VARIANTS = (
-    DocstringVariant(
-        name="acdc",
-        origin="ACDC (Conmy et al. 2023), random_random: other names in signature and docstring",
-        metric="answer_minus_best_wrong",
-        published_n=100,  # the first half for the search, the second for the test
-        **PUBLISHED,
-    ),
-    DocstringVariant(
-        name="eap",
-        origin="EAP repository (Syed et al. 2023): ACDC's first prompts",
-        metric="answer_minus_best_wrong",
-        published_n=80,
-        **PUBLISHED,
-    ),
-    DocstringVariant(
-        name="autocircuit",
-        origin="AutoCircuit (Miller et al. 2024): as ACDC, other prompts, scored against the mean of the wrong names",
-        metric="logit_difference",
-        one_generator=True,
-        published_n=1000,
-        **PUBLISHED,
-    ),
-    *(
-        DocstringVariant(
-            name=f"acdc-{corruption}",
-            origin=f"ACDC (Conmy et al. 2023), {corruption.replace('-', '_')}: {what}",
-            metric="answer_minus_best_wrong",
-            corruption=corruption,
-            published_n=100,
-            **PUBLISHED,
-        )
-        for corruption, what in (
-            ("random-doc", "two other names in the docstring, the signature stays"),
-            ("random-def", "two other names in the signature; its third, the answer, and the docstring stay"),
-            ("random-answer", "another third name in the signature, all else stays"),
-        )
-    ),
-)
-
+VARIANTS = stored_variants("docstring", DocstringVariant)
 WORD_IDENTIFIERS = tuple(word_lists("docstring")["identifiers"][:30])
 WORD_NOUNS = tuple([noun for noun in word_lists("docstring")["nouns"] if noun not in WORD_IDENTIFIERS][:15])
 WORD_CORRUPTIONS = {variant.name: variant.corruption for variant in VARIANTS}

@@ -4,7 +4,7 @@ The model should put its probability on the two-digit tokens above YY of the sta
 begins in CC01, which allows nearly all years. Years are those that the tokenizer writes as " CC" and "YY", and per
 century the first and the last of them are left out.
 
-Word level: ten nouns, centuries 11 to 17, years 02 to 98, two templates of different lengths.
+Word level: ten nouns, centuries 11 to 17, years 02 to 98, two endings of different lengths.
 
 Reference: Hanna, Liu and Variengien 2023, How does GPT-2 compute greater-than? (arXiv 2305.00586); the variants name
 their origins.
@@ -26,6 +26,7 @@ from edge_circuits.benchmarks.tasks.task import (
     Variant,
     in_split,
     single_token_words,
+    stored_variants,
     take,
     word_lists,
     word_token,
@@ -33,8 +34,7 @@ from edge_circuits.benchmarks.tasks.task import (
 from edge_circuits.graphs.prompts.tokenization import encode_prompt, show_tokens
 
 CENTURIES = range(11, 18)
-TO = "The {noun} lasted from the year {century}{year} to {century}"
-TO_THE_YEAR = "The {noun} lasted from the year {century}{year} to the year {century}"
+TO, TO_THE_YEAR = "to", "to the year"
 CORRUPTED_YEAR = 1
 ALL_YEARS = tuple(f"{year:02d}" for year in range(100))
 
@@ -42,14 +42,14 @@ ALL_YEARS = tuple(f"{year:02d}" for year in range(100))
 class Prompt(NamedTuple):
     """What a prompt says."""
 
-    template: str
+    to: str
     noun: str
     century: int
     year: int  # in the century
 
     @property
     def text(self) -> str:
-        return self.template.format(noun=self.noun, century=self.century, year=f"{self.year:02d}")
+        return f"The {self.noun} lasted from the year {self.century}{self.year:02d} {self.to} {self.century}"
 
     @property
     def content(self) -> str:
@@ -58,14 +58,14 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GreaterThanVariant(Variant):
-    """Adds the template, the noun list, the range of years before the ends are left out, and how years are drawn.
+    """Adds the words before the second year, the noun list, the range of years before the ends are left out, and how they are drawn.
 
     Years are drawn "uniform" over all centuries' years, or "balanced": first the two digits, then the century.
     """
 
-    template: str = TO
+    to: str = TO
     nouns: str = "nouns"
-    years: range = range(2, 99)
+    years: tuple[int, int] = (2, 99)
     draw: str = "uniform"
 
 
@@ -76,16 +76,16 @@ def texts(tokenizer: Any, variant: GreaterThanVariant, n: int, seed: int, split:
         ValueError: The tokenizer does not write years as a century and two digits.
     """
     nouns = single_token_words(tokenizer, word_lists("greater_than")[variant.nouns], TASK.anchor, 1, TASK.name)
-    years = years_of(tokenizer, variant.years)
+    years = years_of(tokenizer, range(*variant.years))
     if variant.draw == "uniform":
-        prompts = _uniform(variant.template, nouns, years, n, seed)
+        prompts = _uniform(variant.to, nouns, years, n, seed)
     else:
-        prompts = _balanced((variant.template,), nouns, years, random.Random(f"greater_than {seed}"))
+        prompts = _balanced((variant.to,), nouns, years, random.Random(f"greater_than {seed}"))
     return take((_text_pair(prompt, _start_in_01(prompt)) for prompt in prompts), n, split)
 
 
 def word_texts(variant: str, n: int, seed: int, split: Split) -> list[TextPair]:
-    """Word-level text pairs in both templates."""
+    """Word-level text pairs with both endings."""
     others = random.Random(f"greater_than corruption {seed}")
     prompts = _balanced((TO, TO_THE_YEAR), WORD_NOUNS, WORD_YEARS, random.Random(f"greater_than words {seed}"))
     if variant == "random":
@@ -131,20 +131,18 @@ def _refusal(tokenizer: Any, text: str, expected: str, ids: Sequence[int]) -> st
     )
 
 
-def _uniform(
-    template: str, nouns: Sequence[str], years: Sequence[tuple[int, int]], n: int, seed: int
-) -> Iterator[Prompt]:
+def _uniform(to: str, nouns: Sequence[str], years: Sequence[tuple[int, int]], n: int, seed: int) -> Iterator[Prompt]:
     """As ACDC's loader: n nouns are drawn with torch, then n years; further rounds of n when a split needs more."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         drawn_nouns = torch.randint(0, len(nouns), (n,), generator=generator).tolist()
         drawn_years = torch.randint(0, len(years), (n,), generator=generator).tolist()
         for noun, year in zip(drawn_nouns, drawn_years):
-            yield Prompt(template, nouns[noun], *years[year])
+            yield Prompt(to, nouns[noun], *years[year])
 
 
 def _balanced(
-    templates: Sequence[str], nouns: Sequence[str], years: Sequence[tuple[int, int]], rng: random.Random
+    endings: Sequence[str], nouns: Sequence[str], years: Sequence[tuple[int, int]], rng: random.Random
 ) -> Iterator[Prompt]:
     centuries: dict[int, list[int]] = {}
     for century, year in years:
@@ -152,7 +150,7 @@ def _balanced(
     all_digits = sorted(centuries)
     while True:
         year = rng.choice(all_digits)
-        yield Prompt(rng.choice(templates), rng.choice(nouns), rng.choice(centuries[year]), year)
+        yield Prompt(rng.choice(endings), rng.choice(nouns), rng.choice(centuries[year]), year)
 
 
 def _start_in_01(prompt: Prompt) -> Prompt:
@@ -160,8 +158,8 @@ def _start_in_01(prompt: Prompt) -> Prompt:
 
 
 def _other_prompt(clean: Prompt, rng: random.Random) -> Prompt:
-    """A random word-level prompt of the same template and split with another noun, century and year."""
-    other = Prompt(clean.template, rng.choice(WORD_NOUNS), *rng.choice(WORD_YEARS))
+    """A random word-level prompt of the same ending and split with another noun, century and year."""
+    other = Prompt(clean.to, rng.choice(WORD_NOUNS), *rng.choice(WORD_YEARS))
     differs = all(one != another for one, another in zip(other[1:], clean[1:]))
     same_side = in_split(other.content, "test") == in_split(clean.content, "test")
     return other if differs and same_side else _other_prompt(clean, rng)
@@ -175,48 +173,7 @@ def _text_pair(clean: Prompt, corrupted: Prompt) -> TextPair:
     return TextPair(text, corrupted.text, later, earlier, starts, clean.content)
 
 
-VARIANTS = (
-    GreaterThanVariant(
-        name="acdc",
-        origin="ACDC (Conmy et al. 2023): the start year becomes CC01",
-        metric="probability_difference",
-        prepend_bos=False,
-        published_seed=54,
-        published_n=200,  # the first half for the search, the second for the test
-    ),
-    GreaterThanVariant(
-        name="eap",
-        origin="EAP repository (Syed et al. 2023): ACDC's loader with fewer prompts",
-        metric="probability_difference",
-        prepend_bos=False,
-        published_seed=54,
-        published_n=100,
-    ),
-    GreaterThanVariant(
-        name="autocircuit",
-        origin="AutoCircuit (Miller et al. 2024): years above 40, 'statute' for 'stature'; the mean of the logits",
-        metric="logit_difference",
-        prepend_bos=True,
-        nouns="nouns_autocircuit",
-        years=range(41, 99),
-        published_seed=54,
-        published_n=1000,
-    ),
-    *(
-        GreaterThanVariant(
-            name=name,
-            origin=f"{whose}: 'to the year CC', 34 nouns, each YY equally often",
-            metric="probability_difference",
-            prepend_bos=True,
-            template=TO_THE_YEAR,
-            nouns="nouns_eap_ig",
-            years=range(100),
-            draw="balanced",
-        )
-        for name, whose in (("eap-ig", "EAP-IG (Hanna et al. 2024)"), ("mib", "MIB (Mueller et al. 2025)"))
-    ),
-)
-
+VARIANTS = stored_variants("greater_than", GreaterThanVariant)
 WORD_NOUNS = tuple(word_lists("greater_than")["nouns_eap_ig"][:10])
 WORD_YEARS = tuple((century, year) for century in CENTURIES for year in range(2, 99))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -27,6 +27,7 @@ from edge_circuits.benchmarks.tasks.task import (
     Variant,
     in_split,
     single_token_words,
+    stored_variants,
     take,
     word_lists,
 )
@@ -98,7 +99,7 @@ Corruption: TypeAlias = Callable[[Sentence], Sentence]
 
 @dataclass(frozen=True, kw_only=True)
 class IOIVariant(Variant):
-    """Adds the name list, how many templates in which orders, and `corruption(lists, seed)`.
+    """Adds the name list, how many templates in which orders, and the corruption, a key of `CORRUPTIONS`.
 
     The corruption draws from generators of its own, so that variants with the same lists share their clean prompts.
     """
@@ -106,7 +107,7 @@ class IOIVariant(Variant):
     names: str = "names"
     n_templates: int = 15
     orders: tuple[Order, ...] = ORDERS
-    corruption: Callable[[Lists, int], Corruption]
+    corruption: str
 
 
 def texts(tokenizer: Any, variant: IOIVariant, n: int, seed: int, split: Split) -> list[TextPair]:
@@ -115,12 +116,12 @@ def texts(tokenizer: Any, variant: IOIVariant, n: int, seed: int, split: Split) 
     names = single_token_words(tokenizer, lists[variant.names], TASK.anchor, N_NAMES_NEEDED, TASK.name)
     templates = both_orders(lists["templates"][: variant.n_templates], variant.orders)
     drawn_from = Lists(templates, names, lists["places"], lists["objects"])
-    return take(_stream(drawn_from, variant.corruption, seed), n, split)
+    return take(_stream(drawn_from, CORRUPTIONS[variant.corruption], seed), n, split)
 
 
 def word_texts(variant: str, n: int, seed: int, split: Split) -> list[TextPair]:
     """Word-level text pairs: all word-level templates in both orders, corrupted as the variant does."""
-    return take(_stream(WORD_LISTS, WORD_CORRUPTIONS[variant], seed), n, split)
+    return take(_stream(WORD_LISTS, CORRUPTIONS[WORD_CORRUPTIONS[variant]], seed), n, split)
 
 
 def both_orders(templates: Sequence[str], orders: Sequence[Order]) -> tuple[Template, ...]:
@@ -197,21 +198,16 @@ def flipped_second_subject(lists: Lists, seed: int) -> Corruption:
 def other_prompt(lists: Lists, seed: int) -> Corruption:
     """Another random prompt of the same template and split: two other names, either order, any place and object."""
     rng = _corruption_rng(seed)
-    same_text = {template: both_orders_of(template) for template in lists.templates}
 
     def corrupt(clean: Sentence) -> Sentence:
         names = rng.sample(_others(lists, clean), 2)
         nouns = rng.choice(lists.places), rng.choice(lists.things)
-        other = _sentence(rng.choice(same_text[clean.template]), *names, *nouns)
+        template = replace(clean.template, order=rng.choice(ORDERS))
+        other = _sentence(template, *names, *nouns)
         same_side = in_split(other.content, "test") == in_split(clean.content, "test")
         return other if same_side else corrupt(clean)
 
     return corrupt
-
-
-def both_orders_of(template: Template) -> tuple[Template, ...]:
-    """The same text with IO first and with S first."""
-    return tuple(Template(template.parts, order) for order in ORDERS)
 
 
 def _others(lists: Lists, clean: Sentence) -> list[str]:
@@ -222,59 +218,11 @@ def _corruption_rng(seed: int) -> random.Random:
     return random.Random(f"ioi corruption {seed}")
 
 
-VARIANTS = (
-    IOIVariant(
-        name="acdc",
-        origin="ACDC (Conmy et al. 2023): template 0 in ABBA order; names replaced in three steps",
-        metric="logit_difference",
-        prepend_bos=False,
-        n_templates=1,
-        orders=("ABBA",),
-        corruption=three_steps,
-        published_seed=0,
-        published_n=200,  # the first half for the search, the second for the test
-    ),
-    IOIVariant(
-        name="eap",
-        origin="EAP repository (Syed et al. 2023): seven templates, both orders; three new names",
-        metric="logit_difference",
-        prepend_bos=False,
-        names="names_109",
-        n_templates=7,
-        corruption=three_new_names,
-    ),
-    IOIVariant(
-        name="autocircuit",
-        origin="AutoCircuit (Miller et al. 2024): fifteen templates, both orders; three new names",
-        metric="logit_difference",
-        prepend_bos=True,
-        names="names_109",
-        corruption=three_new_names,
-    ),
-    IOIVariant(
-        name="eap-ig",
-        origin="EAP-IG (Hanna et al. 2024), corrupted: seven templates, both orders; S2 becomes an unrelated name",
-        metric="logit_difference",
-        prepend_bos=True,
-        n_templates=7,
-        corruption=unrelated_second_subject,
-    ),
-    IOIVariant(
-        name="eap-ig-hard",
-        origin="EAP-IG (Hanna et al. 2024), corrupted_hard: seven templates, both orders; S2 becomes IO",
-        metric="logit_difference",
-        prepend_bos=True,
-        n_templates=7,
-        corruption=flipped_second_subject,
-    ),
-    IOIVariant(
-        name="mib",
-        origin="MIB (Mueller et al. 2025), s2_io_flip: fifteen templates, both orders; S2 becomes IO",
-        metric="logit_difference",
-        prepend_bos=True,
-        corruption=flipped_second_subject,
-    ),
-)
+CORRUPTIONS: Mapping[str, Callable[[Lists, int], Corruption]] = {
+    corruption.__name__: corruption
+    for corruption in (three_steps, three_new_names, unrelated_second_subject, flipped_second_subject, other_prompt)
+}
+VARIANTS = stored_variants("ioi", IOIVariant)
 
 WORD_LISTS = Lists(
     both_orders([word_lists("ioi")["templates"][at] for at in (0, 4, 5, 6, 11, 13, 14)], ORDERS),
@@ -282,7 +230,7 @@ WORD_LISTS = Lists(
     tuple(word_lists("ioi")["places"][:5]),
     tuple(word_lists("ioi")["objects"][:5]),
 )
-WORD_CORRUPTIONS = {variant.name: variant.corruption for variant in VARIANTS} | {"random": other_prompt}
+WORD_CORRUPTIONS = {variant.name: variant.corruption for variant in VARIANTS} | {"random": "other_prompt"}
 
 
 def _template_words(templates: Sequence[Template]) -> list[str]:

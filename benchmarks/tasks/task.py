@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Int
@@ -53,6 +53,9 @@ class Variant:
     prepend_bos: bool
     published_seed: int | None = None
     published_n: int | None = None
+
+
+AVariant = TypeVar("AVariant", bound=Variant)
 
 
 @dataclass(frozen=True)
@@ -144,19 +147,9 @@ class Task:
             tokenizer=tokenizer,
         )
 
-    def positions(
-        self,
-        tokenizer: Any,
-        n: int,
-        *,
-        seed: int = 0,
-        split: Split = "train",
-        variant: str | None = None,
-        prepend_bos: bool | None = None,
-    ) -> dict[str, Int[Tensor, "pair"]]:
+    def positions(self, tokenizer: Any, n: int, **asked: Any) -> dict[str, Int[Tensor, "pair"]]:
         """Positions of named tokens in the clean prompts of `pairs` with the same arguments; "end" is the last."""
-        texts, bos = self._drawn(tokenizer, n, seed, split, variant, prepend_bos)
-        return role_positions(tokenizer, texts, bos)
+        return role_positions(tokenizer, *self._drawn(tokenizer, n, **asked))
 
     def word_pairs(self, n: int, seed: int = 0, split: Split = "train", variant: str | None = None) -> PromptPairs:
         """n pairs in the small vocabulary, BOS in front; see `pairs`.
@@ -187,7 +180,13 @@ class Task:
         return self.word_tokenizer().vocabulary
 
     def _drawn(
-        self, tokenizer: Any, n: int, seed: int, split: Split, variant: str | None, prepend_bos: bool | None
+        self,
+        tokenizer: Any,
+        n: int,
+        seed: int = 0,
+        split: Split = "train",
+        variant: str | None = None,
+        prepend_bos: bool | None = None,
     ) -> tuple[list[TextPair], bool]:
         _check_draw(n, seed, split)
         chosen = self.variant(variant)
@@ -275,10 +274,22 @@ def _prompt_pairs(
     )
 
 
-@cache
 def word_lists(task: str) -> Mapping[str, Any]:
     """The lists of a task in wordlists.json, with their sources and licences."""
-    return json.loads((Path(__file__).parent / "wordlists.json").read_text(encoding="utf-8"))[task]
+    return _stored("wordlists")[task]
+
+
+def stored_variants(task: str, kind: type[AVariant]) -> tuple[AVariant, ...]:
+    """The published variants of a task in variants.json, the default first."""
+    rows = (
+        {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()} for row in _stored("variants")[task]
+    )
+    return tuple(kind(**row) for row in rows)
+
+
+@cache
+def _stored(name: str) -> Mapping[str, Any]:
+    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _chosen(name: str, value: str | None, choices: Sequence[str]) -> str:

@@ -69,3 +69,8 @@ class WordTokenizer:
     @staticmethod
     def _spaced(word: str, at: int) -> str:
         return word if at == 0 or word.startswith(" ") or word.isdigit() else f" {word}"
+
+
+def forms(text: str) -> tuple[tuple[str, str], ...]:
+    """Words in the singular and the plural, written "boy boys, king kings"."""
+    return tuple((singular, plural) for singular, plural in map(str.split, text.split(",")))

@@ -13,9 +13,8 @@ from __future__ import annotations
 import random
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
-from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
-from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair
+from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training, gpt2_settings
 
 MODULUS = 31
 WORDS = (*(f"{number:02}" for number in range(MODULUS)), "=")
@@ -40,24 +39,20 @@ def sequence(rng: random.Random) -> Example:
             return Example([*prompt(*numbers), total(*numbers)], 4)
 
 
-def pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
-    """Sums, and the same with another second number."""
-
-    def one(rng: random.Random) -> TokenPair | None:
-        first, second, other = (rng.randrange(MODULUS) for _ in range(3))
-        if other == second or not in_split(repr((first, second)), split):
-            return None
-        return TokenPair(prompt(first, second), prompt(first, other), total(first, second), total(first, other))
-
-    return token_pairs(one, n, f"addition {seed}", LANGUAGE.tokenizer)
+def pair(rng: random.Random, split: Split) -> TokenPair | None:
+    """A sum, and the same with another second number."""
+    first, second, other = (rng.randrange(MODULUS) for _ in range(3))
+    if other == second or not in_split(repr((first, second)), split):
+        return None
+    return TokenPair(prompt(first, second), prompt(first, other), total(first, second), total(first, other))
 
 
 LANGUAGE = Language(
     name="addition",
     architecture="gpt2",
-    settings=dict(n_layer=2, n_head=4, n_embd=64, n_positions=8, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    settings=gpt2_settings(2, n_positions=8),
     words=WORDS,
     sequence=sequence,
-    tasks=(Task(name="addition", pairs=pairs),),
+    tasks=(Task(name="addition", words=WORDS, draw=pair),),
     training=Training(steps=1500, batch_size=256, weight_decay=0.5),
 )

@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
-from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
-from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair
+from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training, llama_settings
 
 KINDS = ("()", "[]", "{}", "<>")
 WORDS = (*(kind[0] for kind in KINDS), *(kind[1] for kind in KINDS))
@@ -38,34 +37,23 @@ def sequence(rng: random.Random) -> Example:
     return Example([BOS, *brackets(rng)[0]])
 
 
-def pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
-    """Prompts with an open bracket, and the same with another kind of bracket there."""
-
-    def one(rng: random.Random) -> TokenPair | None:
-        tokens, stack = brackets(rng)
-        if len(stack) < 2 or len(tokens) - stack[-1] < 2 or not in_split(repr(tokens), split):
-            return None
-        here, other = tokens[stack[-1]], rng.choice([kind for kind in OPEN if kind != tokens[stack[-1]]])
-        changed = list(tokens)
-        changed[stack[-1]] = other
-        return TokenPair([BOS, *tokens], [BOS, *changed], here + 4, other + 4)
-
-    return token_pairs(one, n, f"brackets {seed}", LANGUAGE.tokenizer)
+def pair(rng: random.Random, split: Split) -> TokenPair | None:
+    """A prompt with an open bracket, and the same with another kind of bracket there."""
+    tokens, stack = brackets(rng)
+    if len(stack) < 2 or len(tokens) - stack[-1] < 2 or not in_split(repr(tokens), split):
+        return None
+    here, other = tokens[stack[-1]], rng.choice([kind for kind in OPEN if kind != tokens[stack[-1]]])
+    changed = list(tokens)
+    changed[stack[-1]] = other
+    return TokenPair([BOS, *tokens], [BOS, *changed], here + 4, other + 4)
 
 
 LANGUAGE = Language(
     name="brackets",
     architecture="llama",
-    settings=dict(
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        hidden_size=48,
-        intermediate_size=96,
-        max_position_embeddings=32,
-    ),
+    settings=llama_settings(3, n_kv_heads=4),
     words=WORDS,
     sequence=sequence,
-    tasks=(Task(name="brackets", pairs=pairs),),
+    tasks=(Task(name="brackets", words=WORDS, draw=pair),),
     training=Training(steps=3000),
 )

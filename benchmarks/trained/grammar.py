@@ -17,9 +17,9 @@ import random
 from typing import NamedTuple
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
-from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
-from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair
+from edge_circuits.benchmarks.tasks.words import forms
+from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training, gpt2_settings
 
 SINGULAR, PLURAL = 0, 1
 
@@ -36,38 +36,24 @@ class Noun(NamedTuple):
 
 
 NOUNS = (
-    *(Noun(forms, "he") for forms in (("boy", "boys"), ("king", "kings"), ("man", "men"), ("father", "fathers"))),
-    *(
-        Noun(forms, "she")
-        for forms in (("girl", "girls"), ("queen", "queens"), ("woman", "women"), ("mother", "mothers"))
-    ),
-    *(Noun(forms, "it") for forms in (("dog", "dogs"), ("cat", "cats"), ("horse", "horses"), ("bird", "birds"))),
+    *(Noun(each, "he") for each in forms("boy boys, king kings, man men, father fathers")),
+    *(Noun(each, "she") for each in forms("girl girls, queen queens, woman women, mother mothers")),
+    *(Noun(each, "it") for each in forms("dog dogs, cat cats, horse horses, bird birds")),
 )
-WITH_OBJECT = (("sees", "see"), ("likes", "like"), ("helps", "help"), ("knows", "know"), ("follows", "follow"))
-ALONE = (("smiles", "smile"), ("sleeps", "sleep"), ("runs", "run"), ("waits", "wait"))
+WITH_OBJECT = forms("sees see, likes like, helps help, knows know, follows follow")
+ALONE = forms("smiles smile, sleeps sleep, runs run, waits wait")
 BE = ("is", "are")
 ADJECTIVES = ("old", "young", "small", "happy", "tired", "hungry")
 PREPOSITIONS = ("near", "behind", "beside", "above")
 REFLEXIVE = {"he": "himself", "she": "herself", "it": "itself", "they": "themselves"}
 DETERMINERS = (("the", "a", "this", "that"), ("the", "some", "these", "those"))
 
-WORDS = tuple(
-    dict.fromkeys(
-        (
-            *(form for noun in NOUNS for form in noun.forms),
-            *(form for verb in (*WITH_OBJECT, *ALONE, BE) for form in verb),
-            *(word for some in DETERMINERS for word in some),
-            *ADJECTIVES,
-            *PREPOSITIONS,
-            *REFLEXIVE,
-            *REFLEXIVE.values(),
-            "who",
-            ".",
-        )
-    )
-)
-ID = {word: token + 2 for token, word in enumerate(WORDS)}  # behind padding and BOS
 VERBS = (*WITH_OBJECT, *ALONE, BE)
+
+INFLECTED = (*(noun.forms for noun in NOUNS), *VERBS, *DETERMINERS)
+OTHERS = (*ADJECTIVES, *PREPOSITIONS, *REFLEXIVE, *REFLEXIVE.values(), "who", ".")
+WORDS = tuple(dict.fromkeys((*(word for each in INFLECTED for word in each), *OTHERS)))
+ID = {word: token + 2 for token, word in enumerate(WORDS)}  # behind padding and BOS
 
 
 class Subject(NamedTuple):
@@ -126,23 +112,19 @@ def sequence(rng: random.Random) -> Example:
     return Example(_ids(sentences(rng)))
 
 
-def number_pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
-    """Prompts before a verb, and the same with the subject in the other number."""
-
-    def one(rng: random.Random) -> TokenPair | None:
-        about = subject(rng, rng.choice(("preposition", "own verb", "other verb")))
-        words, other = about.words, 1 - about.number
-        if not in_split(" ".join(words), split):
-            return None
-        at = words.index(about.noun.forms[about.number])
-        changed = list(words)
-        changed[0], changed[at] = rng.choice(DETERMINERS[other]), about.noun.forms[other]
-        if words[at + 1] == "who" and at + 2 < len(words):  # a verb of its own agrees too
-            changed[at + 2 :] = [_agreeing(word, other) for word in words[at + 2 : at + 3]] + words[at + 3 :]
-        right, wrong = ([ID[verb[number]] for verb in VERBS] for number in (about.number, other))
-        return TokenPair(_ids(words), _ids(changed), right, wrong)
-
-    return token_pairs(one, n, f"number {seed}", LANGUAGE.tokenizer)
+def number_pair(rng: random.Random, split: Split) -> TokenPair | None:
+    """A prompt before a verb, and the same with the subject in the other number."""
+    about = subject(rng, rng.choice(("preposition", "own verb", "other verb")))
+    words, other = about.words, 1 - about.number
+    if not in_split(" ".join(words), split):
+        return None
+    at = words.index(about.noun.forms[about.number])
+    changed = list(words)
+    changed[0], changed[at] = rng.choice(DETERMINERS[other]), about.noun.forms[other]
+    if words[at + 1] == "who" and at + 2 < len(words):  # a verb of its own agrees too
+        changed[at + 2 :] = [_agreeing(word, other) for word in words[at + 2 : at + 3]] + words[at + 3 :]
+    right, wrong = ([ID[verb[number]] for verb in VERBS] for number in (about.number, other))
+    return TokenPair(_ids(words), _ids(changed), right, wrong)
 
 
 def _agreeing(word: str, number: int) -> str:
@@ -150,22 +132,18 @@ def _agreeing(word: str, number: int) -> str:
     return next((verb[number] for verb in WITH_OBJECT if word in verb), word)
 
 
-def pronoun_pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
-    """Prompts after a sentence, and the same with a subject of another pronoun."""
-
-    def one(rng: random.Random) -> TokenPair | None:
-        about, noun, number = subject(rng, rng.choice(("plain", "preposition"))), rng.choice(NOUNS), rng.randrange(2)
-        right, wrong = about.noun.refers(about.number), noun.refers(number)
-        does = rng.choice(ALONE)
-        words = [*about.words, does[about.number], "."]
-        if right == wrong or not in_split(" ".join(words), split):
-            return None
-        changed = [*about.words, does[number], "."]
-        at = changed.index(about.noun.forms[about.number])
-        changed[0], changed[at] = rng.choice(DETERMINERS[number]), noun.forms[number]
-        return TokenPair(_ids(words), _ids(changed), [ID[right]], [ID[wrong]])
-
-    return token_pairs(one, n, f"pronoun {seed}", LANGUAGE.tokenizer)
+def pronoun_pair(rng: random.Random, split: Split) -> TokenPair | None:
+    """A prompt after a sentence, and the same with a subject of another pronoun."""
+    about, noun, number = subject(rng, rng.choice(("plain", "preposition"))), rng.choice(NOUNS), rng.randrange(2)
+    right, wrong = about.noun.refers(about.number), noun.refers(number)
+    does = rng.choice(ALONE)
+    words = [*about.words, does[about.number], "."]
+    if right == wrong or not in_split(" ".join(words), split):
+        return None
+    changed = [*about.words, does[number], "."]
+    at = changed.index(about.noun.forms[about.number])
+    changed[0], changed[at] = rng.choice(DETERMINERS[number]), noun.forms[number]
+    return TokenPair(_ids(words), _ids(changed), [ID[right]], [ID[wrong]])
 
 
 def _ids(words: list[str]) -> list[int]:
@@ -175,9 +153,9 @@ def _ids(words: list[str]) -> list[int]:
 LANGUAGE = Language(
     name="grammar",
     architecture="gpt2",
-    settings=dict(n_layer=3, n_head=4, n_embd=64, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    settings=gpt2_settings(3, n_positions=32),
     words=WORDS,
     sequence=sequence,
-    tasks=(Task(name="number", pairs=number_pairs), Task(name="pronoun", pairs=pronoun_pairs)),
+    tasks=(Task(name="number", words=WORDS, draw=number_pair), Task(name="pronoun", words=WORDS, draw=pronoun_pair)),
     training=Training(steps=2500),
 )

@@ -11,9 +11,8 @@ from __future__ import annotations
 import random
 
 from edge_circuits.benchmarks.tasks.task import Split, in_split
-from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
-from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair
+from edge_circuits.benchmarks.trained.language import BOS, Example, Language, Task, Training, llama_settings
 
 N_WORDS = 40
 SHORTEST, LONGEST = 6, 14  # of the first stretch
@@ -29,36 +28,25 @@ def sequence(rng: random.Random) -> Example:
     return Example([BOS, *words, *words[start:]], len(words) + 2)
 
 
-def pairs(n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
-    """Prompts whose last word came before, and the same with another word behind it there."""
-
-    def one(rng: random.Random) -> TokenPair | None:
-        words = rng.sample(IDS, rng.randint(SHORTEST, LONGEST))
-        start = rng.randrange(len(words) - 3)
-        end = rng.randrange(start + 1, len(words) - 1)
-        other = rng.choice([word for word in IDS if word not in words])
-        if not in_split(repr(words), split):
-            return None
-        again, changed = words[start : end + 1], list(words)
-        changed[end + 1] = other
-        return TokenPair([BOS, *words, *again], [BOS, *changed, *again], words[end + 1], other)
-
-    return token_pairs(one, n, f"induction {seed}", LANGUAGE.tokenizer)
+def pair(rng: random.Random, split: Split) -> TokenPair | None:
+    """A prompt whose last word came before, and the same with another word behind it there."""
+    words = rng.sample(IDS, rng.randint(SHORTEST, LONGEST))
+    start = rng.randrange(len(words) - 3)
+    end = rng.randrange(start + 1, len(words) - 1)
+    other = rng.choice([word for word in IDS if word not in words])
+    if not in_split(repr(words), split):
+        return None
+    again, changed = words[start : end + 1], list(words)
+    changed[end + 1] = other
+    return TokenPair([BOS, *words, *again], [BOS, *changed, *again], words[end + 1], other)
 
 
 LANGUAGE = Language(
     name="induction",
     architecture="llama",
-    settings=dict(
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        hidden_size=48,
-        intermediate_size=96,
-        max_position_embeddings=32,
-    ),
+    settings=llama_settings(2, n_kv_heads=2),
     words=WORDS,
     sequence=sequence,
-    tasks=(Task(name="induction", pairs=pairs),),
+    tasks=(Task(name="induction", words=WORDS, draw=pair),),
     training=Training(steps=3000),
 )

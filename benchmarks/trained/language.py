@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from edge_circuits.benchmarks.tasks.task import Split
+from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.benchmarks.tasks.words import WordTokenizer
 from edge_circuits.benchmarks.weights import Weights
 from edge_circuits.graphs import PromptPairs
@@ -50,13 +51,19 @@ class Task:
 
     Attributes:
         name: Its name.
-        pairs: `pairs(n, seed, split)`.
+        words: The language's vocabulary.
+        draw: Draws a pair; None where it is not of the split, or not wanted.
         metric: Name of its metric in `edge_circuits.graphs.metrics`.
     """
 
     name: str
-    pairs: Callable[[int, int, Split], PromptPairs]
+    words: Sequence[str]
+    draw: Callable[[random.Random, Split], TokenPair | None]
     metric: str = "logit_difference"
+
+    def pairs(self, n: int, seed: int = 0, split: Split = "test") -> PromptPairs:
+        """n pairs of a split."""
+        return token_pairs(lambda rng: self.draw(rng, split), n, f"{self.name} {seed}", WordTokenizer(self.words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +107,15 @@ class Language:
         config, model = kinds[self.architecture]
         torch.manual_seed(seed)
         return model(config(vocab_size=len(self.tokenizer), bos_token_id=BOS, eos_token_id=BOS, **self.settings))
+
+
+def gpt2_settings(n_layer: int, n_positions: int) -> dict[str, Any]:
+    """Of a GPT-2 with 4 heads of 16 numbers, without dropout."""
+    sizes = dict(n_layer=n_layer, n_head=4, n_embd=64, n_positions=n_positions)
+    return sizes | dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+
+
+def llama_settings(n_layers: int, n_kv_heads: int) -> dict[str, Any]:
+    """Of a Llama with 4 query heads of 12 numbers and 32 positions."""
+    heads = dict(num_hidden_layers=n_layers, num_attention_heads=4, num_key_value_heads=n_kv_heads)
+    return heads | dict(hidden_size=48, intermediate_size=96, max_position_embeddings=32)

@@ -37,7 +37,7 @@ def test_prompts_differ_where_they_should_and_are_of_their_split(name: str, task
 
 
 def test_only_verbs_of_the_subjects_number_are_answers() -> None:
-    pairs = grammar.number_pairs(30, seed=1)
+    pairs = grammar.LANGUAGE.tasks[0].pairs(30, seed=1)
     words = grammar.LANGUAGE.tokenizer.vocabulary
     forms = {form: number for noun in grammar.NOUNS for number, form in enumerate(noun.forms)}
     for sides, right in ((pairs.clean, True), (pairs.corrupted, False)):
@@ -50,7 +50,8 @@ def test_only_verbs_of_the_subjects_number_are_answers() -> None:
 def test_brackets_and_words_that_come_again_have_one_answer() -> None:
     from edge_circuits.benchmarks.trained import brackets, induction
 
-    for tokens, answer in zip(*(side.tolist() for side in (brackets.pairs(30).clean, brackets.pairs(30).answers))):
+    asked = brackets.LANGUAGE.tasks[0].pairs(30)
+    for tokens, answer in zip(asked.clean.tolist(), asked.answers.tolist()):
         stack = []
         for token in tokens[1:]:
             if token in brackets.OPEN:
@@ -58,7 +59,7 @@ def test_brackets_and_words_that_come_again_have_one_answer() -> None:
             else:
                 assert token == stack.pop()
         assert answer == [stack[-1]]
-    found = induction.pairs(30)
+    found = induction.LANGUAGE.tasks[0].pairs(30)
     for row, length in enumerate(found.lengths.tolist()):
         tokens = found.clean[row, :length].tolist()
         assert found.answers[row].tolist() == [tokens[tokens.index(tokens[-1]) + 1]]
@@ -66,7 +67,7 @@ def test_brackets_and_words_that_come_again_have_one_answer() -> None:
 
 def test_sums_are_right_and_those_of_the_test_are_never_learned() -> None:
     number = {word: int(word) for word in addition.WORDS[:-1]}
-    words, asked = addition.LANGUAGE.tokenizer.vocabulary, addition.pairs(300)
+    words, asked = addition.LANGUAGE.tokenizer.vocabulary, addition.LANGUAGE.tasks[0].pairs(300)
     for prompts, answers in ((asked.clean, asked.answers), (asked.corrupted, asked.wrong_answers)):
         for (bos, first, second, equals), (answer,) in zip(prompts.tolist(), answers.tolist()):
             assert (bos, words[equals]) == (1, "=")
