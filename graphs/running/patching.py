@@ -48,6 +48,8 @@ class FixedMeans(ABC):
 
 
 Intervention = Word | FixedMeans
+CutTo = Intervention | Literal["mixed"]
+"""What a `Cut` holds: "mixed" where edges are cut at some tokens alone."""
 
 
 @dataclass
@@ -55,10 +57,10 @@ class Cut(Activations):
     """The cut value of every source on one batch, and the streams they sum to: what a destination with every in-edge cut reads.
 
     Attributes:
-        intervention: What the values are; "mixed" where they are cut at some tokens alone.
+        intervention: What the values are.
     """
 
-    intervention: Intervention | Literal["mixed"] = field(kw_only=True)
+    intervention: CutTo = field(kw_only=True)
 
 
 CutValues = Callable[[PromptPairs], Cut]
@@ -87,7 +89,7 @@ def cut_only_at(clean: Activations, cut: Activations, batch: PromptPairs, span: 
     return Cut(**values, intervention="mixed")
 
 
-def equals_a_run(intervention: Intervention | Literal["mixed"]) -> bool:
+def equals_a_run(intervention: CutTo) -> bool:
     """Whether cut values are a run of the model, so that a node whose every input has its cut value has its own."""
     return intervention == "patching"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import PARTS, Part
 from edge_circuits.graphs.reachability import nodes_from_input, nodes_to_logits
-from edge_circuits.graphs.running.patching import Intervention, equals_a_run
+from edge_circuits.graphs.running.patching import CutTo, equals_a_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Plan:
 def make_plan(
     graph: Graph,
     mask: Bool[Tensor, "source destination"] | Float[Tensor, "source destination *span"],
-    intervention: Intervention | None = None,
+    intervention: CutTo | None = None,
     everywhere: bool = False,
 ) -> Plan:
     """The plan of a circuit.
@@ -126,7 +126,7 @@ def make_plan(
 
 
 def _computed(
-    graph: Graph, kept: Tensor, intervention: Intervention | None
+    graph: Graph, kept: Tensor, intervention: CutTo | None
 ) -> tuple[Bool[Tensor, " source"], Bool[Tensor, " source"]]:
     """Which sources are computed, and which of them at every position."""
     computed = nodes_to_logits(graph, kept)

@@ -111,6 +111,7 @@ def test_a_seed_goes_to_methods_that_have_one() -> None:
     assert eap.Random().with_seed(4) == eap.Random(seed=4) and eap.EAP().with_seed(4) == eap.EAP()
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="method: expected a name, or a method such as RelP\\(\\), got 3"):
         find(3)

@@ -110,6 +110,7 @@ def test_other_spans_are_another_question() -> None:
     assert isinstance(PAIRS.spans, Spans) and KINDS
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -92,6 +92,7 @@ def test_one_group_has_no_interval() -> None:
     assert found.value is not None and found.low is None and found.high is None
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("sides", "settings", "message"),
     [

@@ -117,6 +117,7 @@ def test_draws_in_which_the_ends_meet_are_left_out() -> None:
     assert 250 < len(drawn) < 350 and drawn.isfinite().all()  # one draw in four has the second prompt twice
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals() -> None:
     model = tiny("attention-only").model
     scored = {"a": random_scores(Graph.from_model(model), 1)}

@@ -131,6 +131,7 @@ def test_superfluous_edges_are_found_with_bonferroni() -> None:
     assert close.superfluous == () and close.p_value == pytest.approx(0.06)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals() -> None:
     model = tiny("attention-only").model
     graph = Graph.from_model(model)

@@ -164,6 +164,7 @@ def test_equal_circuits_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(runs) == 2
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_what_cannot_be_measured_is_refused() -> None:
     model = tiny("gpt2").model
     graph, other = Graph.from_model(model), Graph.from_model(tiny("attention-only").model)

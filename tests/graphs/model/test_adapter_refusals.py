@@ -134,6 +134,7 @@ def test_refuses_prompts_for_which_the_model_would_be_another(kind: str) -> None
         adapt(hub_model_with(kind)).embed(torch.zeros(1, 17, dtype=torch.long))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_refuses_an_unknown_kind_of_key_value_destinations() -> None:
     with pytest.raises(ValueError, match="'query-head', 'kv-head', got 'kv_head'"):
         adapt(tiny("gpt2").model, kv_destinations="kv_head")

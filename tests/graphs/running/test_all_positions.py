@@ -55,6 +55,7 @@ def test_the_answers_are_among_them():
     assert relative_error(at, answers) < TOLERANCE
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_other_positions_are_refused():
     model = tiny("gpt2").model
     with pytest.raises(ValueError, match="positions: expected one of 'answer', 'all', got 'last'"):
