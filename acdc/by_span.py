@@ -28,7 +28,7 @@ from edge_circuits.acdc import order as orders
 from edge_circuits.acdc.objective import Objective
 from edge_circuits.acdc.search import MAX_TOKENS, STACKED_TOKENS, SearchSettings, check_thresholds
 from edge_circuits.acdc.speculation import stack_size
-from edge_circuits.acdc.trace import SAFETY, Change, Decision, is_kept
+from edge_circuits.acdc.trace import Change, Decision, is_kept, is_near_tie
 from edge_circuits.graphs import Graph, PromptPairs
 from edge_circuits.graphs.by_span import SpanCircuit, check_spans, joined
 from edge_circuits.graphs.checks import refusal
@@ -214,10 +214,8 @@ class _Sweep:
         return len(chosen)
 
     def _decide(self, place: Place, value: float | None, kept: bool) -> None:
-        graph = self.start.graph
-        name = f"{graph.sources[place.source]}->{graph.destinations[place.destination]}@{self.start.spans[place.span]}"
-        moved = None if value is None else abs(value - self.value) if self.change == "absolute" else value - self.value
-        near = moved is not None and abs(moved - self.threshold) <= SAFETY * self.noise
+        name = f"{self.start.graph.edge_name(place.source, place.destination)}@{self.start.spans[place.span]}"
+        near = is_near_tie(self.value, value, self.threshold, self.change, self.noise)
         self.decisions.append(Decision(name, self.value, value, kept, near))
         if not kept:
             self.mask[tuple(place)] = False

@@ -33,7 +33,7 @@ DIRECT = -1
 
 def published(graph: Graph) -> list[str]:
     """All edges, in the order of the published sweep."""
-    return [f"{graph.sources[s]}->{graph.destinations[d]}" for d in destinations(graph) for s in sources(graph, d)]
+    return [graph.edge_name(s, d) for d in destinations(graph) for s in sources(graph, d)]
 
 
 def by_score(scored: ScoredGraph) -> list[str]:
@@ -50,7 +50,7 @@ def senders_by_score(scored: ScoredGraph) -> list[str]:
     return [
         edge
         for d in destinations(graph)
-        for edge in sorted((f"{graph.sources[s]}->{graph.destinations[d]}" for s in sources(graph, d)), key=size)
+        for edge in sorted((graph.edge_name(s, d) for s in sources(graph, d)), key=size)
     ]
 
 

@@ -205,7 +205,7 @@ class Search:
         """An edge's name; of a direct edge, the destination's."""
         if edge[0] == orders.DIRECT:
             return self.graph.destinations[edge[1]]
-        return f"{self.graph.sources[edge[0]]}->{self.graph.destinations[edge[1]]}"
+        return self.graph.edge_name(*edge)
 
 
 def check_thresholds(thresholds: Sequence[float]) -> None:

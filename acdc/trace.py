@@ -53,8 +53,16 @@ class Decision(NamedTuple):
 
 def is_kept(value_before: float, value_after: float, threshold: float, change: Change) -> bool:
     """Whether an edge stays: cutting it does not change the objective by less than the threshold."""
-    result = value_after - value_before
-    return not (abs(result) if change == "absolute" else result) < threshold
+    return not _moved(value_before, value_after, change) < threshold
+
+
+def is_near_tie(before: float, after: float | None, threshold: float, change: Change, noise: float) -> bool:
+    """Whether a decision was so near the threshold that rounding may have made it."""
+    return after is not None and abs(_moved(before, after, change) - threshold) <= SAFETY * noise
+
+
+def _moved(before: float, after: float, change: Change) -> float:
+    return abs(after - before) if change == "absolute" else after - before
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,8 @@ class Trace:
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         """All decisions, in the order in which they were made."""
-        columns = zip(self.edges, self.values_before, self.values, self.kept)
-        return tuple(Decision(*column, self._is_near_tie(*column[1:3])) for column in columns)
-
-    def _is_near_tie(self, before: float, after: float | None) -> bool:
-        if after is None:
-            return False
-        result = abs(after - before) if self.change == "absolute" else after - before
-        return abs(result - self.threshold) <= SAFETY * self.noise
+        columns, rule = zip(self.edges, self.values_before, self.values, self.kept), (self.threshold, self.change)
+        return tuple(Decision(*column, is_near_tie(*column[1:3], *rule, self.noise)) for column in columns)
 
     @property
     def near_ties(self) -> tuple[Decision, ...]:

@@ -174,9 +174,9 @@ class Attribution:
 
 def _fold(block: Block, part: Part, like: Tensor) -> tuple[Tensor, Tensor]:
     """A projection with the norm's weight and centring folded in, [projection d_model d_head], and its constants."""
-    norm, attention = block.attention_norm, block.attention
-    weights = {"q": attention.W_Q, "k": attention.W_K, "v": attention.W_V}
-    weight, bias = weights[part].to(like), {"q": attention.b_Q, "k": attention.b_K, "v": attention.b_V}[part]
+    norm = block.attention_norm
+    weight, bias = block.attention.projection(part)
+    weight = weight.to(like)
     constant = weight.new_zeros(weight.shape[::2]) if bias is None else bias.to(like)
     if norm is None:
         return weight, constant

@@ -77,8 +77,8 @@ def without_an_edge(
     with torch.no_grad():
         uncut, expected = _mean(model, full, pairs, metric, intervention), torch.zeros_like(exact)
         for source, destination in places.tolist():
-            edge = f"{graph.sources[source]}->{graph.destinations[destination]}"
-            without = _mean(model, full - Circuit.from_edges(graph, [edge]), pairs, metric, intervention)
+            edge = Circuit.from_edges(graph, [graph.edge_name(source, destination)])
+            without = _mean(model, full - edge, pairs, metric, intervention)
             expected[source, destination] = without - uncut
     size = max(0.01 * abs(uncut), float(expected.abs().max()))
     difference = float((exact - expected).abs().max()) / max(size, 1e-12)

@@ -159,7 +159,7 @@ def error_bars(
     for some, signs in zip(groups.split(EDGE_CHUNK, dim=1), graph.values.sign().split(EDGE_CHUNK)):
         drawn = counts @ some
         parts.append(torch.cat((drawn.quantile(tails, dim=0), (drawn.sign() == signs).double().mean(0, keepdim=True))))
-    low, high, stability = (_as_matrix(graph, values) for values in torch.cat(parts, dim=1))
+    low, high, stability = (graph.graph.matrix(values) for values in torch.cat(parts, dim=1))
     return ErrorBars(graph, low, high, stability, confidence)
 
 
@@ -173,9 +173,3 @@ def _check(pairs: PromptPairs, method: Method, n_groups: int, settings: dict[str
     if n_groups < 2 or len(pairs) < 2:
         got = f"{n_groups} groups and {len(pairs)} prompts"
         raise refusal("n_groups", "2 or more, of as many prompts", got)
-
-
-def _as_matrix(graph: ScoredGraph, values: Float[Tensor, "edge"]) -> Float[Tensor, "source destination"]:
-    matrix = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=values.dtype)
-    matrix[graph.graph.edge_mask.T] = values
-    return matrix.T.contiguous()

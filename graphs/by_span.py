@@ -201,7 +201,7 @@ def joined(
 
 def _name(graph: Graph, spans: tuple[str, ...], place: tuple[int, int, int]) -> str:
     source, destination, span = place
-    return f"{graph.sources[source]}->{graph.destinations[destination]}{AT}{spans[span]}"
+    return f"{graph.edge_name(source, destination)}{AT}{spans[span]}"
 
 
 def _check_shape(name: str, tensor: Tensor, graph: Graph, spans: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, flag, refusal, whole_number
@@ -207,6 +207,10 @@ class Graph:
         visible = zip(self.destinations, self.n_visible.tolist())
         return tuple(f"{source}{ARROW}{name}" for name, n in visible for source in self.sources[:n])
 
+    def edge_name(self, source: int, destination: int) -> str:
+        """The name of an edge by its places; one that does not exist is named all the same."""
+        return f"{self.sources[source]}{ARROW}{self.destinations[destination]}"
+
     def edge_names(self, mask: Bool[Tensor, "source destination"]) -> tuple[str, ...]:
         """Names of the edges that a mask marks, in edge order; entries that are no edges are named all the same."""
         sources, destinations = self.sources, self.destinations
@@ -234,6 +238,12 @@ class Graph:
     def edge_mask(self) -> Bool[Tensor, "source destination"]:
         """True where an edge exists. [source destination]"""
         return torch.arange(self.n_sources, device="cpu").unsqueeze(1) < self.n_visible
+
+    def matrix(self, values: Shaped[Tensor, "edge"]) -> Shaped[Tensor, "source destination"]:
+        """One value per edge, in edge order, at the edges' places; 0 elsewhere. [source destination]"""
+        matrix = values.new_zeros(self.n_destinations, self.n_sources)
+        matrix[self.edge_mask.T] = values
+        return matrix.T.contiguous()
 
     # From names to places
 

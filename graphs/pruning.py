@@ -80,7 +80,7 @@ def prune(
     else:
         chosen = _greedy(graph.graph, values, int(k))
     certain = chosen if stable is None else chosen & (_frequency(graph, int(k), by) >= stable)
-    mask = live_edges(graph.graph, _as_mask(graph.graph, certain))
+    mask = live_edges(graph.graph, graph.graph.matrix(certain))
     if chosen.any() and not mask.any():
         _warn_of_nothing(graph.graph, values, int(chosen.sum()), strategy)
     settings = {
@@ -101,7 +101,7 @@ def _warn_of_nothing(graph: Graph, values: Float[Tensor, "edge"], n_chosen: int,
     if strategy == "top":
         sizes = range(len(values) + 1)
         enough = bisect.bisect_left(
-            sizes, True, n_chosen, key=lambda k: bool(live_edges(graph, _as_mask(graph, _top(values, k))).any())
+            sizes, True, n_chosen, key=lambda k: bool(live_edges(graph, graph.matrix(_top(values, k))).any())
         )
         remedy = f"some are from k={enough} on, or with strategy='greedy', which grows a circuit from logits"
     warnings.warn(
@@ -130,9 +130,7 @@ def selection_frequency(
     """
     _check_arguments(graph, k, None, by, "top")
     graph.check_finite()
-    frequency = torch.zeros(graph.graph.n_destinations, graph.graph.n_sources, dtype=torch.float64, device="cpu")
-    frequency[graph.graph.edge_mask.T] = _frequency(graph, int(k), by, n_resamples, seed)
-    return frequency.T.contiguous()
+    return graph.graph.matrix(_frequency(graph, int(k), by, n_resamples, seed))
 
 
 def _frequency(
@@ -183,13 +181,6 @@ def _check_arguments(graph: ScoredGraph, k: int | None, threshold: float | None,
 def rank_values(values: Float[Tensor, "*draw edge"], by: By) -> Float[Tensor, "*draw edge"]:
     """What edges, or nodes, are ranked by; the largest are the best."""
     return values.abs() if by == "absolute" else values if by == "signed" else -values
-
-
-def _as_mask(graph: Graph, chosen: Bool[Tensor, "edge"]) -> Bool[Tensor, "source destination"]:
-    """From one entry per edge, in edge order, to the graph's matrix."""
-    mask = torch.zeros(graph.n_destinations, graph.n_sources, dtype=torch.bool, device="cpu")
-    mask[graph.edge_mask.T] = chosen
-    return mask.T.contiguous()
 
 
 def _top(values: Float[Tensor, "edge"], k: int) -> Bool[Tensor, "edge"]:

@@ -276,7 +276,7 @@ def _random_path(circuit: Circuit, generator: random.Random) -> list[str]:
     destination = graph.n_destinations - 1
     while True:
         source = generator.randrange(visible[destination])
-        edges.append(f"{graph.sources[source]}->{graph.destinations[destination]}")
+        edges.append(graph.edge_name(source, destination))
         if not source:
             return edges
         destination = generator.choice(graph.destinations_of(source))
