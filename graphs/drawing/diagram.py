@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ from edge_circuits.graphs.drawing.looks import (
 )
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.nodes import Node, parse_destination, parse_source
-from edge_circuits.graphs.reachability import live_edges, nodes_to_logits
+from edge_circuits.graphs.reachability import live_edges
 from edge_circuits.graphs.signs import Effect, effect_of, has_sign
 
 AT = "@"  # between a node's or edge's name and its span's
@@ -245,23 +245,35 @@ def _checked_roles(graph: Graph, roles: Mapping[str, str]) -> dict[str, str]:
 
 def drawn_edges(circuit: Drawable) -> tuple[DrawnEdge, ...]:
     """The live edges of a circuit as they are drawn, the weakest first, ties in edge order."""
-    graph, mask = circuit.graph, live_edges(circuit.graph, circuit.mask)
-    leads, is_signed = nodes_to_logits(graph, mask).tolist(), has_sign(circuit.scores, circuit.metadata)
-    places = mask.T.nonzero().tolist()
-    scores = [None if circuit.scores is None else circuit.scores[s, d].item() for d, s in places]
-    sizes = [abs(score) for score in scores if score is not None]
+    live = live_edges(circuit.graph, circuit.mask)[:, :, None]
+    scores = None if circuit.scores is None else circuit.scores[:, :, None]
+    edges = edges_at(circuit.graph, live, scores, circuit.metadata, ("",))
+    return tuple(sorted(edges, key=lambda edge: edge.strength))
+
+
+def edges_at(
+    graph: Graph,
+    live: Bool[Tensor, "source destination span"],
+    scores: Float[Tensor, "source destination span"] | None,
+    metadata: Mapping[str, Any],
+    marks: Sequence[str],
+) -> list[DrawnEdge]:
+    """Live edges in edge order, one for each node that is entered; `marks` stand behind all names at each span."""
+    leads, is_signed = live.flatten(1).any(1).tolist(), has_sign(scores, metadata)
+    places = live.permute(1, 0, 2).nonzero().tolist()
+    values = [None if scores is None else scores[s, d, span].item() for d, s, span in places]
+    sizes = [abs(value) for value in values if value is not None]
     if not all(map(math.isfinite, sizes)):
         raise refusal("scores", "finite numbers to draw", "NaN or infinite ones")
-    largest = max(sizes, default=0.0)
-    edges = []
-    for (destination, source), score in zip(places, scores):
-        start, end = graph.sources[source], graph.destinations[destination]
-        strength = 0.3 if score is None else abs(score) / largest if largest else 0.0
-        part, nodes = parse_destination(end), [graph.sources[n] for n in graph.nodes_of(destination) if leads[n]]
-        for name in nodes or ["logits"]:
-            look = (score, strength, opacity_of(strength, len(places)), effect_of(score) if is_signed else None)
-            edges.append(DrawnEdge(f"{start}->{end}", start, name, part.part or part.kind, *look))
-    return tuple(sorted(edges, key=lambda edge: edge.strength))
+    largest, edges = max(sizes, default=0.0), []
+    for (destination, source, span), value in zip(places, values):
+        strength = 0.3 if value is None else abs(value) / largest if largest else 0.0
+        part, mark = parse_destination(graph.destinations[destination]), marks[span]
+        look = (value, strength, opacity_of(strength, len(places)), effect_of(value) if is_signed else None)
+        name, start = f"{graph.edge_name(source, destination)}{mark}", f"{graph.sources[source]}{mark}"
+        for node in [graph.sources[n] for n in graph.nodes_of(destination) if leads[n]] or ["logits"]:
+            edges.append(DrawnEdge(name, start, f"{node}{mark}", part.part or part.kind, *look))
+    return edges
 
 
 def opacity_of(strength: float, n_edges: int) -> float:

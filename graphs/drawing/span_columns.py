@@ -7,27 +7,14 @@ in the order of its tokens, which are written below, and no arc goes back.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_circuits.graphs.by_span import SpanCircuit
-from edge_circuits.graphs.checks import refusal
-from edge_circuits.graphs.drawing.diagram import (
-    AT,
-    Column,
-    DrawnEdge,
-    DrawnNode,
-    Picture,
-    arranged,
-    opacity_of,
-    title_of,
-)
+from edge_circuits.graphs.drawing.diagram import AT, Column, DrawnEdge, DrawnNode, Picture, arranged, edges_at, title_of
 from edge_circuits.graphs.drawing.looks import printable
-from edge_circuits.graphs.nodes import parse_destination
 from edge_circuits.graphs.prompts.spans import REST
-from edge_circuits.graphs.signs import effect_of, has_sign
 
 _LETTERS = 26  # of a line below a column
 _LINES = 4
@@ -46,7 +33,7 @@ def picture_by_span(circuit: SpanCircuit, roles: Mapping[str, str] | None = None
     """
     live = circuit.live()
     order = _order(circuit)
-    edges = _edges(live)
+    edges = edges_at(live.graph, live.mask, live.scores, live.metadata, [f"{AT}{span}" for span in live.spans])
     anywhere = arranged(circuit.graph, tuple(map(_without_span, edges)), roles, "", ())
     moves = _moves(live, {edge.end for edge in edges}, {edge.start for edge in edges})
     nodes = _nodes(anywhere.nodes, edges, [circuit.spans[number] for number in order])
@@ -59,26 +46,6 @@ def picture_by_span(circuit: SpanCircuit, roles: Mapping[str, str] | None = None
     title = printable(title_of(circuit) if title is None else title)
     ordered = (*moves, *sorted(edges, key=lambda edge: edge.strength))
     return Picture(title, nodes, ordered, anywhere.rows, anywhere.roles, tuple(notes), columns)
-
-
-def _edges(live: SpanCircuit) -> list[DrawnEdge]:
-    """The edges, each within its span."""
-    graph, is_signed = live.graph, has_sign(live.scores, live.metadata)
-    places = live.mask.permute(1, 0, 2).nonzero().tolist()
-    scores = [None if live.scores is None else float(live.scores[s, d, span]) for d, s, span in places]
-    largest = max((abs(score) for score in scores if score is not None), default=0.0)
-    if not math.isfinite(largest) or any(score != score for score in scores):
-        raise refusal("scores", "finite numbers to draw", "NaN or infinite ones")
-    leads, edges = live.mask.flatten(1).any(1).tolist(), []
-    for (destination, source, number), score in zip(places, scores):
-        start, end, span = graph.sources[source], graph.destinations[destination], live.spans[number]
-        strength = 0.3 if score is None else abs(score) / largest if largest else 0.0
-        part = parse_destination(end)
-        look = score, strength, opacity_of(strength, len(places)), effect_of(score) if is_signed else None
-        for node in [graph.sources[each] for each in graph.nodes_of(destination) if leads[each]] or ["logits"]:
-            name = f"{start}->{end}{AT}{span}"
-            edges.append(DrawnEdge(name, f"{start}{AT}{span}", f"{node}{AT}{span}", part.part or part.kind, *look))
-    return edges
 
 
 def _without_span(edge: DrawnEdge) -> DrawnEdge:
