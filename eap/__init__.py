@@ -49,26 +49,4 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "Blend": "methods.blend",
-    "CleanCorrupted": "methods.clean_corrupted",
-    "Crossing": "between_spans",
-    "EAP": "methods.edge_attribution_patching",
-    "Exact": "methods.exact",
-    "HeadImportance": "methods.head_importance",
-    "InformationFlow": "methods.information_flow",
-    "IntegratedGradients": "methods.integrated_gradients",
-    "LearnedMask": "methods.learned_mask",
-    "Method": "methods.method",
-    "Random": "methods.random_scores",
-    "RelP": "methods.relp",
-    "TopKMask": "methods.top_k_mask",
-    "crossing": "between_spans",
-    "error_bars": "intervals",
-    "mean_scores": "averaging",
-    "score": "scoring",
-    "score_groups": "intervals",
-    "score_nodes": "node_scores",
-    "verify": "verification",
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -39,18 +39,4 @@ __all__ = [
     "run",
 ]
 
-_MODULES = {
-    "Circuit": "circuit",
-    "Graph": "graph",
-    "PromptPairs": "prompts.pairs",
-    "ScoredGraph": "scores",
-    "SpanCircuit": "by_span",
-    "SpanScores": "by_span",
-    "as_model": "running.circuit_model",
-    "measure": "measures.quality",
-    "prune": "pruning",
-    "prune_spans": "by_span",
-    "render": "drawing.rendering",
-    "run": "running.execution",
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, __file__)
