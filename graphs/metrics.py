@@ -221,9 +221,7 @@ def _chosen(
 
     Of answers of several tokens it is one value each: at the first token in which answer and wrong answer differ.
     """
-    choices: Int[Tensor, "batch choice"] | None = getattr(pairs, name)
-    if choices is None:
-        raise ValueError(f"pairs: expected pairs with {name}, got pairs without; give PromptPairs {name}=...")
+    choices = _given(pairs, name)
     if len(choices) != len(values):
         raise ValueError(
             f"logits: expected one row for each of the {len(choices)} pairs, got {len(values)}; "
@@ -240,19 +238,21 @@ def _of_every_token(
     values: Float[Tensor, "batch row d_vocab"], pairs: PromptPairs
 ) -> tuple[Float[Tensor, "batch row"], Bool[Tensor, "batch row"]]:
     """The value of each token of the answer, and where there is one."""
-    if pairs.answers is None:
-        raise ValueError("pairs: expected pairs with answers, got pairs without; give PromptPairs answers=...")
-    tokens = pairs.answers.to(values.device)
+    tokens = _given(pairs, "answers").to(values.device)
     return values.gather(2, tokens.clamp(min=0)[..., None])[..., 0], tokens >= 0
 
 
 def _first_difference(pairs: PromptPairs) -> Int[Tensor, "batch"]:
     """Which token of each answer is the first that its wrong answer has not."""
-    if pairs.wrong_answers is None:
-        raise ValueError(
-            "pairs: expected pairs with wrong_answers, got pairs without; give PromptPairs wrong_answers=..."
-        )
-    return ((pairs.answers != pairs.wrong_answers) & (pairs.wrong_answers >= 0)).long().argmax(1)
+    wrong = _given(pairs, "wrong_answers")
+    return ((pairs.answers != wrong) & (wrong >= 0)).long().argmax(1)
+
+
+def _given(pairs: PromptPairs, name: str) -> Int[Tensor, "batch choice"]:
+    """The answers or wrong answers, if pairs have any."""
+    if (choices := getattr(pairs, name)) is None:
+        raise refusal("pairs", f"pairs with {name}", "pairs without", f"give PromptPairs {name}=...")
+    return choices
 
 
 def _sum(values: Float[Tensor, "batch choice"], real: Bool[Tensor, "batch choice"]) -> Float[Tensor, "batch"]:

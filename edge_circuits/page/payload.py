@@ -19,6 +19,7 @@ from torch import Tensor
 from edge_circuits.eap.intervals import ErrorBars
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.verification import Verification
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.measures.curves import Curve
 from edge_circuits.graphs.measures.quality import Measures
@@ -49,9 +50,7 @@ class Side:
 
     def __post_init__(self) -> None:
         if not isinstance(self.found, ScoredGraph | Circuit):
-            raise ValueError(
-                f"found: expected a ScoredGraph or a Circuit, got {type(self.found).__name__}; score or load one"
-            )
+            raise refusal("found", "a ScoredGraph or a Circuit", type(self.found).__name__, "score or load one")
         for name in ("circuit", "bars"):
             other = getattr(self, name)
             if other is not None and (isinstance(self.found, Circuit) or _graph_of(other) != self.found.graph):

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.features.sites import Reads, Site
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.mlp import Experts, Mlp
@@ -68,9 +69,7 @@ class Coordinates:
             ValueError: with both widths.
         """
         if self.n_features * self.width != d_site:
-            raise ValueError(
-                f"{self.site}: expected {d_site} coordinates, got {self.n_features} groups of {self.width}"
-            )
+            raise refusal(str(self.site), f"{d_site} coordinates", f"{self.n_features} groups of {self.width}")
 
     def encode(self, x: Float[Tensor, "*n d_site"]) -> Float[Tensor, "*n d_site"]:
         """The coordinates."""
@@ -149,18 +148,14 @@ class Dictionary:
         for name, shape in shapes.items():
             tensor = getattr(self, name)
             if tuple(tensor.shape) != shape or not torch.isfinite(tensor).all():
-                raise ValueError(
-                    f"dictionary at {self.site}: expected finite {name} of shape {shape}, got {tuple(tensor.shape)}"
-                )
+                raise refusal(f"dictionary at {self.site}", f"finite {name} of shape {shape}", tuple(tensor.shape))
         self._check_settings(n, d_read, d_site)
 
     def _check_settings(self, n: int, d_read: int, d_site: int) -> None:
         if self.k is not None and not 0 < self.k <= n:
             raise ValueError(f"dictionary at {self.site}: expected k from 1 to {n}, got {self.k}")
         if self.threshold is not None and (self.threshold < 0).any():
-            raise ValueError(
-                f"dictionary at {self.site}: expected thresholds from 0 on, got {self.threshold.min():.3g}"
-            )
+            raise refusal(f"dictionary at {self.site}", "thresholds from 0 on", f"{self.threshold.min():.3g}")
         if self.reads != "site" and (self.site.kind != "mlp_out" or self.centred or self.normalise != "none"):
             raise ValueError(
                 f"dictionary at {self.site}: a transcoder reads {self.reads!r} and writes mlp_out, without centred or normalise"
@@ -300,7 +295,5 @@ def experts(model: nn.Module) -> list[Coordinates]:
         layer: block.mlp.W_in.shape for layer, block in enumerate(transformer.blocks) if isinstance(block.mlp, Experts)
     }
     if not layers:
-        raise ValueError(
-            f"experts: expected a model with routed layers, got {transformer.name}; take ec.neurons(model)"
-        )
+        raise refusal("experts", "a model with routed layers", transformer.name, "take ec.neurons(model)")
     return [Coordinates(Site("experts", layer), n, d_model) for layer, (n, d_model, _) in layers.items()]

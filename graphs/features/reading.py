@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.features.dictionary import Dictionary
 from edge_circuits.graphs.features.formats import FORMATS, Found
 from edge_circuits.graphs.features.sites import Reads, Site, site_of_hook
@@ -95,13 +96,9 @@ class Folder:
         try:
             found = _load(file)
         except Exception as error:  # of whichever library reads it
-            raise ValueError(
-                f"{file}: expected tensors, got a file that is torn or foreign ({error}); get it anew"
-            ) from error
+            raise refusal(str(file), "tensors", f"a file that is torn or foreign ({error})", "get it anew") from error
         if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-            raise ValueError(
-                f"{file}: expected tensors by name, got something else; this is not a file of a dictionary"
-            )
+            raise refusal(str(file), "tensors by name", "something else", "this is not a file of a dictionary")
         return dict(found)
 
 

@@ -82,9 +82,7 @@ class Dissection:
         places = [dictionary.site.place for dictionary in dictionaries]
         if not places or len(set(places)) < len(places):
             twice = next((d.site for d in dictionaries if places.count(d.site.place) > 1), None)
-            raise ValueError(
-                f"dictionaries: expected one or more, each at a place of its own, got {twice or 'none'} twice"
-            )
+            raise refusal("dictionaries", "one or more, each at a place of its own", f"{twice or 'none'} twice")
         self.dictionaries = [dictionary.like(transformer.device, wide) for dictionary in dictionaries]
         largest = max(dictionary.n_features * getattr(dictionary, "width", 1) for dictionary in dictionaries)
         batches = ALONE.batches(pairs, batch_size, max(1, min(MAX_TOKENS, MAX_NUMBERS // largest)))

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations
@@ -57,9 +58,7 @@ class Site:
         if self.kind not in get_args(SiteKind):
             raise ValueError(f"site: expected one of {', '.join(get_args(SiteKind))}, got {self.kind!r}")
         if (self.layer is None) != (self.kind == "embed"):
-            raise ValueError(
-                f"site {self.kind}: expected {'no' if self.kind == 'embed' else 'a'} layer, got {self.layer}"
-            )
+            raise refusal(f"site {self.kind}", f"{'no' if self.kind == 'embed' else 'a'} layer", self.layer)
 
     @property
     def name(self) -> str:

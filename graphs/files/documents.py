@@ -105,10 +105,8 @@ def check_seal(content: dict[str, Any]) -> None:
     """
     rest = {name: value for name, value in content.items() if name != "digest"}
     if content.get("digest") != (found := _digest(rest)):
-        expected = f"{found} by what else the file holds"
-        raise ValueError(
-            f'"digest": expected {expected}, got {content.get("digest")!r}, so it was changed after it was written'
-        )
+        got = f"{content.get('digest')!r}, so it was changed after it was written"
+        raise refusal('"digest"', f"{found} by what else the file holds", got)
 
 
 def warn_without_digest() -> None:
