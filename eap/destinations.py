@@ -53,7 +53,7 @@ def attribute(
     Args:
         points: with gradients inside of the destinations unless the reader is "linear".
         constant_scale: the gradients hold every norm's scale constant (the LN-rule).
-        n_exact: sources a token, in the mean, that readers "softmax" and "exact" take exactly beyond the norm.
+        n_exact: sources of a prompt, and of a token of an MLP, that readers "softmax" and "exact" take exactly beyond the norm.
         span: of readers "linear" and "norm", the share of this span's tokens alone.
     """
     if job.by_span:

@@ -8,9 +8,9 @@ with the norms before and behind it, its activation function and its gate as the
 `edge_circuits.eap.exact_softmax`; <v> and `logits` are linear behind their norm, so `edge_circuits.eap.exact_norm` is exact for them (a soft cap of
 the logits is taken exactly too). What is left to the coefficients is what lies beyond the destination.
 
-For all sources, MLPs cost as much as running them once for each source. So, at each layer, only those pairs of source
-and token are taken whose change and coefficient are largest (`n_exact` sources a token, in the mean); the rest
-goes through the norm exactly and then linearly. On a destination whose all sources are taken, nothing is estimated.
+For all sources, MLPs cost as much as running them once for each source. So, at each layer, only the `n_exact` sources are
+taken that change a token's stream most; the rest goes through the norm exactly and then linearly. The choice is each token's
+own, whatever runs beside it. On a destination whose all sources are taken, nothing is estimated.
 
 This finite difference of the node is the project's own; AtP* (Kramar et al. 2024) has it for queries and keys.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -42,9 +43,7 @@ class NodeAttribution(SoftmaxAttribution):
             return
         column = graph.mlp_destination(layer)
         seen = changes[: int(graph.n_visible[column])]
-        gradient = take(self._inside.mlp_out[layer])
-        bound = seen.square().sum(2) * gradient.norm(dim=1)
-        for chosen in largest(bound, self.n_exact * gradient.shape[0]).split(ROWS):
+        for chosen in largest(torch.linalg.vector_norm(seen, dim=2), self.n_exact).split(ROWS):
             values = self._beyond_norm(seen, layer, chosen, take)
             scores[:, column].index_add_(0, chosen[:, 0], values.to(scores))
 

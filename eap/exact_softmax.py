@@ -7,8 +7,8 @@ the metric is then taken linearly, by the coefficient at the head's mixed values
 
 and for <k> with the keys. The norm is exact too. Edges into <v>, MLPs and `logits` are those of `edge_circuits.eap.exact_norm`. No
 further pass through the model is made, but every source meets the layer's query and key projections, which for all
-sources is the price of several passes. So only those sources of a prompt are taken exactly that change its
-stream most (`n_exact` of them on average, where most depends on it), and the others stop at the norm.
+sources is the price of several passes. So at each layer only the `n_exact` sources are taken exactly that change a prompt's
+stream most, up to its answer, and the others stop at the norm: each prompt's own choice, whatever runs beside it.
 
 Deviation: Kramar et al. change a node's query or key; here it is changed by one edge alone, for every edge.
 
@@ -38,7 +38,7 @@ class SoftmaxAttribution(NormAttribution):
     """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point.
 
     Attributes:
-        n_exact: sources a prompt, in the mean, that are taken exactly at each layer.
+        n_exact: sources of a prompt that are taken exactly at each layer.
     """
 
     n_exact: int = N_EXACT
@@ -68,13 +68,14 @@ class SoftmaxAttribution(NormAttribution):
         def take(x: Tensor) -> Tensor:
             return x[prompts.to(x.device)].flatten(0, 1).to(scores)
 
+        positions = torch.arange(self.clean.embed.shape[1], device=scores.device)
+        counted = positions <= rows.amax(1, keepdim=True)  # what follows a prompt's answer is none of it
         changes = self._new_changes(self.transformer.graph.head_sources(last).start, take)
         for layer in range(last + 1):
             seen = changes[: self.transformer.graph.head_sources(layer).start].unflatten(1, (len(prompts), -1))
-            gradient = self._inside.z[layer][prompts.to(self._inside.z[layer].device)].to(scores)
-            bound = seen.square().sum((2, 3)) * gradient.flatten(1).norm(dim=1)
-            n = bound.numel() if self._is_shared(layer, "q") else self.n_exact * len(prompts)
-            for chosen in largest(bound, n).split(PAIRS):
+            size = (torch.linalg.vector_norm(seen, dim=3).square() * counted).sum(2)
+            n = len(size) if self._is_shared(layer, "q") else self.n_exact
+            for chosen in largest(size, n).split(PAIRS):
                 self._add_layer(scores, seen, layer, chosen, prompts, rows if layer == last else None)
             if layer < last:
                 self._fill(changes, layer, take)
@@ -113,8 +114,8 @@ class SoftmaxAttribution(NormAttribution):
         add("k", attention.mix(q, new_k, v, rows) - z, (new_k - k) * at_k)
 
 
-def largest(bound: Float[Tensor, "source place"], n: int) -> Int[Tensor, "chosen 2"]:
-    """Where the n largest entries are that are not zero, as pairs of indices."""
-    values, order = bound.flatten().topk(min(n, bound.numel()))
-    order = order[values > 0]
-    return torch.stack((order // bound.shape[1], order % bound.shape[1]), dim=1)
+def largest(change: Float[Tensor, "source place"], n: int) -> Int[Tensor, "chosen 2"]:
+    """The n sources of largest change at each place, but those of none, as pairs of indices."""
+    values, sources = change.topk(min(n, len(change)), dim=0)
+    place = torch.arange(change.shape[1], device=change.device).expand_as(sources)
+    return torch.stack((sources, place), dim=-1)[values > 0]

@@ -31,9 +31,8 @@ class GradientMethod(Method):
         reader: how an edge's change passes the destination that it enters: "linear", as published; exactly through its
             "norm"; for <q> and <k> also through the "softmax"; or "exact", through the whole node. See
             `edge_circuits.eap.destinations`.
-        exact_sources: how many of a destination's sources the readers "softmax" and "exact" take exactly at a token, in the mean,
-            those that change its stream most; the others stop at the norm. All of them where there are no more. The choice is
-            among all tokens that run together, so scores depend a little on the batch unless all are taken.
+        exact_sources: how many of a destination's sources the readers "softmax" and "exact" take exactly: those that change a
+            prompt's stream most (of an MLP, a token's); the others stop at the norm. All of them where there are no more.
     """
 
     knows_spans: ClassVar = True

@@ -12,7 +12,6 @@ from references.lrp import ruled
 from torch import Tensor
 
 from edge_circuits import eap
-from edge_circuits.eap.exact_softmax import largest
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.norm import apply_norm
 from edge_circuits.graphs.model.transformer import take_rows
@@ -64,12 +63,6 @@ def test_few_sources_leave_the_others_at_the_norm() -> None:
 
 def tiny_edges(kind: str) -> Tensor:
     return scored(kind, eap.EAP()).graph.edge_mask
-
-
-def test_the_largest_are_chosen_and_zeros_never() -> None:
-    bound = torch.tensor([[0.0, 3.0, 0.0], [5.0, 0.5, 0.0]])
-    assert largest(bound, 2).tolist() == [[1, 0], [0, 1]]
-    assert largest(bound, 9).tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
 def test_where_all_beyond_is_linear_the_scores_are_exact_patching() -> None:

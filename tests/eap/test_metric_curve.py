@@ -81,10 +81,7 @@ def test_a_line_that_goes_nowhere_leaves_the_scores() -> None:
 
 def test_any_batching_gives_the_same() -> None:
     found = [
-        eap.score(
-            tiny("gemma2").model, PAIRS, curved, eap.Blend(exact_sources=1000), batch_size=size, quiet=True
-        ).scores
-        for size in (1, 3)
+        eap.score(tiny("gemma2").model, PAIRS, curved, "blend", batch_size=size, quiet=True).scores for size in (1, 3)
     ]
     assert torch.allclose(*found, rtol=0, atol=1e-10)
 
@@ -102,7 +99,7 @@ def test_a_blend_is_the_gradient_for_small_effects_and_relevance_for_large_ones(
 
 
 def test_groups_of_prompts_add_up_to_the_blend_of_all() -> None:
-    settings = dict(method=eap.Blend(exact_sources=1000), quiet=True)
+    settings = dict(method="blend", quiet=True)
     whole = eap.score(tiny("llama").model, PAIRS, curved, **settings)
     groups = eap.score_groups(tiny("llama").model, PAIRS, curved, n_groups=2, **settings)
     assert (groups.scores - whole.scores).abs().max() < 1e-10 * whole.scores.abs().max()

@@ -47,10 +47,7 @@ def test_slow_methods_are_left_out_on_large_graphs_only(monkeypatch: pytest.Monk
     }
 
 
-EVERY_SOURCE = {"blend": "blend:exact_sources=99"}  # which are taken exactly depends on what runs together
-
-
-@pytest.mark.parametrize("name", [EVERY_SOURCE.get(name, name) for name in known() if name != "random"])
+@pytest.mark.parametrize("name", [name for name in known() if name != "random"])
 def test_groups_of_any_size_add_up_to_all_prompts(name: str, tmp_path: Path) -> None:
     """Of a method that is no mean over prompts, all prompts are one group."""
     problem = toy_problem(n_prompts=7)  # in groups of 3, 2 and 2
