@@ -12,19 +12,22 @@ References: Nanda 2023, Attribution Patching: Activation Patching at Industrial 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
+from edge_circuits.eap.budget import affordable_nodes, check_budget
 from edge_circuits.eap.gradient_method import OnePass
 from edge_circuits.eap.methods.exact import Exact
 from edge_circuits.eap.methods.lookup import find
+from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.patched_nodes import patched_nodes
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
@@ -54,11 +57,13 @@ class NodeScores:
             attention-only models), "heads".
         metadata: model, method, settings, metric, direction.
         graph: the model's topology.
+        exact: by kind, the nodes and positions that were measured by exact patching: what a budget paid for, or all of method "exact".
     """
 
     per_prompt: Mapping[str, Float[Tensor, "pair layer *head pos"]]
     metadata: Mapping[str, Any]
     graph: Graph
+    exact: Mapping[str, Bool[Tensor, "layer *head pos"]]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -98,6 +103,7 @@ def score_nodes(
     direction: Direction = "noising",
     *,
     heads: bool = False,
+    budget: float | int | None = None,
     batch_size: int | None = None,
     process_group: ProcessGroup | None = None,
     quiet: bool = False,
@@ -110,6 +116,8 @@ def score_nodes(
             position.
         direction: "noising", gradients at the clean prompts, or "denoising", at the corrupted ones.
         heads: whether "exact" patches each head too, a run for each head, layer and position; estimates always have them.
+        budget: how many plain passes (`edge_circuits.eap.budget`) to spend on measuring those nodes exactly, each at one position,
+            whose mean score is largest; `NodeScores.exact` says which they are. None: nothing.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         process_group: processes of `torch.distributed` that share the prompts, as in `eap.score`.
         quiet: no progress bar.
@@ -127,34 +135,37 @@ def score_nodes(
         method.check_model(transformer)
         if direction == "noising":
             method.check_metric(metric)
+        check_budget(budget, method)
         batches = processes.batches(pairs, batch_size, MAX_TOKENS)
         if processes.size > 1:
-            settings = dict(method=method.described, direction=direction, gradients=True)
+            settings = dict(method=method.described, direction=direction, gradients=True, budget=budget)
             asked |= question(model, transformer, pairs, metric, batches, **settings)
-    batches = [batch.to(transformer.device) for batch in processes.mine(batches)]
-    per_prompt: dict[str, Tensor] = {}
-    quiet = quiet or not processes.is_first
-    with tqdm(
-        total=sum(map(len, batches)), desc=f"{method.name} nodes", unit="prompt", disable=quiet, leave=False
-    ) as bar:
-        for batch in batches:
-            for kind, value in _batch_scores(transformer, batch, metric, method, direction, heads).items():
-                value = _padded(value, batch, pairs.clean.shape[1]).cpu()
-                rows = per_prompt.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
-                rows[batch.indices.cpu()] = value
-            bar.update(len(batch))
-    per_prompt = {
-        kind: processes.total(rows) for kind, rows in per_prompt.items()
-    }  # a prompt's row is zero but in one process
+    batches = [batch.to(transformer.device) for batch in batches]
+    own, quiet = processes.mine(batches), quiet or not processes.is_first
+
+    def scores(by: OnePass | Exact, heads: bool, chosen: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        of_batch = partial(_batch_scores, transformer, metric, by, direction, heads, chosen)
+        found = _over_prompts(own, pairs, of_batch, by, quiet)
+        return {kind: processes.total(rows) for kind, rows in found.items()}  # a prompt's row is 0 but in one process
+
     metadata = {
         "model": transformer.name,
         "method": method.name,
-        "settings": method.settings,
+        "settings": method.settings if budget is None else method.settings | {"budget": budget},
         "metric": metric_name(metric),
         "direction": direction,
         "n_prompts": len(pairs),
     }
-    return NodeScores(per_prompt, metadata, transformer.graph)
+    found = scores(method, heads)
+    every = torch.ones if isinstance(method, Exact) else torch.zeros
+    exact = {kind: every(rows.shape[1:], dtype=torch.bool) for kind, rows in found.items()}
+    scored = NodeScores(found, metadata, transformer.graph, exact)
+    if budget is None:
+        return scored
+    exact = affordable_nodes(transformer, batches, {kind: scored.mean(kind) for kind in scored.kinds}, budget)
+    measured = scores(Exact(), True, exact)
+    found |= {kind: torch.where(exact[kind], rows, found[kind]) for kind, rows in measured.items()}
+    return replace(scored, per_prompt=found, exact=exact)
 
 
 def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:
@@ -175,21 +186,42 @@ def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:
     return method
 
 
+def _over_prompts(
+    batches: Sequence[PromptPairs],
+    pairs: PromptPairs,
+    scores: Callable[[PromptPairs], dict[str, Tensor]],
+    method: Method,
+    quiet: bool,
+) -> dict[str, Float[Tensor, "pair layer *head pos"]]:
+    """The scores of all batches, in the order of the pairs; zero for pairs that are in none."""
+    found: dict[str, Tensor] = {}
+    bar = tqdm(total=sum(map(len, batches)), desc=f"{method.name} nodes", unit="prompt", disable=quiet, leave=False)
+    with bar:
+        for batch in batches:
+            for kind, value in scores(batch).items():
+                value = _padded(value, batch, pairs.clean.shape[1]).cpu()
+                rows = found.setdefault(kind, value.new_zeros(len(pairs), *value.shape[1:]))
+                rows[batch.indices.cpu()] = value
+            bar.update(len(batch))
+    return found
+
+
 def _batch_scores(
     transformer: Transformer,
-    batch: PromptPairs,
     metric: Metric,
     method: OnePass | Exact,
     direction: Direction,
     heads: bool,
+    chosen: Mapping[str, Tensor] | None,
+    batch: PromptPairs,
 ) -> dict[str, Tensor]:
     """Scores of each kind, [layer (head) batch pos], where the last layer may hold the answer row alone."""
     tokens = {"noising": (batch.clean, batch.corrupted), "denoising": (batch.corrupted, batch.clean)}[direction]
     here, there = (transformer.embed(trimmed(each, batch)) for each in tokens)
     sign = 1 if direction == "noising" else -1
     if isinstance(method, Exact):
-        exact = patched_nodes(transformer, batch, metric, here, there, heads)
-        return {kind: sign * value for kind, value in exact.items()}
+        found = patched_nodes(transformer, batch, metric, here, there, heads, chosen)
+        return {kind: sign * value for kind, value in found.items()}
     with torch.no_grad():
         other = transformer.forward(there, answer_rows(batch))
     operations = method.operations(transformer, batch, lambda: other)

@@ -11,12 +11,12 @@ Zhang and Nanda 2024, Towards Best Practices of Activation Patching in Language 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
@@ -46,6 +46,7 @@ def patched_nodes(
     here: Float[Tensor, "batch pos d_model"],
     there: Float[Tensor, "batch pos d_model"],
     heads: bool = False,
+    chosen: Mapping[str, Bool[Tensor, "layer *head pos"]] | None = None,
 ) -> dict[str, Float[Tensor, "batch pos layer *head"]]:
     """What each node's value on the other prompt, put in at one position, adds to the metric.
 
@@ -54,6 +55,8 @@ def patched_nodes(
         here: The embedded prompts that run.
         there: The embedded prompts whose values are put in.
         heads: Whether each head is patched too.
+        chosen: By kind the nodes to measure; the others score zero. The stream behind a layer is measured as the one before the next.
+            All by default.
     """
     runs = transformer.forward(here), transformer.forward(there)
     uncut = _values(transformer, batch, metric, runs[0].final)
@@ -62,13 +65,27 @@ def patched_nodes(
     for layer in range(len(transformer.blocks)):
         rest = replace(transformer, blocks=transformer.blocks[layer:])
         for place in _places(transformer, layer, *runs, heads):
-            effect = _each_position(rest, batch, metric, runs[0].attention_in[layer], place) - uncut[:, None]
+            effect = torch.zeros_like(counted, dtype=uncut.dtype)
+            positions = _wanted(chosen, place.kind, len(found.get(place.kind, ())), here.shape[1])
+            if len(positions):
+                values = _each_position(rest, batch, metric, runs[0].attention_in[layer], place, positions)
+                effect[:, positions] = values - uncut[:, None]
             found.setdefault(place.kind, []).append(effect * counted)
     found["resid_post"] = [*found["resid_pre"][1:], *found["resid_post"]]
     stacked = {kind: torch.stack(found[kind], dim=2) for kind in ORDER if kind in found}
     if heads:
         stacked["heads"] = stacked["heads"].unflatten(2, (len(transformer.blocks), -1))
     return stacked
+
+
+def _wanted(
+    chosen: Mapping[str, Bool[Tensor, "layer *head pos"]] | None, kind: str, number: int, n_positions: int
+) -> Int[Tensor, " chosen"]:
+    """The positions at which a node is measured, by its number among those of its kind."""
+    if chosen is None:
+        return torch.arange(n_positions)
+    mask = chosen[kind][-1:] if kind == "resid_post" else chosen[kind].flatten(0, -2)
+    return mask[number, :n_positions].nonzero()[:, 0]
 
 
 def _places(
@@ -91,12 +108,17 @@ def _places(
 
 
 def _each_position(
-    rest: Transformer, batch: PromptPairs, metric: Metric, stream: Float[Tensor, "batch pos d_model"], place: _Place
-) -> Float[Tensor, "batch pos"]:
+    rest: Transformer,
+    batch: PromptPairs,
+    metric: Metric,
+    stream: Float[Tensor, "batch pos d_model"],
+    place: _Place,
+    chosen: Int[Tensor, " chosen"],
+) -> Float[Tensor, "batch chosen"]:
     """The metric with the value put in at each position, alone; the layers run from the given stream on."""
     n_batch, n_positions, _ = stream.shape
     effects = []
-    for positions in torch.arange(n_positions).split(max(1, STACKED_TOKENS // stream[..., 0].numel())):
+    for positions in chosen.split(max(1, STACKED_TOKENS // stream[..., 0].numel())):
         at = torch.zeros(len(positions), 1, n_positions, 1, dtype=torch.bool)
         at[torch.arange(len(positions)), 0, positions] = True
         at = at.expand(-1, n_batch, -1, -1).flatten(0, 1)

@@ -64,10 +64,10 @@ def grouped(group: Group) -> torch.Tensor:
     return score_groups(tiny("llama").model, PAIRS, logit_difference, "eap", **settings).per_group
 
 
-def nodes(group: Group, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def nodes(group: Group, dtype: torch.dtype = torch.float64, **budget: float) -> torch.Tensor:
     """Node scores of every prompt."""
     settings = dict(batch_size=2, process_group=group, quiet=True)
-    found = eap.score_nodes(tiny("gpt2", dtype).model, PAIRS, logit_difference, "relp", **settings).per_prompt
+    found = eap.score_nodes(tiny("gpt2", dtype).model, PAIRS, logit_difference, "relp", **settings, **budget).per_prompt
     return torch.cat([values.nan_to_num().flatten(1) for values in found.values()], dim=1)
 
 
@@ -130,6 +130,7 @@ QUESTIONS: dict[str, Callable[[Group, Path], Any]] = {
     "score exact, checkpoint": lambda group, folder: scores(group, "exact", checkpoint=folder),
     "score groups": lambda group, folder: grouped(group),
     "score nodes": lambda group, folder: nodes(group),
+    "score nodes, some measured": lambda group, folder: nodes(group, budget=4),
     "score nodes, bfloat16": lambda group, folder: nodes(group, torch.bfloat16),
     "acdc kl": lambda group, folder: found(group, "kl", "gpt2"),
     "acdc metric": lambda group, folder: found(group, curved),

@@ -19,15 +19,17 @@ def node_scores(
     return torch.autograd.grad(value, strengths, materialize_grads=True)[0][:, 0]
 
 
-def patched_nodes(model: Literal, prompt: Prompt, metric: Callable[[Tensor], Tensor], kind: str, layer: int) -> Tensor:
+def patched_nodes(
+    model: Literal, prompt: Prompt, metric: Callable[[Tensor], Tensor], kind: str, layer: int, head: int = 0
+) -> Tensor:
     """At each position [pos], what the metric gains when the node is cut there alone, one run after the other."""
     with torch.no_grad():
         nothing = torch.zeros(len(prompt.clean), 1, dtype=torch.float64)
-        uncut, each = metric(_out(model, prompt, kind, layer, 0, nothing)), []
+        uncut, each = metric(_out(model, prompt, kind, layer, head, nothing)), []
         for position in range(len(nothing)):
             strengths = nothing.clone()
             strengths[position] = 1.0
-            each.append(metric(_out(model, prompt, kind, layer, 0, strengths)) - uncut)
+            each.append(metric(_out(model, prompt, kind, layer, head, strengths)) - uncut)
     return torch.stack(each)
 
 
