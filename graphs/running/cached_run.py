@@ -121,6 +121,7 @@ class CachedRun:
         cut: What cut edges read.
         columns: For each destination the set of computed sources it keeps (bits, see `edge_circuits.graphs.running.dependents`).
         groups: Sources whose writes are added up before a norm.
+        whole_from: The layer from which on no edge is cut, into logits neither.
     """
 
     def __init__(
@@ -154,6 +155,8 @@ class CachedRun:
         self._mask, self.columns = mask, bit_columns(mask)
         self._weights = mask.T.to(self.logits.device, self.logits.dtype).contiguous()
         self._dependents: dict[int, Dependents] = {}
+        cut = (self.graph.edge_mask & ~mask.cpu()).any(0).nonzero()
+        self.whole_from = self.layer_of(int(cut.max())) + 1 if len(cut) else 0
 
     # What the run is
 
@@ -168,6 +171,10 @@ class CachedRun:
             sums = len(self.groups) == 1
             self._dependents[destination] = dependents_of(self.graph, self.columns, self._computed, destination, sums)
         return self._dependents[destination]
+
+    def layer_of(self, destination: int) -> int:
+        """The layer of a destination; of `logits` the one after the last."""
+        return destination // ((self.graph.n_destinations - 1) // self.graph.n_layers)  # as many in every layer
 
     def is_everywhere(self, source: int) -> bool:
         """Whether a source is computed at every position; otherwise, if at all, at the answer row alone."""

@@ -4,6 +4,7 @@
 2. Layer by layer upwards, only nodes with a destination that moved are computed, and of a head only the parts that moved.
    What they read is their input in the cached run plus the differences of what they keep.
 3. Nodes that are read at the answer position alone are computed there alone, and so are the logits.
+4. From the layer on from which no edge is cut, every destination reads one stream, and the layers run as in the model.
 
 This is exact: sums are only taken in another order, so values agree with `graphs.run` up to rounding.
 """
@@ -11,6 +12,7 @@ This is exact: sums are only taken in another order, so values agree with `graph
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -83,11 +85,22 @@ class IncrementalRun:
         logits = graph.n_destinations - 1
         if logits not in self.dependents.destinations:
             return cached.logits.expand(self.n, *cached.logits.shape)
-        first = self.destination // (logits // graph.n_layers)  # every layer has as many destinations
-        for layer in range(first, graph.n_layers):
+        first = cached.layer_of(self.destination)
+        whole_from = graph.n_layers if self.collects else max(first + 1, cached.whole_from)
+        for layer in range(first, min(whole_from, graph.n_layers)):
             self._run_layer(layer)
-        x = self._inputs(Place("final", graph.n_layers, False), [logits])[0]
+        if whole_from < graph.n_layers:
+            x = self._go_on(whole_from)
+        else:
+            x = self._inputs(Place("final", graph.n_layers, False), [logits])[0]
         return cached.transformer.unembed(answered(x, cached.batch)).unflatten(0, (self.n, -1))
+
+    def _go_on(self, layer: int) -> Float[Tensor, "stacked row d_model"]:
+        """The stream that logits read; from this layer on nothing is cut, and layers run as in the model."""
+        destination = self.cached.graph.part_destinations(layer, "q").start
+        x = self._inputs(Place("attention_in", layer, True), [destination])[0]
+        rest = replace(self.cached.transformer, blocks=self.cached.transformer.blocks[layer:])
+        return rest.forward(x, self.rows).final
 
     def _run_layer(self, layer: int) -> None:
         cached = self.cached

@@ -82,6 +82,24 @@ def test_full_and_sparse_circuits(kind, density):
     assert_as_run_by_itself(Case(kind, density, seed=1))
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "neox-parallel", "rms-gated-grouped", "attention-only"])
+@pytest.mark.parametrize("cut", ["a0.h1<k>", "a1.h0<q>", "logits"])
+def test_layers_from_which_on_no_edge_is_cut(kind, cut):
+    case = Case(kind)
+    destination = case.graph.destination_index(cut)
+    for other in (None, destination):
+        if other is not None:
+            case.mask[:, other] = False
+            move_on(case.cached, other, case.mask[:, other])
+        layers = {"a0.h1<k>": 1, "a1.h0<q>": 2, "logits": case.graph.n_layers + 1}
+        assert case.cached.whole_from == (0 if other is None else layers[cut])
+        for name in ("a0.h0<v>", "m0", "a1.h1<q>", "logits"):
+            if name in case.graph.destinations:
+                at = case.graph.destination_index(name)
+                candidates = case.candidates(at)
+                assert case.error(run_candidates(case.cached, at, candidates)[1], at, candidates[1]) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     "kind, intervention", [("gpt2", "zero"), ("gpt2", "mean"), ("layer-norm", "mean-positional"), ("gemma2", "zero")]
 )
