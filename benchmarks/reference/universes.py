@@ -37,9 +37,8 @@ from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
 from edge_circuits.graphs import Circuit, Graph, ScoredGraph
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.node_circuits import ScoredNodes
-from edge_circuits.graphs.nodes import PARTS
+from edge_circuits.graphs.nodes import PARTS, parse_source
 
-By = Literal["absolute", "signed"]
 Aggregate = Literal["sum", "max"]
 
 
@@ -92,12 +91,10 @@ class Candidates:
     Attributes:
         labels: True for those of the circuit. [candidate]
         scores: Larger: rather in the circuit. [candidate]
-        universe: Name of the universe, or "nodes".
     """
 
     labels: Bool[Tensor, "candidate"]
     scores: Float[Tensor, "candidate"]
-    universe: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,29 +106,22 @@ class Candidates:
 
 
 def candidates(
-    scored: ScoredGraph,
-    circuit: Circuit | ReferenceCircuit,
-    universe: str = "all",
-    *,
-    by: By = "absolute",
-    direct_score: Aggregate = "sum",
+    scored: ScoredGraph, circuit: Circuit | ReferenceCircuit, universe: str = "all", *, direct_score: Aggregate = "sum"
 ) -> Candidates:
-    """Labels and scores of the candidates of a universe.
+    """Labels of the candidates of a universe, and the size of their scores, by which published curves rank.
 
     Args:
         scored: Scores of the edges.
         circuit: The known circuit. A `ReferenceCircuit` says which placeholder links are positive; for a `Circuit` it is
             those of all its heads and MLPs.
         universe: A name in `UNIVERSES`.
-        by: "absolute" ranks by |score|, as published curves do; "signed" by the score itself.
-        direct_score: Score of a direct link: "sum" of the edges into its destination, or their "max".
+        direct_score: Score of a direct link: "sum" of the edges into its destination, or their "max" by size.
 
     Raises:
         ValueError: The two are of different graphs, or a choice is unknown.
     """
-    scores = candidate_scores(scored.scores, scored.graph, universe, by=by, direct_score=direct_score)
-    _check_same_graph(scored.graph, circuit)
-    return Candidates(candidate_labels(circuit, universe), scores, universe)
+    scores = candidate_scores(scored.scores, scored.graph, universe, direct_score=direct_score)
+    return Candidates(candidate_labels(_of_graph(circuit, scored.graph), universe), scores)
 
 
 def candidate_labels(circuit: Circuit | ReferenceCircuit, universe: str = "all") -> Bool[Tensor, "candidate"]:
@@ -148,8 +138,8 @@ def candidate_labels(circuit: Circuit | ReferenceCircuit, universe: str = "all")
     if chosen.direct:
         labels.append(circuit.mask.any(0)[_head_inputs(graph)])
     if chosen.placeholders:
-        counted = [_kind(name) in placeholders for name in graph.sources[1:]]
-        labels.append((_has_node(circuit) & torch.tensor(counted)).repeat_interleave(_n_placeholders(graph)))
+        counted = torch.tensor([kind in placeholders for kind in _kinds(graph)])
+        labels.append((_has_node(circuit) & counted).repeat_interleave(_n_placeholders(graph)))
     return torch.cat(labels)
 
 
@@ -158,61 +148,47 @@ def candidate_scores(
     graph: Graph,
     universe: str = "all",
     *,
-    by: By = "absolute",
     direct_score: Aggregate = "sum",
 ) -> Float[Tensor, "*batch candidate"]:
-    """Scores of the candidates of a universe, for one score tensor or a batch of them; see `candidates`.
+    """Sizes of the candidates' scores, for one score tensor or a batch of them; see `candidates`.
 
     Raises:
         ValueError: A choice is unknown.
     """
     chosen = _universe(universe)
-    choice("by", by, get_args(By))
     choice("direct_score", direct_score, get_args(Aggregate))
     parts = [scores.flatten(-2)[..., _places(chosen.edge_mask(graph))]]
     if chosen.direct:
-        parts.append(_direct_scores(scores, graph, by, direct_score)[..., _head_inputs(graph)])
+        of_destinations = scores.sum(-2) if direct_score == "sum" else scores.abs().amax(-2)
+        parts.append(of_destinations[..., _head_inputs(graph)])
     if chosen.placeholders:
         parts.append(scores.sum(-1)[..., 1:].repeat_interleave(_n_placeholders(graph), dim=-1))
-    result = torch.cat(parts, dim=-1)
-    return result.abs() if by == "absolute" else result
+    return torch.cat(parts, dim=-1).abs()
 
 
-def node_candidates(
-    scored: ScoredGraph | ScoredNodes, circuit: Circuit | ReferenceCircuit, aggregate: Aggregate = "max"
-) -> Candidates:
+def node_candidates(scored: ScoredGraph | ScoredNodes, circuit: Circuit | ReferenceCircuit) -> Candidates:
     """Labels and scores of the heads and MLPs, for a ROC curve over nodes; `input` and `logits` are no candidates.
 
     A node is positive when an edge of the circuit starts or ends at it; its score is the size of its own, or that of
     `node_scores` where edges are scored.
 
     Raises:
-        ValueError: The two are of different graphs, or a choice is unknown.
+        ValueError: The two are of different graphs.
     """
-    is_of_nodes = isinstance(scored, ScoredNodes)
-    scores = scored.scores.abs() if is_of_nodes else node_scores(scored.scores, aggregate)
-    _check_same_graph(scored.graph, circuit)
-    circuit = circuit.circuit if isinstance(circuit, ReferenceCircuit) else circuit
-    return Candidates(_has_node(circuit), scores, "nodes")
+    scores = scored.scores.abs() if isinstance(scored, ScoredNodes) else node_scores(scored.scores)
+    circuit = _of_graph(circuit, scored.graph)
+    return Candidates(_has_node(circuit.circuit if isinstance(circuit, ReferenceCircuit) else circuit), scores)
 
 
-def node_scores(
-    scores: Float[Tensor, "*batch source destination"], aggregate: Aggregate = "max"
-) -> Float[Tensor, "*batch node"]:
+def node_scores(scores: Float[Tensor, "*batch source destination"]) -> Float[Tensor, "*batch node"]:
     """Scores of the heads and MLPs, in the order of sources without `input`.
+
+    It is the largest |score| of the node's out-edges, the first to bring the node into a circuit as it grows.
 
     Args:
         scores: Scores of edges, 0 where there is none.
-        aggregate: "max": the largest |score| of the node's out-edges, the first to bring the node into a circuit as it
-            grows. "sum": the absolute sum of its out-edges' scores; for attribution patching that is the node's own
-            attribution, because the gradients at the destinations add up to that at the node's output.
-
-    Raises:
-        ValueError: aggregate is another word.
     """
-    choice("aggregate", aggregate, get_args(Aggregate))
-    out_edges = scores[..., 1:, :]
-    return out_edges.abs().amax(-1) if aggregate == "max" else out_edges.sum(-1).abs()
+    return scores[..., 1:, :].abs().amax(-1)
 
 
 def _places(mask: Bool[Tensor, "source destination"]) -> Int[Tensor, "edge"]:
@@ -221,22 +197,18 @@ def _places(mask: Bool[Tensor, "source destination"]) -> Int[Tensor, "edge"]:
     return source * mask.shape[1] + destination
 
 
-def _direct_scores(
-    scores: Float[Tensor, "*batch source destination"], graph: Graph, by: By, aggregate: Aggregate
-) -> Float[Tensor, "*batch destination"]:
-    if aggregate == "sum":
-        return scores.sum(-2)
-    in_edges = scores.abs() if by == "absolute" else scores.masked_fill(~graph.edge_mask, -torch.inf)
-    return in_edges.amax(-2)
-
-
 def _head_inputs(graph: Graph) -> Bool[Tensor, "destination"]:
     return torch.tensor([name.endswith(">") for name in graph.destinations])
 
 
+def _kinds(graph: Graph) -> list[str]:
+    """Whether each node is a "head" or an "mlp", in the order of sources without `input`."""
+    return [parse_source(name).kind for name in graph.sources[1:]]
+
+
 def _n_placeholders(graph: Graph) -> Tensor:
     """How many placeholder links each node has, in the order of sources without `input`."""
-    return torch.tensor([len(PARTS) if _kind(name) == "head" else 1 for name in graph.sources[1:]])
+    return torch.tensor([len(PARTS) if kind == "head" else 1 for kind in _kinds(graph)])
 
 
 def _has_node(circuit: Circuit) -> Bool[Tensor, "node"]:
@@ -244,15 +216,13 @@ def _has_node(circuit: Circuit) -> Bool[Tensor, "node"]:
     return torch.tensor([name in nodes for name in circuit.graph.sources[1:]])
 
 
-def _kind(source: str) -> str:
-    return "mlp" if source.startswith("m") else "head"
-
-
 def _universe(name: str) -> Universe:
     return UNIVERSES[choice("universe", name, UNIVERSES)]
 
 
-def _check_same_graph(graph: Graph, circuit: Circuit | ReferenceCircuit) -> None:
+def _of_graph(circuit: Circuit | ReferenceCircuit, graph: Graph) -> Circuit | ReferenceCircuit:
+    """The circuit, which has to be of the graph that is scored."""
     other = circuit.circuit.graph if isinstance(circuit, ReferenceCircuit) else circuit.graph
     if graph != other:
         raise refusal("scores and circuit", "both of one graph", f"{graph} and {other}")
+    return circuit

@@ -12,49 +12,35 @@ Reference: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.reference import ReferenceCircuit, candidate_labels, candidate_scores
-from edge_circuits.benchmarks.reference.universes import By
 from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
-from edge_circuits.graphs import Circuit, Graph
-from edge_circuits.graphs.bootstrap import drawn_counts, percentiles
-from edge_circuits.graphs.checks import between_0_and_1, choice, refusal, whole_number
+from edge_circuits.graphs import Circuit
+from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, percentiles
+from edge_circuits.graphs.checks import refusal, whole_number
 
 CHUNK = 32
 
 
-@dataclass(frozen=True, eq=False)
-class AucInterval:
+class AucInterval(NamedTuple):
     """An AUC and how far it depends on the prompts.
 
     Attributes:
         auc: Of the scores of all groups.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        confidence: Share of the resamples between the ends, e.g. 0.95.
+        low: Lower end of the interval that holds 95 % of the resamples.
+        high: Upper end of it.
         resamples: AUC of each draw; those of two methods with equal groups and seed are paired. [resample]
-        n_groups: Groups of prompts that were drawn from.
-        seed: Of the draws.
     """
 
     auc: float
     low: float
     high: float
-    confidence: float
     resamples: Float[Tensor, "resample"]
-    n_groups: int
-    seed: int
-
-    @property
-    def standard_error(self) -> float:
-        """Standard deviation of the AUC over the resamples."""
-        return self.resamples.std().item()
 
 
 def bootstrap_auc(
@@ -62,12 +48,10 @@ def bootstrap_auc(
     circuit: Circuit | ReferenceCircuit,
     *,
     universe: str = "all",
-    by: By = "absolute",
-    n_resamples: int = 1000,
-    confidence: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> AucInterval:
-    """The AUC of edge scores with a percentile interval over prompts.
+    """The AUC of edge scores, ranked by size, with a percentile interval over prompts.
 
     Prompts of a group are drawn together, so groups should be alike: many small ones of mixed prompts, best one prompt
     each. A draw repeats some groups and lacks others, so its scores are noisier than those of all groups, and the
@@ -77,34 +61,24 @@ def bootstrap_auc(
         edge_scores_per_group: Sum (not mean) of the scores over the prompts of each group.
         circuit: The known circuit.
         universe: Among which edges; see `edge_circuits.benchmarks.reference.universes`. A direct link scores the sum of its in-edges.
-        by: "absolute" ranks by the absolute value of the summed score, "signed" by the score itself.
         n_resamples: Number of draws.
-        confidence: Share of the draws inside the interval.
         seed: The draws depend on it and on the number of groups alone.
 
     Raises:
         ValueError: There are fewer than two groups, a number is out of range, or there is no ROC curve.
     """
     graph = (circuit.circuit if isinstance(circuit, ReferenceCircuit) else circuit).graph
-    _check(edge_scores_per_group, graph, by, n_resamples, confidence)
-    labels = candidate_labels(circuit, universe)
-
-    def auc(scores: Float[Tensor, "*batch source destination"]) -> Float[Tensor, "*batch"]:
-        return area_under_roc(labels, candidate_scores(scores, graph, universe, by=by))
-
-    per_group = edge_scores_per_group.detach().cpu().double()
-    draws = drawn_counts(len(per_group), n_resamples, seed)
-    resamples = torch.cat([auc(torch.tensordot(chunk, per_group, dims=1)) for chunk in draws.split(CHUNK)])
-    low, high = percentiles(resamples, confidence).tolist()
-    return AucInterval(auc(per_group.sum(0)).item(), low, high, confidence, resamples, len(per_group), seed)
-
-
-def _check(per_group: Tensor, graph: Graph, by: str, n_resamples: int, confidence: float) -> None:
-    expected = (graph.n_sources, graph.n_destinations)
+    per_group, expected = edge_scores_per_group.detach().cpu().double(), (graph.n_sources, graph.n_destinations)
     if per_group.ndim != 3 or tuple(per_group.shape[1:]) != expected:
         wanted = f"[group source destination] with the circuit's {expected}"
         raise refusal("edge_scores_per_group", wanted, str(tuple(per_group.shape)))
     whole_number("groups of prompts", len(per_group), 2, remedy="use smaller groups")
-    choice("by", by, get_args(By))
     whole_number("n_resamples", n_resamples, 2)
-    between_0_and_1("confidence", confidence)
+    labels = candidate_labels(circuit, universe)
+
+    def auc(scores: Float[Tensor, "*batch source destination"]) -> Float[Tensor, "*batch"]:
+        return area_under_roc(labels, candidate_scores(scores, graph, universe))
+
+    draws = drawn_counts(len(per_group), n_resamples, seed)
+    resamples = torch.cat([auc(torch.tensordot(chunk, per_group, dims=1)) for chunk in draws.split(CHUNK)])
+    return AucInterval(auc(per_group.sum(0)).item(), *percentiles(resamples).tolist(), resamples)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from edge_circuits.graphs.checks import number, refusal, whole_number
 
+LEAST_THRESHOLD = 1e-6
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -133,9 +135,8 @@ def roc_curve(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidat
     fpr, tpr, at_rank = metrics.roc_curve(labels.numpy(), ranks.numpy(), drop_intermediate=False)
     rates = torch.tensor(fpr, dtype=torch.double), torch.tensor(tpr, dtype=torch.double)
     n_selected = (rates[0] * n_negatives).round() + (rates[1] * n_positives).round()
-    thresholds = torch.cat(
-        [torch.tensor([torch.inf], dtype=torch.double), distinct.cpu()[torch.tensor(at_rank[1:]).long()]]
-    )
+    nothing = torch.tensor([torch.inf], dtype=torch.double)
+    thresholds = torch.cat([nothing, distinct.cpu()[torch.tensor(at_rank[1:]).long()]])
     return RocCurve(
         thresholds=thresholds,
         n_selected=n_selected.long(),
@@ -195,22 +196,18 @@ class ThresholdRoc:
         stairs_auc: Pessimistic area, as the ACDC paper reports it: between two points nothing is gained before the
             second, so the area is the sum of (1 - false positive rate) x rise. A lower bound.
         trapezoid_auc: Area with neighbouring points of the front joined by straight lines, from (0, 0) to (1, 1).
-        n_points: Points given, before any was dropped.
     """
 
     true_positive_rates: Float[Tensor, "point"]
     false_positive_rates: Float[Tensor, "point"]
     stairs_auc: float
     trapezoid_auc: float
-    n_points: int
 
 
 def threshold_roc(
     true_positive_rates: Float[Tensor, "point"],
     false_positive_rates: Float[Tensor, "point"],
     thresholds: Float[Tensor, "point"] | None = None,
-    *,
-    minimum_threshold: float = 1e-6,
 ) -> ThresholdRoc:
     """The areas under the points of a threshold method, in the ACDC paper's convention and as a trapezoid.
 
@@ -221,19 +218,17 @@ def threshold_roc(
     Args:
         true_positive_rates: One per threshold, in any order.
         false_positive_rates: One per threshold.
-        thresholds: The thresholds; None: keep all points.
-        minimum_threshold: Points of smaller thresholds are dropped, as the paper does: the sweep decides there by
-            float noise. A threshold that is NaN keeps its point.
+        thresholds: The thresholds; None: keep all points. Points of thresholds below `LEAST_THRESHOLD` are dropped, as the
+            paper does: the sweep decides there by float noise. A threshold that is NaN keeps its point.
 
     Raises:
         ValueError: The lengths differ, or a rate is not between 0 and 1.
     """
     points = torch.stack([_checked_rates(false_positive_rates), _checked_rates(true_positive_rates)], dim=-1)
-    n_points = len(points)
     if thresholds is not None:
-        if len(thresholds) != n_points:
-            raise refusal("thresholds", f"one for each of {n_points} points", len(thresholds))
-        points = points[~(thresholds < minimum_threshold)]
+        if len(thresholds) != len(points):
+            raise refusal("thresholds", f"one for each of {len(points)} points", len(thresholds))
+        points = points[~(thresholds < LEAST_THRESHOLD)]
     ends = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.double)
     points = torch.cat([points, ends])
     fpr, tpr = points.unbind(-1)
@@ -245,14 +240,13 @@ def threshold_roc(
         false_positive_rates=fpr,
         stairs_auc=float(((1 - fpr) * rise).sum()),
         trapezoid_auc=float(torch.trapezoid(tpr, fpr)),
-        n_points=n_points,
     )
 
 
 def _checked_rates(values: Float[Tensor, "point"]) -> Float[Tensor, "point"]:
     values = torch.as_tensor(values, dtype=torch.double)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise refusal("rates", "numbers from 0 to 1", values[~((values >= 0) & (values <= 1))][0].item())
+    if len(wrong := values[~((values >= 0) & (values <= 1))]):
+        raise refusal("rates", "numbers from 0 to 1", wrong[0].item())
     return values
 
 
@@ -263,9 +257,8 @@ def _check(labels: Tensor, scores: Tensor) -> None:
         ValueError: There are no positives or no negatives, a score is NaN, or the lengths differ.
     """
     if scores.shape[-1:] != labels.shape:
-        raise refusal(
-            "labels and scores", "one per candidate", f"shapes {tuple(labels.shape)} and {tuple(scores.shape)}"
-        )
+        shapes = f"shapes {tuple(labels.shape)} and {tuple(scores.shape)}"
+        raise refusal("labels and scores", "one per candidate", shapes)
     for kind, missing in (("positives", ~labels), ("negatives", labels)):
         if missing.all():
             remedy = "check the circuit and the universe of edges"

@@ -60,8 +60,6 @@ def test_sizes(universe: str) -> None:
     ],
 )
 def test_scores_by_hand(universe: str, expected: list[float]) -> None:
-    signed = candidate_scores(scored().scores, GRAPH, universe, by="signed")
-    assert signed.tolist() == expected
     assert candidate_scores(scored().scores, GRAPH, universe).tolist() == [abs(value) for value in expected]
 
 
@@ -76,15 +74,7 @@ def test_direct_links_take_the_sum_or_the_largest_of_their_in_edges() -> None:
         return candidate_scores(scores, graph, "acdc", **choices)[place].item()
 
     assert direct() == 0.5
-    assert direct(by="signed") == -0.5
     assert direct(direct_score="max") == 3
-    assert direct(by="signed", direct_score="max") == 2
-
-
-def test_the_signed_maximum_is_over_edges_only() -> None:
-    scores = -torch.ones(GRAPH.n_sources, GRAPH.n_destinations) * GRAPH.edge_mask
-    direct = candidate_scores(scores, GRAPH, "acdc", by="signed", direct_score="max")[GRAPH.n_edges :]
-    assert direct.tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +120,7 @@ def test_candidates_put_labels_beside_scores() -> None:
     among = candidates(scored(), circuit, "no-input")
     assert among.labels.tolist() == [False, True, False]
     assert among.scores.tolist() == [5, 7, 8]
-    assert (len(among), among.n_positives, among.universe) == (3, 1, "no-input")
+    assert (len(among), among.n_positives) == (3, 1)
 
 
 def test_labels_and_scores_are_in_one_order() -> None:
@@ -146,8 +136,7 @@ def test_labels_and_scores_are_in_one_order() -> None:
 def test_nodes_by_hand() -> None:
     circuit = Circuit.from_edges(GRAPH, ["input->a0.h0<k>"])
     among = node_candidates(scored(), circuit)
-    assert (among.labels.tolist(), among.scores.tolist(), among.universe) == ([True, False], [7, 8], "nodes")
-    assert node_candidates(scored(), circuit, "sum").scores.tolist() == [2, 8]
+    assert (among.labels.tolist(), among.scores.tolist()) == ([True, False], [7, 8])
     assert node_candidates(ScoredNodes(GRAPH, torch.tensor([-3.0, 1.0])), circuit).scores.tolist() == [3, 1]
 
 
@@ -165,9 +154,5 @@ def test_what_does_not_fit_is_refused(without_type_checks: None) -> None:
         candidates(scored(), circuit)
     with pytest.raises(ValueError, match="scores and circuit: expected both of one graph, got Graph"):
         node_candidates(scored(), circuit)
-    with pytest.raises(ValueError, match="by: expected one of 'absolute', 'signed', got 'square'"):
-        candidates(scored(), Circuit.full(GRAPH), by="square")
     with pytest.raises(ValueError, match="direct_score: expected one of 'sum', 'max', got 'mean'"):
         candidates(scored(), Circuit.full(GRAPH), direct_score="mean")
-    with pytest.raises(ValueError, match="aggregate: expected one of 'sum', 'max', got 'mean'"):
-        node_candidates(scored(), Circuit.full(GRAPH), "mean")
