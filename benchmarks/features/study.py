@@ -137,14 +137,14 @@ def results(asked: Subject, methods: Sequence[str], given: argparse.Namespace, b
             more = {method: {} for method in methods}
             if asked.name == MODEL:
                 tells = telling(asked.model, dictionaries, draw(400, "all", given.seed + 1))
-                more = _against_known(asked.model, dictionaries, scored, train.pairs[:N_EXACT], tells)
+                more = against_known(asked.model, dictionaries, scored, train.pairs[:N_EXACT], tells)
             for method, (scores, seconds) in found.items():
                 passes = scores.metadata["backward_passes"]
                 yield Result(structure, granularity, method, scores, curves[method], seconds, passes, more[method])
                 bar.update()
 
 
-def _against_known(
+def against_known(
     model: nn.Module,
     dictionaries: Sequence[AnyDictionary],
     scored: dict[str, FeatureNodes],

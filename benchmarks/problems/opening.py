@@ -8,7 +8,7 @@
 3. Then the hub is asked once whether it answers, and only then is the model downloaded from it.
 
 "random:" before a name or directory takes its configuration and tokenizer alone, and random weights: what a size of model
-costs, or how estimates fare without training, at the sizes that RelP studied (`STUDIED`) or any other.
+costs, or how estimates fare without training.
 
 The transformers library reads the model, and TransformerLens wraps it. Models that TransformerLens published itself
 (`LEGACY`) have a format of their own, which TransformerLens reads.
@@ -31,16 +31,6 @@ from edge_circuits.graphs.model.families import LOADED_AS
 from edge_circuits.graphs.model.supported import check_configuration
 
 LEGACY = {"attn-only-4l": "NeelNanda/Attn_Only_4L512W_C4_Code"}
-STUDIED = (
-    "gpt2",
-    "gpt2-medium",
-    "gpt2-large",
-    "EleutherAI/pythia-70m",
-    "EleutherAI/pythia-410m",
-    "Qwen/Qwen2-0.5B",
-    "Qwen/Qwen2-7B",
-    "google/gemma-2-2b",
-)
 DTYPES = ("float32", "float64", "bfloat16")
 RANDOM = "random:"
 TOKENIZER_FILES = ("*token*", "vocab.*")
@@ -60,7 +50,11 @@ def open_model(name: str, device: str | None = None, quiet: bool = False, dtype:
     Its tokenizer is `model.tokenizer`; None if its directory has none.
 
     Args:
-        name: As for `open_with_tokenizer`, and so are the others.
+        name: A directory with config.json, weights and tokenizer (or without: then prompts are token ids), or a name such as "gpt2"
+            or "attn-only-4l"; with "random:" before it, the weights are random (and a directory need not have any).
+        device: Where it goes; None: to a CUDA device if there is one.
+        quiet: No progress bar.
+        dtype: Of the weights.
 
     Raises:
         ValueError: There is no such directory or model, or the hub does not answer.
@@ -71,18 +65,7 @@ def open_model(name: str, device: str | None = None, quiet: bool = False, dtype:
 def open_with_tokenizer(
     name: str, device: str | None = None, quiet: bool = False, dtype: str = "float32"
 ) -> OpenedModel:
-    """A model and its tokenizer, of a directory or of a hub name.
-
-    Args:
-        name: A directory with config.json, weights and tokenizer (or without: then prompts are token ids), or a name such as "gpt2" or "attn-only-4l"; with
-            "random:" before it, the weights are random (and a directory need not have any).
-        device: Where it goes; None: to a CUDA device if there is one.
-        quiet: No progress bar.
-        dtype: Of the weights.
-
-    Raises:
-        ValueError: There is no such directory or model, or the hub does not answer.
-    """
+    """The same with its tokenizer; see `open_model`."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_random, name = name.startswith(RANDOM), name.removeprefix(RANDOM)
     path = Path(name).expanduser()

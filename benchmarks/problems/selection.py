@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -49,6 +49,23 @@ class Asked:
     dtype: str = "float32"
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("n_prompts", "n_held_out"):
+            if (number := getattr(self, name)) is not None:
+                whole_number(name, number, 1)
+        if self.metric not in (None, metrics.KL):
+            metrics.load(self.metric)
+
+    @property
+    def n(self) -> int:
+        """Prompts to score on."""
+        return N_PROMPTS if self.n_prompts is None else self.n_prompts
+
+    @property
+    def n_drawn(self) -> int:
+        """Those and the prompts to measure on."""
+        return self.n + (self.n_held_out or 0)
+
 
 def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: Any) -> list[Problem]:
     """A model with each of some tasks.
@@ -77,17 +94,15 @@ def open_problems(model_name: str, tasks: Sequence[str] | None = None, **asked: 
             known where one is needed.
     """
     wanted = Asked(**asked)
-    for name in ("n_prompts", "n_held_out"):
-        if (number := getattr(wanted, name)) is not None:
-            whole_number(name, number, 1)
-    if wanted.metric not in (None, metrics.KL):
-        metrics.load(wanted.metric)
     kind, _, training_seed = model_name.partition(":")
-    if kind in (PLANTED, TRAINED):
-        of_kind = _planted if kind == PLANTED else _trained
-        found = of_kind(model_name, _seed(training_seed or "0"), tasks, wanted)
-    else:
+    of_kind = {PLANTED: _planted, TRAINED: _trained}.get(kind)
+    if of_kind is None:
         found = _opened(model_name, tasks, wanted)
+    elif wanted.prompts is not None and tasks is None:
+        what = "planted model" if kind == PLANTED else "task of the trained model"
+        raise refusal("--tasks", f"the {what} that the prompts are for", "none", "name it")
+    else:
+        found = of_kind(model_name, _seed(training_seed or "0"), tasks, wanted)
     if wanted.metric is not None:
         found = [replace(problem, metric_name=wanted.metric) for problem in found]
     return found if wanted.circuit is None else [_with_circuit(problem, wanted.circuit) for problem in found]
@@ -99,30 +114,34 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+class Drawn(NamedTuple):
+    """Pairs to score on, what they are in words, and those to measure on, where they are asked for."""
+
+    pairs: PromptPairs
+    prompts: str
+    held_out: PromptPairs | None
+
+
 def _planted(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
-    if asked.prompts is not None and tasks is None:
-        raise refusal("--tasks", "the planted model that the prompts are for", "none", "name it")
     problems = []
     for name in planted.NAMES if tasks is None else tasks:
         model, circuit, task = planted.load(name, asked.weights, seed)
         if asked.prompts is not None:
-            pairs, prompts, held_out = _own(asked, task.task.word_tokenizer())
+            drawn = _own(asked, task.task.word_tokenizer())
         elif asked.n_held_out is None:
-            pairs, prompts, held_out = task.pairs(_n(asked), seed=asked.seed), "held-out prompts", None
+            drawn = Drawn(task.pairs(asked.n, seed=asked.seed), "held-out prompts", None)
         else:
-            pairs, prompts = task.pairs(_n(asked), seed=asked.seed, split="train"), "training prompts"
-            held_out = task.pairs(asked.n_held_out, seed=asked.seed, split="test")
+            halves = ((asked.n, "train"), (asked.n_held_out, "test"))
+            pairs, held_out = (task.pairs(n, seed=asked.seed, split=split) for n, split in halves)
+            drawn = Drawn(pairs, "training prompts", held_out)
         known = dict(known=circuit, origin="planted, true by construction", roles=_by_node(task.roles))
-        problems.append(
-            Problem(model_name, name, _moved(model, asked), pairs, prompts, task.task.metric, held_out, **known)
-        )
+        about = dict(model=_moved(model, asked), metric_name=task.task.metric)
+        problems.append(Problem(model_name, name, **about, **known, **drawn._asdict()))
     return problems
 
 
 def _trained(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
     """The tasks of models that the project trained."""
-    if asked.prompts is not None and tasks is None:
-        raise refusal("--tasks", "the task of the trained model that the prompts are for", "none", "name it")
     if asked.needs_circuit and asked.circuit is None:
         raise refusal("model", "one that has a known circuit", repr(model_name), "give --circuit FILE")
     known = trained.tasks()
@@ -132,13 +151,11 @@ def _trained(model_name: str, seed: int, tasks: Sequence[str] | None, asked: Ask
         if language.name not in models:
             models[language.name] = _moved(trained.load(language.name, seed, asked.weights).model, asked)
         if asked.prompts is not None:
-            pairs, prompts, held_out = _own(asked, language.tokenizer)
-        elif asked.n_held_out is None:
-            pairs, prompts, held_out = task.pairs(_n(asked), asked.seed, "test"), "test prompts", None
+            drawn = _own(asked, language.tokenizer)
         else:
-            drawn, prompts = task.pairs(_n(asked) + asked.n_held_out, asked.seed, "test"), "test prompts"
-            pairs, held_out = drawn.split(_n(asked), asked.seed)
-        problems.append(Problem(model_name, name, models[language.name], pairs, prompts, task.metric, held_out))
+            drawn = _parted(task.pairs(asked.n_drawn, asked.seed, "test"), "test prompts", asked)
+        about = dict(model=models[language.name], metric_name=task.metric)
+        problems.append(Problem(model_name, name, **about, **drawn._asdict()))
     return problems
 
 
@@ -151,7 +168,7 @@ def _moved(model: nn.Module, asked: Asked) -> nn.Module:
 
 
 def _opened(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[Problem]:
-    """The problems of a model that is not planted."""
+    """The problems of a model that is not of this package."""
     for task in tasks or ():
         choice("task", task, (SORT, TEXT, *known_tasks.names()))
     model, tokenizer = open_with_tokenizer(model_name, asked.device, asked.quiet, asked.dtype)
@@ -163,53 +180,50 @@ def _opened(model_name: str, tasks: Sequence[str] | None, asked: Asked) -> list[
         if not tasks:
             raise _other_shape(model_name, graph, TASKS)
     for task in tasks or ([SORT] if tokenizer is None else [TEXT]):
-        pairs, prompts, metric, held_out = _drawn(task, model_name, model, tokenizer, asked)
+        if asked.prompts is not None:
+            drawn, metric = _own(asked, tokenizer), "logit_difference"
+        else:
+            drawn, metric = _drawn(task, model_name, model, tokenizer, asked)
         known = _reference(task, graph, asked)
         if asked.needs_circuit and not known and asked.circuit is None:
             raise _other_shape(model_name, graph, (task,))
-        problems.append(Problem(model_name, task, model, pairs, prompts, metric, held_out, **known))
+        problems.append(Problem(model_name, task, model, metric_name=metric, **known, **drawn._asdict()))
     return problems
 
 
-def _n(asked: Asked) -> int:
-    return N_PROMPTS if asked.n_prompts is None else asked.n_prompts
-
-
-def _own(asked: Asked, tokenizer: Any) -> tuple[PromptPairs, str, PromptPairs | None]:
-    """A user's prompts, what they are in words, and the half held out where that is asked."""
-    pairs = file_pairs(asked.prompts, tokenizer)
-    pairs, words = pairs if asked.n_prompts is None else pairs[: asked.n_prompts], f"prompts of {asked.prompts.name}"
+def _own(asked: Asked, tokenizer: Any) -> Drawn:
+    """A user's prompts; half of them held out where that is asked."""
+    pairs, words = file_pairs(asked.prompts, tokenizer), f"prompts of {asked.prompts.name}"
+    pairs = pairs if asked.n_prompts is None else pairs[: asked.n_prompts]
     if asked.n_held_out is None:
-        return pairs, words, None
+        return Drawn(pairs, words, None)
     whole_number("--prompts: number of pairs", len(pairs), 4, remedy="half of them are held out to measure on")
     here, held_out = pairs.split(len(pairs) // 2, asked.seed)
-    return here, words, held_out
+    return Drawn(here, words, held_out)
 
 
-def _drawn(
-    task: str, model_name: str, model: nn.Module, tokenizer: Any, asked: Asked
-) -> tuple[PromptPairs, str, str, PromptPairs | None]:
-    """Pairs, what they are in words, the task's metric, and the pairs held out."""
-    if asked.prompts is not None:
-        pairs, prompts, held_out = _own(asked, tokenizer)
-        return pairs, prompts, "logit_difference", held_out
-    n, metric = _n(asked) + (asked.n_held_out or 0), "logit_difference"
+def _parted(pairs: PromptPairs, words: str, asked: Asked) -> Drawn:
+    """Pairs that were drawn, parted where some are to be held out."""
+    here, held_out = (pairs, None) if asked.n_held_out is None else pairs.split(asked.n, asked.seed)
+    return Drawn(here, words, held_out)
+
+
+def _drawn(task: str, model_name: str, model: nn.Module, tokenizer: Any, asked: Asked) -> tuple[Drawn, str]:
+    """Prompts of a task, and the task's metric."""
+    n, metric = asked.n_drawn, "logit_difference"
     if task == SORT:
-        pairs, prompts = sort_prompts(model, n, asked.seed)
+        pairs, words = sort_prompts(model, n, asked.seed)
     elif tokenizer is None:
         got = f"{model_name!r} without one"
         raise refusal("task", f"a model with a tokenizer for {task!r}", got, f"it can do {SORT!r}")
     elif task == TEXT:
-        pairs, prompts = text_prompts(model, tokenizer, n, asked.seed, asked.text)
+        pairs, words = text_prompts(model, tokenizer, n, asked.seed, asked.text)
     else:
         loaded = known_tasks.load(task)
         variant = loaded.variant(asked.variant)
         pairs = loaded.pairs(tokenizer, n, seed=asked.seed, split="all", variant=asked.variant)
-        prompts, metric = f"{variant.name} prompts", variant.metric
-    if asked.n_held_out is None:
-        return pairs, prompts, metric, None
-    here, held_out = pairs.split(_n(asked), asked.seed)
-    return here, prompts, metric, held_out
+        words, metric = f"{variant.name} prompts", variant.metric
+    return _parted(pairs, words, asked), metric
 
 
 def _reference(task: str, graph: Graph, asked: Asked) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_the_area_for_known_features_counts_those_that_were_not_scored() -> None
 @pytest.mark.parametrize("structure", ["within a clause"])
 def test_points_of_a_result_are_runs_on_held_out_prompts(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "SIZES", (3, 10))
-    monkeypatch.setattr(study, "_against_known", lambda *_: {"relp": {}})
+    monkeypatch.setattr(study, "against_known", lambda *_: {"relp": {}})
     asked = subject("grammar", None, 1)
     given = argparse.Namespace(
         structures=[structure], n_prompts=12, seed=0, intervention="mean-positional", errors="kept"

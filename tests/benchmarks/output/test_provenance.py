@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,15 +16,16 @@ def test_the_commit_is_told_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch, 
     assert provenance.commit() is None
     (tmp_path / ".git").mkdir()
     answers = {"rev-parse": "abc123\n", "status": ""}
-    monkeypatch.setattr(provenance, "_git", lambda *words: answers[words[0]])
+    told = lambda words, **_: SimpleNamespace(stdout=answers[words[3]])
+    monkeypatch.setattr(provenance.subprocess, "run", told)
     assert provenance.commit() == "abc123"
     answers["status"] = " M file.py\n"
     assert provenance.commit() == "abc123+"
 
-    def no_git(*words: str) -> str:
+    def no_git(words: list[str], **_: object) -> None:
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(provenance, "_git", no_git)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
     assert provenance.commit() is None
 
 

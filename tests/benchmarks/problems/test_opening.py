@@ -90,11 +90,11 @@ def test_without_the_hub_the_embedded_models_and_directories_are_named(name: str
 def test_a_name_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def read(name: str, is_random: bool, local_files_only: bool) -> None:
+    def read(name: str, local_files_only: bool) -> None:
         asked.append(local_files_only)
         raise OSError("no such repository")
 
-    monkeypatch.setattr(opening, "_read", read)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", read)
     monkeypatch.setattr(opening, "hub_answers", lambda: True)
     with pytest.raises(ValueError, match="hub gave no model named 'gpt3': no such repository"):
         open_model("gpt3")
