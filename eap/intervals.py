@@ -116,7 +116,7 @@ def score_groups(
         parts.append([score(model, group, metric, member, **same) for member in method.members])
     shares = [len(group) / len(pairs) for group in groups]
     each = [torch.stack([one.scores * share for one, share in zip(of, shares)]) for of in zip(*parts)]
-    per_group = method.joined(torch.stack(each, dim=-1) if len(each) > 1 else each[0])
+    per_group = method.joined(torch.stack(each, dim=-1) if len(each) > 1 else each[0], parts[0][0].graph)
     asked = {name: parts[0][0].metadata["settings"][name] for name in ("intervention", "n_prompts")}
     metadata = parts[0][0].metadata | {"method": method.name, "prompts": pairs.digest}
     metadata["settings"] = asked | method.settings | {"n_prompts": len(pairs), "n_groups": len(groups)}

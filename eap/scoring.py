@@ -141,7 +141,7 @@ def score(
             path = processes.read_by_first(lambda: _path(Path(checkpoint), job, method, asked, batches))
             job = replace(job, checkpoint=path)
         total, seconds = _summed(job, batches, processes, method)
-        scores = method.joined(total / len(pairs))
+        scores = method.joined(total / len(pairs), transformer.graph)
     scores, metadata = (
         scores.to(torch.promote_types(transformer.dtype, torch.float32)),
         metadata | {"seconds": round(seconds, 3)},

@@ -28,7 +28,7 @@ from edge_circuits.eap.exact_norm import N_EXACT
 from edge_circuits.eap.methods.edge_attribution_patching import EAP
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.methods.relp import RelP
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs import Graph, PromptPairs
 from edge_circuits.graphs.checks import number
 from edge_circuits.graphs.model.transformer import Transformer
 
@@ -71,7 +71,7 @@ class Blend(Method):
         job = replace(job, cuts=lambda _: cut)
         return torch.stack([member.scores(job, batch) for member in self.members], dim=-1)
 
-    def joined(self, each: Float[Tensor, "*group source destination member"]) -> Tensor:
+    def joined(self, each: Float[Tensor, "*group source destination member"], graph: Graph) -> Tensor:
         """Their blend, with weights by what relevance propagation says of all groups together."""
         by_gradient, by_relevance = each.unbind(-1)
         total = by_relevance.flatten(0, -3).sum(0) if each.dim() > 3 else by_relevance

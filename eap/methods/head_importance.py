@@ -5,7 +5,7 @@ sum of its out-edges' EAP scores; with `zero` ablation this is the sensitivity o
 important as the less important of its two nodes, as an edge is kept when both its nodes are; `input` and `logits`
 never limit.
 
-Deviation: the absolute value is taken of the sum over a batch, not of each prompt.
+Deviation: the absolute value is taken of the mean over all prompts, not of each prompt.
 
 Reference: Michel, Levy and Neubig 2019, equation 2; Conmy et al. 2023, section 4, for its use on circuits.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.methods.edge_attribution_patching import EAP
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs import Graph, PromptPairs
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,15 @@ class HeadImportance(Method):
 
     short_names: ClassVar = {"hisp": {}}
     signed: ClassVar = False
-    not_additive: ClassVar = "it takes an absolute value of a sum over prompts"
+    not_additive: ClassVar = "it takes an absolute value of a mean over prompts"
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination"]:
-        """Importance summed over the batch."""
-        graph = job.transformer.graph
-        importance = EAP().scores(job, batch).sum(1).abs()
+        """EAP's scores, summed over the batch."""
+        return EAP().scores(job, batch)
+
+    def joined(self, each: Float[Tensor, "source destination"], graph: Graph) -> Float[Tensor, "source destination"]:
+        """Importance, from EAP's scores over all prompts."""
+        importance = each.sum(1).abs()
         importance[0] = torch.inf
         of_destination = importance.new_full((graph.n_destinations,), torch.inf)
         for source in range(1, graph.n_sources):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs import Graph, PromptPairs
 from edge_circuits.graphs.checks import choice
 from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric
@@ -135,7 +135,7 @@ class Method:
         """The methods whose scores over all prompts it joins (`joined`); by itself, it is its only one."""
         return (self,)
 
-    def joined(self, each: Float[Tensor, "*group source destination *more"]) -> Tensor:
+    def joined(self, each: Float[Tensor, "*group source destination *more"], graph: Graph) -> Tensor:
         """The scores of all prompts from those of its members, along the last axis if there are several; of groups of prompts, what
         each adds to them."""
         return each

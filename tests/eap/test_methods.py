@@ -349,10 +349,10 @@ def test_random_scores_depend_on_the_seed_alone() -> None:
 # What all share
 
 
-LINEAR_IN_BATCHES = ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact", "information-flow-routes")
+GRADIENTS = ("eap", "relp", "gim", "eap-ig", "eap-ig-activations", "eap-ig-all-activations", "clean-corrupted")
 
 
-@pytest.mark.parametrize("method", LINEAR_IN_BATCHES)
+@pytest.mark.parametrize("method", [*GRADIENTS, "exact", "hisp", "information-flow-routes"])
 def test_batches_make_no_difference(method: str) -> None:
     whole = scored("gpt2", method, RAGGED)
     assert relative_error(scored("gpt2", method, RAGGED, batch_size=1).scores, whole.scores) < TOLERANCE
