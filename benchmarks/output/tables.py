@@ -7,12 +7,13 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from edge_circuits.benchmarks.output.provenance import commit, versions
 from edge_circuits.graphs.files.atomic import write_whole
 
 
+@runtime_checkable
 class Figure(Protocol):
     """A value with its interval; None where there is none."""
 
