@@ -83,7 +83,7 @@ def crossing(
         model: A TransformerLens model; left unchanged.
         pairs: Prompts with spans, or `pairs.by_token()`.
         metric: A function or a name, as for `score`.
-        method: Whose gradient or coefficients are taken: "eap", "relp", or a value of one; its reader does not matter.
+        method: Whose gradient or coefficients are taken: "eap", "relp", or a value of one.
         intervention: What the cut values are.
         batch_size: Prompts in a batch; by default as many as fit in 2,048 tokens.
 
@@ -93,6 +93,7 @@ def crossing(
     method = find(method)
     if not isinstance(method, OnePass):
         raise refusal("method", "one of a single backward pass", repr(method.name), "take 'eap' or 'relp'")
+    method.check_alone("attention between spans")
     if pairs.spans is None:
         raise refusal("pairs", "prompts with spans", "prompts without", "give spans={...}, or take pairs.by_token()")
     transformer = adapt(model)

@@ -90,12 +90,13 @@ def score_feature_edges(
         ValueError: nodes of other dictionaries or of the residual stream, or a method that has no place here.
     """
     method = find(method)
-    plain = isinstance(method, OnePass) and method.reader == "linear"
-    if not (plain or isinstance(method, Exact | IntegratedGradients)):
+    if not isinstance(method, OnePass | IntegratedGradients | Exact):
         raise ValueError(
-            f"method: expected one of a single backward pass without a reader, IntegratedGradients or Exact for edges of "
-            f"features, got {method.label!r}"
+            f"method: expected one of a single backward pass, IntegratedGradients or Exact for edges of features, "
+            f"got {method.label!r}"
         )
+    if not isinstance(method, Exact):
+        method.check_alone("edges of features")
     if getattr(method, "attention", "") == "secant":
         raise ValueError("attention rule 'secant' serves one forward pass and has no place here; take another rule")
     if nodes.sites != tuple(dictionary.site for dictionary in dictionaries):

@@ -134,12 +134,14 @@ def _scorer(method: Method, candidates: FeatureNodes | None) -> ScoreBatch:
         raise ValueError(f"candidates: expected none for method {method.name!r}, which scores every node; leave it out")
     if isinstance(method, Exact):
         return lambda dissection, batch, metric: _exact(dissection, batch, metric, candidates)
+    if isinstance(method, OnePass | IntegratedGradients):
+        method.check_alone("features")
     if isinstance(method, IntegratedGradients):
         return lambda dissection, batch, metric: _integrated(dissection, batch, metric, method)
-    if isinstance(method, OnePass) and method.reader == "linear":
+    if isinstance(method, OnePass):
         return lambda dissection, batch, metric: _one_pass(dissection, batch, metric, method)
     raise ValueError(
-        f"method: expected one of a single backward pass without a reader, IntegratedGradients or Exact for features, got "
+        f"method: expected one of a single backward pass, IntegratedGradients or Exact for features, got "
         f"{method.label!r}"
     )
 

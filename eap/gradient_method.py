@@ -49,6 +49,19 @@ class GradientMethod(Method):
         super().check_model(transformer)
         check_reader(self.reader, transformer)
 
+    def check_alone(self, what: str) -> None:
+        """Refuse settings that what takes the coefficients alone would pass over.
+
+        Args:
+            what: is scored, as "nodes".
+
+        Raises:
+            ValueError: a reader, or the metric's curve.
+        """
+        for name, only in (("reader", "linear"), ("metric_as", "slope")):
+            if (value := getattr(self, name, only)) != only:
+                raise refusal(name, f"{only!r} for {what}", repr(value), "leave it out; `score` has it, for edges")
+
     def gradients(self, job: Job, batch: PromptPairs, embed: Tensor, operations: Operations = EXACT) -> Gradients:
         """Gradients on the given embedded prompts, with those inside of destinations where the reader needs them."""
         return job.gradients(batch, embed, operations, inside=self.reader != "linear")

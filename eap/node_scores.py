@@ -181,8 +181,7 @@ def _checked(method: OnePass | Exact | str, direction: str) -> OnePass | Exact:
             "method", "one of a single backward pass for nodes", repr(method.name), "take 'relp', 'eap' or 'exact'"
         )
     choice("direction", direction, get_args(Direction))
-    if method.reader != "linear":
-        raise refusal("reader", "'linear' for nodes", repr(method.reader), "the others are about edges")
+    method.check_alone("nodes")
     return method
 
 

@@ -190,7 +190,7 @@ def test_what_edges_have_no_place_for_is_refused(without_type_checks: None) -> N
     model, dictionaries = tiny("gpt2").model, [random_dictionary(Site("mlp_out", 1), 32)]
     nodes = every(dictionaries)
     for method, message in (
-        (RelP(reader="norm"), "a single backward pass without a reader, IntegratedGradients or Exact for edges"),
+        (RelP(reader="norm"), "reader: expected 'linear' for edges of features, got 'norm'; leave it out"),
         (RelP(attention="secant"), "attention rule 'secant' serves one forward pass"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -204,7 +204,8 @@ def test_prompts_do_not_touch_each_other_and_positions_add_up(intervention: str)
 def test_what_features_have_no_place_for_is_refused(without_type_checks: None) -> None:
     dictionaries = dictionaries_of("gpt2")
     for method, message in (
-        (RelP(reader="norm"), "a single backward pass without a reader, IntegratedGradients or Exact"),
+        (RelP(reader="norm"), "reader: expected 'linear' for features, got 'norm'; leave it out"),
+        (IntegratedGradients(reader="exact"), "reader: expected 'linear' for features, got 'exact'"),
         ("hisp", "expected one of a single backward pass"),
         ("nothing", "method: expected one of"),
     ):

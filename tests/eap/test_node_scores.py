@@ -148,8 +148,10 @@ def test_bad_input_is_refused(without_type_checks: None) -> None:
         nodes("gpt2", Exact(adapt(tiny("gpt2").model).graph.edge_mask))
     with pytest.raises(ValueError, match="direction: expected one of 'noising', 'denoising', got 'up'"):
         nodes("gpt2", direction="up")
-    with pytest.raises(ValueError, match="reader: expected 'linear' for nodes, got 'norm'"):
+    with pytest.raises(ValueError, match="reader: expected 'linear' for nodes, got 'norm'; leave it out"):
         nodes("gpt2", RelP(reader="norm"))
+    with pytest.raises(ValueError, match="metric_as: expected 'slope' for nodes, got 'curve'; leave it out"):
+        nodes("gpt2", RelP(metric_as="curve"))
     with pytest.raises(ValueError, match="kind: expected one of 'resid_pre', .*, got 'resid'"):
         nodes("gpt2").mean("resid")
 
