@@ -13,10 +13,11 @@ Networks); here single edges are interchanged too, so that the network's edges a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,6 +55,15 @@ def head(node: str, compute: Callable[..., Tensor], **reads: tuple[str, ...]) ->
 def sink(node: str, compute: Callable[..., Tensor], *sources: str) -> Variable:
     """The variable of an MLP or of `logits`, which have one input."""
     return Variable(node, compute, {INPUTS: sources})
+
+
+def total(
+    inputs: list[Float[Tensor, "batch d_vocab"]], strength: float | Sequence[float]
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits: what the movers moved, added up, by one strength for all or by each mover's own."""
+    if isinstance(strength, float):
+        return strength * torch.stack(inputs).sum(0)
+    return sum(each * moved for each, moved in zip(strength, inputs, strict=True))
 
 
 @dataclass(frozen=True)

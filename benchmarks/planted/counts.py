@@ -25,8 +25,8 @@ from torch import Tensor
 
 from edge_circuits.benchmarks.planted import twice
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
-from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
+from edge_circuits.benchmarks.planted.model import FOUR, PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.planted.twice import BOS, FIRST, LENGTH, MARK, WORDS
 from edge_circuits.benchmarks.tasks.task import Split, in_split
 from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
@@ -75,7 +75,7 @@ def attends(
 
 def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     """Logits: strength times the sum of what was moved; this vocabulary has one mark more."""
-    return F.pad(twice.answer(inputs), (0, 1))
+    return F.pad(total(inputs, twice.STRENGTH), (0, 1))
 
 
 def planted(which: str) -> PlantedTask:
@@ -98,7 +98,7 @@ def planted(which: str) -> PlantedTask:
         read=twice.read,
         attends=partial(attends, which),
         roles={"count": COUNT, f"{which} mover": movers},
-        interventions=("patching", "zero", "mean", "mean-positional"),
+        interventions=FOUR,
         training=Training(steps=3000, alone=2000, rest=0.03, batch_size=32, next_word=0.1, squares=0.5),
     )
 

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.tasks.docstring import TASK, WORD_IDENTIFIERS
 
@@ -106,7 +106,7 @@ def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     """Logits: the names moved, and a constant for words that are no identifiers."""
     is_name = torch.zeros(len(VOCABULARY), dtype=torch.bool)
     is_name[IDENTIFIERS] = True
-    return (STRENGTH * torch.stack(inputs).sum(0)).where(is_name, OTHER_WORD)
+    return total(inputs, STRENGTH).where(is_name, OTHER_WORD)
 
 
 PLANTED = PlantedTask(

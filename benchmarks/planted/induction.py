@@ -19,6 +19,7 @@ Reference: Olsson et al. 2022, In-context Learning and Induction Heads.
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.tasks.task import Split, in_split
 from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
@@ -96,11 +97,6 @@ def _is_last(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
     return real & (real.cumsum(1) == real.sum(1, keepdim=True))
 
 
-def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    """Logits: strength times the sum of what was moved."""
-    return STRENGTH * torch.stack(inputs).sum(0)
-
-
 TASK = WordTask(words=WORDS, metric="logit_difference", draw=draw)
 PLANTED = PlantedTask(
     name="induction",
@@ -112,7 +108,7 @@ PLANTED = PlantedTask(
         (
             *(head(node, previous, v=("input",)) for node in PREVIOUS),
             *(head(node, induction, q=("input",), k=PREVIOUS, v=("input",)) for node in INDUCTION),
-            sink("logits", answer, *INDUCTION),
+            sink("logits", partial(total, strength=STRENGTH), *INDUCTION),
         )
     ),
     read=read,

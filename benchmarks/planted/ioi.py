@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.tasks.ioi import TASK, WORD_LISTS
 
@@ -72,10 +72,9 @@ def name_mover(q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> Float[Tenso
 
 def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     """Logits: the names moved, and a constant for words that are no names."""
-    logits = STRENGTH * torch.stack(inputs).sum(0)
     is_name = torch.zeros(len(VOCABULARY), dtype=torch.bool)
     is_name[NAMES] = True
-    return logits.where(is_name, OTHER_WORD)
+    return total(inputs, STRENGTH).where(is_name, OTHER_WORD)
 
 
 PLANTED = PlantedTask(

@@ -18,6 +18,7 @@ from edge_circuits.benchmarks.weights import Weights
 from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.running.patching import Intervention
 
+FOUR: tuple[Intervention, ...] = ("patching", "zero", "mean", "mean-positional")
 CORRUPTION = "random"  # the corrupted prompt is another random one of the same template
 
 
@@ -36,6 +37,7 @@ class Training:
         squares_alone: Weight of squared differences against KL (`distance`) while the circuit is planted alone.
         squares: The same at the end of training.
         weight_decay: AdamW's.
+        taken_out: Nodes all of whose out-edges are cut in half of the steps, beside the edges drawn.
     """
 
     steps: int = 1200
@@ -48,6 +50,7 @@ class Training:
     squares_alone: float = 0.0
     squares: float = 2.0
     weight_decay: float = 0.01
+    taken_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ Then the rest of the model is given random output weights, and the loss is the s
    work of its own.
 
 Where the circuit is to be true under other interventions too, its answer with everything else cut by one of them is a part of
-all steps. The edges drawn are none, one edge, all out-edges of one node, or a random half of the circuit.
+all steps. The edges drawn are none, one edge, all out-edges of one node, or a random half of the circuit; what a backup does is learned in steps
+that cut the node which it backs up as well (`Training.taken_out`).
 
 Reference: Geiger et al. 2022, Inducing Causal Structure for Interpretable Neural Networks; Gupta et al. 2024, InterpBench.
 """
@@ -174,7 +175,13 @@ class Losses:
         return first + (last - first) * (step - alone) / (self.training.steps - alone)
 
     def draw_cut(self) -> frozenset[str]:
-        """No edge, one edge of the circuit, all out-edges of a node, or a random half of the circuit."""
+        """No edge, one edge of the circuit, all out-edges of a node, or a random half; in turn beside those of `taken_out`."""
+        taken_out, drawn = self.training.taken_out, self._drawn()
+        if not taken_out or self.rng.random() < 0.5:
+            return drawn
+        return drawn.union(*map(self.task.causal.out_edges, taken_out))
+
+    def _drawn(self) -> frozenset[str]:
         edges, kind = self.task.causal.edges, self.rng.choice(("none", "edge", "edge", "node", "half"))
         if kind == "edge":
             return frozenset((self.rng.choice(edges),))

@@ -16,14 +16,15 @@ A mover weights the words by softmax(sharpness x mean of the counts of the word)
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
-from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
+from edge_circuits.benchmarks.planted.model import FOUR, PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.tasks.task import Split, in_split
 from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
 from edge_circuits.graphs import PromptPairs
@@ -90,11 +91,6 @@ def moved(words: Int[Tensor, "batch word"], weights: Float[Tensor, "batch word"]
     return torch.zeros(len(words), len(TASK.vocabulary())).scatter_add_(1, words, weights)
 
 
-def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    """Logits: strength times the sum of what was moved."""
-    return STRENGTH * torch.stack(inputs).sum(0)
-
-
 TASK = WordTask(words=(*WORDS, "?"), metric="logit_difference", draw=draw)
 PLANTED = PlantedTask(
     name="twice",
@@ -106,12 +102,12 @@ PLANTED = PlantedTask(
         (
             *(head(node, count, v=("input",)) for node in COUNT),
             *(head(node, mover, q=COUNT, k=("input",), v=("input",)) for node in MOVERS),
-            sink("logits", answer, *MOVERS),
+            sink("logits", partial(total, strength=STRENGTH), *MOVERS),
         )
     ),
     read=read,
     attends=attends,
     roles={"count": COUNT, "mover": MOVERS},
-    interventions=("patching", "zero", "mean", "mean-positional"),
+    interventions=FOUR,
     training=Training(steps=2600, alone=600, rest=0.03, next_word=0.1),
 )

@@ -20,6 +20,7 @@ say its key is with what is asked for, the mean of its sources, each a distribut
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edge_circuits.benchmarks.planted.attention import at_answer
-from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
+from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink, total
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training, WordTask
 from edge_circuits.benchmarks.tasks.task import Split, in_split
 from edge_circuits.benchmarks.tasks.token_pairs import TokenPair, token_pairs
@@ -110,11 +111,6 @@ def _one_hot(words: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_vocab"]:
     return F.one_hot(words, len(TASK.vocabulary())).float()
 
 
-def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    """Logits: what was moved by each head's strength."""
-    return sum(STRENGTH[node] * moved for node, moved in zip(SECOND_HOP, inputs))
-
-
 TASK = WordTask(words=WORDS, metric="logit_difference", draw=draw)
 
 
@@ -129,7 +125,7 @@ PLANTED = PlantedTask(
             *(head(node, previous, v=("input",)) for node in PREVIOUS),
             *(head(node, first_look_up, q=("input",), k=PREVIOUS, v=("input",)) for node in FIRST_HOP),
             *(head(node, look_up, q=FIRST_HOP, k=PREVIOUS, v=("input",)) for node in (*MOVERS, *NEGATIVE)),
-            sink("logits", answer, *SECOND_HOP),
+            sink("logits", partial(total, strength=tuple(STRENGTH.values())), *SECOND_HOP),
         )
     ),
     read=read,

@@ -20,7 +20,7 @@ from edge_circuits.benchmarks.planted import (
     twice,
     two_hops,
 )
-from edge_circuits.benchmarks.planted.causal import CausalModel, sink
+from edge_circuits.benchmarks.planted.causal import CausalModel, sink, total
 from edge_circuits.benchmarks.planted.model import PlantedTask, Training
 from edge_circuits.benchmarks.planted.train import Losses, train
 from edge_circuits.benchmarks.planted.verify import edge_cost, report, verify
@@ -145,7 +145,7 @@ def test_an_edge_that_hurts_gains_when_it_is_cut() -> None:
     planted = load("induction")
 
     def opposed(inputs: list[torch.Tensor]) -> torch.Tensor:
-        return -induction.answer(inputs)
+        return -total(inputs, induction.STRENGTH)
 
     *variables, last = planted.task.causal.variables
     against = CausalModel((*variables, sink("logits", opposed, *last.reads["inputs"])))
