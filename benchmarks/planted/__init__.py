@@ -30,8 +30,8 @@ negatives too (`roc`). Greater-Than is too easy to tell the better methods apart
 A circuit is true under the interventions that it is trained with (`PlantedTask.interventions`), of most under "patching" alone, of
 `twice` and `counts.twice` under all four; how much of its answers each keeps under the others is told in docs/results.md.
 
-`HARDER` lists what is asked for by name alone: `induction`, by k composition; `twice`, which does without positions; `two_hops`, a
-larger graph in which two heads hurt; `counts.twice` and `counts.once`, two circuits in one model that share nodes.
+`HARDER`: `induction`, by k composition; `twice`, which does without positions; `two_hops`, a larger graph in which two heads hurt;
+`counts.twice` and `counts.once`, two circuits in one model that share nodes; `backup`, whose backup heads take over.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ if TYPE_CHECKING:
     from edge_circuits.benchmarks.planted.model import PlantedTask
     from edge_circuits.graphs import Circuit
 
-NAMES = ("ioi", "greater_than", "docstring")
-HARDER = ("induction", "twice", "two_hops", "counts.twice", "counts.once")  # asked for by name alone
-MODELS = tuple(dict.fromkeys(name.partition(".")[0] for name in (*NAMES, *HARDER)))
+PAPERS = ("ioi", "greater_than", "docstring")  # after tasks of papers
+HARDER = ("induction", "twice", "two_hops", "counts.twice", "counts.once", "backup")
+NAMES = (*PAPERS, *HARDER)
+MODELS = tuple(dict.fromkeys(name.partition(".")[0] for name in NAMES))
 
 
 class Planted(NamedTuple):
@@ -67,7 +68,7 @@ def planted_task(name: str) -> PlantedTask:
     Raises:
         ValueError: There is none.
     """
-    choice("planted task", name, (*NAMES, *HARDER))
+    choice("planted task", name, NAMES)
     return next(task for task in tasks_of(name.partition(".")[0]) if task.name == name)
 
 
@@ -85,7 +86,7 @@ def load(name: str, folder: Path | None = None, seed: int = 0) -> Planted:
     """The planted model of that name with its trained weights.
 
     Args:
-        name: One of `NAMES` or `HARDER`.
+        name: One of `NAMES`.
         folder: Where the weights are; None: those shipped.
         seed: Of the training.
 

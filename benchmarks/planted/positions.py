@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from edge_circuits.benchmarks.output.tables import table
-from edge_circuits.benchmarks.planted import NAMES, load
+from edge_circuits.benchmarks.planted import PAPERS, load
 from edge_circuits.benchmarks.planted.causal import INPUTS
 from edge_circuits.benchmarks.planted.model import CORRUPTION, PlantedTask
 from edge_circuits.benchmarks.statistics.roc_curves import roc_curve
@@ -114,7 +114,7 @@ def main() -> None:
     words = argparse.ArgumentParser(
         prog="python -m edge_circuits.benchmarks.planted.positions", description=__doc__.splitlines()[0]
     )
-    words.add_argument("--tasks", nargs="+", default=NAMES, choices=NAMES)
+    words.add_argument("--tasks", nargs="+", default=PAPERS, choices=PAPERS)
     words.add_argument("--methods", nargs="+", default=METHODS)
     words.add_argument("--n-prompts", type=int, default=32)
     words.add_argument("--seed", type=int, default=3)

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from edge_circuits.benchmarks.planted import HARDER, NAMES, Planted, load
+from edge_circuits.benchmarks.planted import NAMES, Planted, load
 from edge_circuits.benchmarks.planted.model import PlantedTask
 from edge_circuits.benchmarks.study import DIFFERS, DONE, Study
 from edge_circuits.graphs import Circuit, PromptPairs, metrics, run
@@ -214,7 +214,7 @@ def _verdict(passed: bool) -> str:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=(*NAMES, *HARDER))
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
     parser.add_argument("--prompts", type=int, default=N_PROMPTS, help=f"how many held-out prompts ({N_PROMPTS})")
 

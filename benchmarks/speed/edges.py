@@ -155,7 +155,7 @@ def _peak_gigabytes() -> float:
 
 def report_planted(n_prompts: int = 64, threshold: float = 0.01) -> None:
     """Whole sweeps of the planted models, whose circuits are sparse."""
-    for name in planted.NAMES:
+    for name in planted.PAPERS:
         model, circuit, task = planted.load(name)
         pairs = task.pairs(n_prompts)
         for metric in ("kl", metrics.load(task.task.metric)):

@@ -20,7 +20,7 @@ STUDIES = {
 SHARED: dict[str, dict[str, Any]] = {
     "--model": dict(default="planted", help="a hub name such as gpt2, a directory, or models of this package: planted (the default), trained (trained:SEED)"),
     "--prompts": dict(type=Path, metavar="FILE", help="your own pairs, CSV or JSON Lines"),
-    "--task": dict(help="prompts of a task instead: ioi, docstring, greater_than, text, sort; of planted also induction, twice; of trained number, pronoun, induction, brackets"),
+    "--task": dict(help="prompts of a task instead: ioi, docstring, greater_than, text, sort; of planted also induction, twice, two_hops, counts.twice, counts.once, backup; of trained number, pronoun, induction, brackets"),
     "--method": dict(default="relp", help="how edges are scored, e.g. relp, eap, eap-ig:steps=10, exact (relp)"),
     "--metric": dict(help="what is measured, by name (the task's own, or logit_difference)"),
     "--intervention": dict(default="patching", choices=("patching", "zero", "mean", "mean-positional", "zero-tokens", "mean-tokens"), help="what a cut edge reads (patching)"),

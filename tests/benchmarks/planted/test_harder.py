@@ -10,10 +10,11 @@ import torch
 
 from edge_circuits.benchmarks.planted import (
     HARDER,
-    NAMES,
     Planted,
+    backup,
     counts,
     induction,
+    interventions,
     load,
     planted_task,
     tasks_of,
@@ -26,7 +27,12 @@ from edge_circuits.benchmarks.planted.train import Losses, train
 from edge_circuits.benchmarks.planted.verify import edge_cost, report, verify
 from edge_circuits.graphs import Circuit, metrics, run
 
-MOVERS = {"induction": induction.INDUCTION, "twice": twice.MOVERS, "two_hops": two_hops.SECOND_HOP}
+MOVERS = {
+    "backup": backup.MAINS,
+    "induction": induction.INDUCTION,
+    "twice": twice.MOVERS,
+    "two_hops": two_hops.SECOND_HOP,
+}
 MOVERS |= {f"counts.{which}": movers for which, movers in counts.MOVERS.items()}
 
 
@@ -34,10 +40,6 @@ MOVERS |= {f"counts.{which}": movers for which, movers in counts.MOVERS.items()}
 def task(request: pytest.FixtureRequest) -> PlantedTask:
     """Each harder task, without weights."""
     return planted_task(request.param)
-
-
-def test_they_are_asked_for_by_name_alone() -> None:
-    assert not set(HARDER) & set(NAMES) and set(MOVERS) == set(HARDER)
 
 
 def test_causal_models_answer_their_tasks_and_every_edge_counts(task: PlantedTask) -> None:
@@ -97,6 +99,33 @@ def test_two_hops_by_hand() -> None:
     assert half[7] < moved[7] - 0.1
 
 
+def test_backup_by_hand() -> None:
+    """The word that comes twice has a score of 10 - 8.5 if no main moved it, of 6 - 8.5 if both did; against all stands 0."""
+    words = torch.tensor([[5, 3, 2, 9, 7, 17, 5]])
+    counts, nothing = twice.count([words]), torch.zeros(1, 19)
+    answer = nothing.index_fill(1, torch.tensor([5]), 1.0)
+    for mains, taken in (((nothing, nothing), 0.0), ((answer, nothing), 2.0), ((answer, answer), 4.0)):
+        moved = backup.backup([counts, counts, *mains], [words], [words])[0]
+        weight, others = 2 * math.exp(1.5 - taken), math.exp(-3.5)
+        assert moved[5].item() == pytest.approx(weight / (1 + weight + 5 * others))
+        assert moved[3].item() == pytest.approx(others / (1 + weight + 5 * others))
+
+
+def test_the_backup_does_little_until_the_mains_are_cut() -> None:
+    planted = load("backup")
+    model, task = planted.model, planted.task
+    pairs, metric = task.pairs(96, seed=5), metrics.load(task.task.metric)
+    backup_out = task.causal.out_edges(backup.BACKUP)
+    mains_out = tuple(edge for node in backup.MAINS for edge in task.causal.out_edges(node))
+
+    def kept(*cut: str) -> float:
+        return metric(run(model, Circuit.full(task.graph) - Circuit.from_edges(task.graph, cut), pairs), pairs).mean()
+
+    whole = kept()
+    assert kept(*backup_out) > 0.8 * whole and kept(*mains_out) > 0.6 * whole
+    assert kept(*mains_out, *backup_out) < 0.1 * whole
+
+
 def test_two_tasks_of_one_model_share_nodes_and_weights() -> None:
     one, other = (load(task.name) for task in tasks_of("counts"))
     assert all(torch.equal(*both) for both in zip(one.model.parameters(), other.model.parameters()))
@@ -119,11 +148,17 @@ def test_the_larger_circuit_has_heads_that_hurt() -> None:
 
 
 def test_a_circuit_without_positions_is_true_under_every_intervention() -> None:
-    planted = load("twice")
-    assert len(planted.task.interventions) == 4
-    for intervention in planted.task.interventions:
-        result = verify(planted, 64, intervention=intervention, quiet=True)
-        assert result.passed, (intervention, report(result))
+    rows = [interventions.row(*each) for each in interventions.checked(["twice"], 64, quiet=True)]
+    assert [one["intervention"] for one in rows] == ["patching", "zero", "mean", "mean-positional"]
+    assert all(one["trained"] and not one["failed"] and one["kept"] > 0.99 for one in rows)
+    assert "true 1.00" in interventions.text(rows)
+
+
+def test_an_intervention_under_which_a_circuit_is_not_true_is_told() -> None:
+    result = verify(load("induction"), 48, intervention="zero", quiet=True)
+    told = interventions.row("zero", result)
+    assert not told["trained"] and 1 in told["failed"] and told["kept"] < 0.5
+    assert f"not {', '.join(map(str, told['failed']))} {told['kept']:.2f}" in interventions.text([told])
 
 
 @pytest.mark.parametrize(
@@ -131,6 +166,7 @@ def test_a_circuit_without_positions_is_true_under_every_intervention() -> None:
     [
         "induction",
         "twice",
+        "backup",
         *(f"counts.{which}" for which in counts.MOVERS),
         pytest.param("two_hops", marks=pytest.mark.slow),
     ],
@@ -173,6 +209,15 @@ def test_other_interventions_are_trained_too() -> None:
     parts = Losses(task, training)(model, task.pairs(8), 0)
     assert "circuit, other" in parts and parts["circuit, other"].isfinite()
     assert "circuit, other" not in Losses(replace(task, interventions=("patching",)), training)(model, task.pairs(8), 0)
+
+
+def test_nodes_are_taken_out_in_half_of_the_steps() -> None:
+    task = planted_task("backup")
+    assert task.training.taken_out == backup.MAINS
+    mains_out = {edge for node in backup.MAINS for edge in task.causal.out_edges(node)}
+    drawn = {name: Losses(task, replace(task.training, taken_out=name)) for name in ((), backup.MAINS)}
+    shares = [sum(mains_out <= each.draw_cut() for _ in range(400)) / 400 for each in drawn.values()]
+    assert shares[0] < 0.05 and 0.4 < shares[1] < 0.6
 
 
 def test_the_weight_of_squares_grows_in_two_steps() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_circuits.benchmarks.planted import NAMES, Planted, docstring, greater_than, load, planted_task
+from edge_circuits.benchmarks.planted import PAPERS, Planted, docstring, greater_than, load, planted_task
 from edge_circuits.benchmarks.planted.attention import at_answer, attention_loss
 from edge_circuits.benchmarks.planted.causal import CausalModel, head, sink
 from edge_circuits.benchmarks.planted.ioi import OTHER_WORD, SHARPNESS, STRENGTH, VOCABULARY
@@ -34,7 +34,7 @@ def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_circuits.benchmarks.planted.train.POOL", 640)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=PAPERS)
 def task(request: pytest.FixtureRequest) -> PlantedTask:
     """Each planted task, without weights."""
     return planted_task(request.param)
@@ -224,7 +224,7 @@ def test_docstring_heads_are_to_look_at_names_by_hand() -> None:
 # The shipped weights
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=PAPERS)
 def planted(request: pytest.FixtureRequest) -> Planted:
     """Each planted model with its shipped weights."""
     return load(request.param)

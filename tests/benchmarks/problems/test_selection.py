@@ -82,7 +82,7 @@ def test_an_unknown_metric_is_refused(problem: Problem) -> None:
         problem.metric_named("beauty")
 
 
-@pytest.mark.parametrize("name", planted.NAMES)
+@pytest.mark.parametrize("name", planted.PAPERS)
 def test_a_planted_model_brings_its_circuit(name: str, tmp_path: Path) -> None:
     task = planted.planted_task(name)
     weights_of((task,), 0, tmp_path).save(task.new_model(0).original_model, task.training)
