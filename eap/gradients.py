@@ -6,7 +6,7 @@ projected query, key and value, [d_head] wide for each query head, also where qu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -45,12 +45,11 @@ class Gradients:
     def of(self, row: int) -> Gradients:
         """Those of one prompt."""
 
-        def own(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-            return [x[row : row + 1] for x in value] if isinstance(value, list) else value[row : row + 1]
+        def own(x: Tensor) -> Tensor:
+            return x[row : row + 1]
 
-        lists = (own(value) for value in (self.q, self.k, self.v, self.mlp_in))
-        inside = None if self.inside is None else Inside(*(own(getattr(self.inside, f.name)) for f in fields(Inside)))
-        return Gradients(self.activations.each(own), *lists, own(self.final), own(self.values), inside)
+        inside = None if self.inside is None else Inside(**_by_field(own, [self.inside]))
+        return Gradients(self.activations.each(own), **_by_field(own, [self]), inside=inside)
 
 
 @dataclass(frozen=True)
@@ -106,37 +105,27 @@ def differentiate(
         name: [next(gradients) if x.requires_grad else torch.zeros_like(x) for x in some]
         for name, some in places.items()
     }
-    return Gradients(
-        kept.each(Tensor.detach),
-        *(found[name] for name in ("q", "k", "v", "mlp_in")),
-        final=found["final"][0],
-        values=values.detach(),
-        inside=_inside(found) if inside else None,
-    )
-
-
-def _inside(found: dict[str, list[Tensor]]) -> Inside:
-    return Inside(found["z"], found["mlp_normed"], found["mlp_out"], found["final_normed"][0], found["logits"][0])
+    found |= {name: found[name][0] for name in ("final", "final_normed", "logits") if name in found}
+    own = {name: found.pop(name) for name in ("q", "k", "v", "mlp_in", "final")}
+    kept = kept.each(Tensor.detach)
+    return Gradients(kept, **own, values=values.detach(), inside=Inside(**found) if inside else None)
 
 
 def mean_of(points: Sequence[Gradients], activations: Activations) -> Gradients:
     """The mean of gradients that hold those inside, beside the given values."""
 
-    def mean(tensors: Iterable[Tensor]) -> Tensor:
-        return torch.stack(list(tensors)).mean(0)
+    def mean(*tensors: Tensor) -> Tensor:
+        return torch.stack(tensors).mean(0)
 
-    def means(lists: Iterable[list[Tensor]]) -> list[Tensor]:
-        return [mean(layer) for layer in zip(*lists)]
+    inside = Inside(**_by_field(mean, [point.inside for point in points]))
+    return Gradients(activations, **_by_field(mean, points), inside=inside)
 
-    insides = [point.inside for point in points]
-    return Gradients(
-        activations,
-        *(means(getattr(point, name) for point in points) for name in ("q", "k", "v", "mlp_in")),
-        final=mean(point.final for point in points),
-        values=mean(point.values for point in points),
-        inside=Inside(
-            *(means(getattr(inside, name) for inside in insides) for name in ("z", "mlp_normed", "mlp_out")),
-            mean(inside.final_normed for inside in insides),
-            mean(inside.logits for inside in insides),
-        ),
-    )
+
+def _by_field(combine: Callable[..., Tensor], each: Sequence[Gradients | Inside]) -> dict[str, Tensor | list[Tensor]]:
+    """The tensors of several put together, field by field and layer by layer."""
+    names = [field.name for field in fields(each[0]) if field.name not in ("activations", "inside")]
+    columns = {name: [getattr(one, name) for one in each] for name in names}
+    return {
+        name: [combine(*layer) for layer in zip(*column)] if isinstance(column[0], list) else combine(*column)
+        for name, column in columns.items()
+    }

@@ -74,18 +74,14 @@ class PositionMap:
             ValueError: There is no such map, or none of "exact".
         """
         both = [self._map(each).flatten().double() for each in (place, place._replace(method=EXACT))]
-        return (
-            None
-            if any(bool((each == each[0]).all()) for each in both)
-            else float(torch.corrcoef(torch.stack(both))[0, 1])
-        )
+        if any(bool((each == each[0]).all()) for each in both):
+            return None
+        return float(torch.corrcoef(torch.stack(both))[0, 1])
 
     def table(self) -> Table:
         """Each estimate's agreement with exact patching."""
-        estimates = [
-            place for place in self.maps if place.method != EXACT and place._replace(method=EXACT) in self.maps
-        ]
-        rows = tuple((KINDS[place.kind], place.direction, place.method, self.pearson(place)) for place in estimates)
+        known = [place for place in self.maps if place.method != EXACT and place._replace(method=EXACT) in self.maps]
+        rows = tuple((KINDS[place.kind], place.direction, place.method, self.pearson(place)) for place in known)
         return Table(("nodes", "direction", "method", "Pearson with exact"), rows)
 
     def save(self, path: str | os.PathLike[str], title: str | None = None) -> Path:

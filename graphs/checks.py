@@ -63,22 +63,22 @@ def number(
     return float(value)
 
 
-def share(name: str, value: Any, remedy: str = "") -> float:
+def share(name: str, value: Any) -> float:
     """A share of something: a number above 0 and up to 1.
 
     Raises:
         ValueError: It is something else.
     """
-    return number(name, value, above=0, most=1, remedy=remedy)
+    return number(name, value, above=0, most=1)
 
 
-def between_0_and_1(name: str, value: Any, remedy: str = "") -> float:
+def between_0_and_1(name: str, value: Any) -> float:
     """A number above 0 and below 1, such as a confidence.
 
     Raises:
         ValueError: It is something else.
     """
-    return number(name, value, above=0, below=1, remedy=remedy)
+    return number(name, value, above=0, below=1)
 
 
 def choice(name: str, value: Any, choices: Iterable[Choice], remedy: str = "") -> Choice:
@@ -93,14 +93,14 @@ def choice(name: str, value: Any, choices: Iterable[Choice], remedy: str = "") -
     return value
 
 
-def flag(name: str, value: Any, remedy: str = "") -> bool:
+def flag(name: str, value: Any) -> bool:
     """True or False.
 
     Raises:
         ValueError: It is something else.
     """
     if not isinstance(value, bool):
-        raise refusal(name, "True or False", repr(value), remedy)
+        raise refusal(name, "True or False", repr(value))
     return value
 
 

@@ -34,7 +34,8 @@ class Table:
     def __str__(self) -> str:
         cells = [self.columns, *([shown(value) for value in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells)]
-        lines = ["  ".join(_aligned(*cell) for cell in zip(row, widths, self._is_text)).rstrip() for row in cells]
+        sides = [f"{'<' if is_text else '>'}{width}" for width, is_text in zip(widths, self._is_text)]
+        lines = ["  ".join(map(format, row, sides)).rstrip() for row in cells]
         return "\n".join([self.title, *lines] if self.title else lines)
 
     def _repr_html_(self) -> str:
@@ -68,7 +69,3 @@ def frame(columns: dict[str, Any]) -> pandas.DataFrame:
 def shown(value: Any) -> str:
     """A value as a cell."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _aligned(cell: str, width: int, is_text: bool) -> str:
-    return cell.ljust(width) if is_text else cell.rjust(width)

@@ -97,7 +97,8 @@ class IntegratedGradients(GradientMethod):
         scores = integrated(at_inputs)
         if self.at == "activations":
             for place, point in moved.items():
-                sources = _sources(job, place)
+                graph, (layer, what) = job.transformer.graph, place
+                sources = graph.head_sources(layer) if what == "heads" else graph.mlp_source(layer)
                 scores[sources] = integrated(point)[sources]
         return scores
 
@@ -125,11 +126,6 @@ class IntegratedGradients(GradientMethod):
         value = torch.lerp(start.to(end.device), end, share)
         operations = Operations(source=lambda layer, what, own: value if (layer, what) == place else own)
         return self.gradients(job, batch, job.clean_embed(batch), operations)
-
-
-def _sources(job: Job, place: tuple[int, str]) -> slice | int:
-    graph, (layer, what) = job.transformer.graph, place
-    return graph.head_sources(layer) if what == "heads" else graph.mlp_source(layer)
 
 
 @torch.no_grad()

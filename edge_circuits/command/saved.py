@@ -16,6 +16,7 @@ from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.drawing.rendering import render
 from edge_circuits.graphs.files import eap_ig, neuronpedia
+from edge_circuits.graphs.files.json_format import is_of_eap_ig
 from edge_circuits.graphs.pruning import prune
 from edge_circuits.graphs.scores import ScoredGraph
 from edge_circuits.page.report import FIRST_K, write_page
@@ -41,18 +42,20 @@ def render_file(given: argparse.Namespace) -> None:
         setting.folder_for(given.out.parent)
         write_page(given.out, value, k=given.k, title=given.title)
     else:
-        circuit = value if isinstance(value, Circuit) else prune(value, min(given.k or FIRST_K, value.graph.n_edges))
+        circuit = _circuit(value, given.k)
         setting.folder_for(given.out.parent)
         render(circuit, given.out, title=given.title)
+
+
+def _circuit(value: ScoredGraph | Circuit, k: int | None) -> Circuit:
+    """A circuit as it is, or the best edges of scores."""
+    return value if isinstance(value, Circuit) else prune(value, min(k or FIRST_K, value.graph.n_edges))
 
 
 def compare(given: argparse.Namespace) -> None:
     """Counts and names of what two share and do not; a page of both."""
     values = [setting.load(path) for path in (given.here, given.there)]
-    here, there = (
-        value if isinstance(value, Circuit) else prune(value, min(given.k or FIRST_K, value.graph.n_edges))
-        for value in values
-    )
+    here, there = (_circuit(value, given.k) for value in values)
     both = here.compare(there)
     for name, circuit in (("shared", both.shared), ("only here", both.only_here), ("only there", both.only_there)):
         print(f"{name}: {circuit.n_edges:,} edges")
@@ -100,17 +103,12 @@ def again(given: argparse.Namespace) -> int:
 
     known = setting.load(given.file).metadata
     if "command" not in known:
-        raise refusal(
-            str(given.file),
-            "a result that tells the command it was made by",
-            "one that does not",
-            "only commands write that",
-        )
+        expected = "a result that tells the command it was made by"
+        raise refusal(str(given.file), expected, "one that does not", "only commands write that")
     folder = Path(known.get("folder", "."))
     if not folder.is_dir():
-        raise refusal(
-            "folder", f"the folder {folder}, in which the command ran", "none of that name", "run the command by hand"
-        )
+        expected = f"the folder {folder}, in which the command ran"
+        raise refusal("folder", expected, "none of that name", "run the command by hand")
     words = [*shlex.split(known["command"])[1:], "--out", os.path.abspath(given.out)]
     print(shlex.join(["edge-circuits", *words]), file=sys.stderr)
     with chdir(folder):
@@ -125,4 +123,4 @@ def _is_eap_ig(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise refusal(str(path), "a JSON or .pt file", f"none ({error})") from None
-    return isinstance(content, dict) and {"cfg", "nodes", "edges"} <= content.keys()
+    return is_of_eap_ig(content)

@@ -51,9 +51,9 @@ class Side:
     def __post_init__(self) -> None:
         if not isinstance(self.found, ScoredGraph | Circuit):
             raise refusal("found", "a ScoredGraph or a Circuit", type(self.found).__name__, "score or load one")
-        for name in ("circuit", "bars"):
-            other = getattr(self, name)
-            if other is not None and (isinstance(self.found, Circuit) or _graph_of(other) != self.found.graph):
+        scored = None if self.bars is None else self.bars.graph
+        for name, other in (("circuit", self.circuit), ("bars", scored)):
+            if other is not None and (isinstance(self.found, Circuit) or other.graph != self.found.graph):
                 raise ValueError(f"{name}: expected one of the graph of the scores, beside scores; leave it out")
 
     @property
@@ -213,7 +213,3 @@ def _numbers(values: Sequence[float | None]) -> list[float | None]:
 def _number(value: float) -> float | None:
     """Six digits are plenty on a page; what is no number is told as none."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-
-
-def _graph_of(value: Circuit | ErrorBars) -> Any:
-    return value.graph if isinstance(value, Circuit) else value.graph.graph

@@ -73,7 +73,7 @@ def write_page(
         ValueError: The two are of different graphs, a score is not finite, k or `most` is out of range, or the folder
             does not exist.
     """
-    sides = [_as_side(each) for each in (here, there) if each is not None]
+    sides = [each if isinstance(each, Side) else Side(each) for each in (here, there) if each is not None]
     if len({side.found.graph for side in sides}) > 1:
         raise ValueError("there: expected scores or a circuit of the same graph, got another; make a page of each")
     if most < 1 or (k is not None and not 0 <= k <= most):
@@ -112,33 +112,26 @@ def page_text(content: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template)
 
 
-def _as_side(value: Side | ScoredGraph | Circuit) -> Side:
-    return value if isinstance(value, Side) else Side(value)
-
-
 def _n_offered(side: Side) -> int:
     return side.found.n_edges if isinstance(side.found, Circuit) else side.found.graph.n_edges
 
 
 def _first_k(sides: list[Side], most: int) -> int:
     """As many edges as were asked for, or all of a circuit."""
-    asked = [
-        side.found.n_edges
-        if isinstance(side.found, Circuit)
-        else FIRST_K
-        if side.circuit is None
-        else side.circuit.n_requested or side.circuit.n_edges
-        for side in sides
-    ]
-    return min(max(asked), most, max(map(_n_offered, sides)))
+    return min(max(map(_n_asked, sides)), most, max(map(_n_offered, sides)))
+
+
+def _n_asked(side: Side) -> int:
+    if isinstance(side.found, Circuit):
+        return side.found.n_edges
+    return FIRST_K if side.circuit is None else side.circuit.n_requested or side.circuit.n_edges
 
 
 def _is_not_the_best(side: Side) -> bool:
     """Whether the circuit that was found is another than that of the best edges, so that it is shown alone at first."""
     if side.circuit is None:
         return False
-    asked = side.circuit.n_requested or side.circuit.n_edges
-    return prune(side.found, min(asked, side.found.graph.n_edges)) != side.circuit.live()
+    return prune(side.found, min(_n_asked(side), side.found.graph.n_edges)) != side.circuit.live()
 
 
 def _title(sides: list[Side]) -> str:

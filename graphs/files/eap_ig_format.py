@@ -72,7 +72,7 @@ def read(content: bytes, layout: Layout) -> Table:
     Raises:
         ValueError: They are torn, of another layout, of shapes that do not fit together, or a score is NaN or infinite.
     """
-    file = _json_file(content) if layout == ".json" else _pt_file(content)
+    file = parsed(content) if layout == ".json" else _pt_file(content)
     if not isinstance(file, dict) or not isinstance(file.get("cfg"), dict):
         raise ValueError('expected the layout of EAP-IG, which has a "cfg", got another')
     if "digest" in file and layout == ".json":
@@ -107,10 +107,6 @@ def write(table: Table, layout: Layout) -> bytes:
 
 
 # Reading
-
-
-def _json_file(content: bytes) -> Any:
-    return parsed(content)
 
 
 def _pt_file(content: bytes) -> Any:

@@ -192,7 +192,7 @@ def _header(content: bytes) -> dict[str, Any]:
     header = parsed(content)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         own = "give one that save wrote"
-        hint = "files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig" if _is_eap_ig(header) else own
+        hint = "files of EAP-IG and MIB are read by edge_circuits.graphs.files.eap_ig" if is_of_eap_ig(header) else own
         raise ValueError(f'expected a file of edge-circuits, got JSON without "format": "{FORMAT}"; {hint}')
     version = whole_number('"version"', header.get("version"), 1)
     if version > VERSION:
@@ -205,7 +205,8 @@ def _header(content: bytes) -> dict[str, Any]:
     return header
 
 
-def _is_eap_ig(content: Any) -> bool:
+def is_of_eap_ig(content: Any) -> bool:
+    """Whether what a JSON file holds is in EAP-IG's layout."""
     return isinstance(content, dict) and {"cfg", "nodes", "edges"} <= content.keys()
 
 

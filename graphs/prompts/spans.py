@@ -64,7 +64,7 @@ class Spans:
                     other = f"token {start + int(shared[0, 0])} of {names[int(taken[shared[0, 0]])]!r}"
                     raise _refused(name, row, "tokens of no other span", other)
                 taken.fill_(number)
-        return cls(names, of_token)._without_empty_rest()
+        return cls(names if (of_token == len(spans)).any() else names[:-1], of_token)
 
     @staticmethod
     def of_rows(rows: Sequence[Mapping[str, Any] | None]) -> SpansGiven:
@@ -130,10 +130,6 @@ class Spans:
         """The named stretches of a prompt, [start, stop], as `of_rows` takes them."""
         found = {name: at for name, at in self.stretches(row).items() if name != REST}
         return {name: [at[0], at[-1] + 1] if at else [0, 0] for name, at in found.items()}
-
-    def _without_empty_rest(self) -> Spans:
-        is_there = bool(self.where(len(self.names) - 1).any())
-        return self if is_there else Spans(self.names[:-1], self.of_token)
 
 
 def _within(name: str, row: int, stretch: tuple[int, int | None] | int, length: int) -> tuple[int, int]:

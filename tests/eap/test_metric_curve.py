@@ -108,6 +108,7 @@ def test_groups_of_prompts_add_up_to_the_blend_of_all() -> None:
     assert not torch.allclose(groups.per_group[1], alone, rtol=1e-3)  # weights are those of all prompts
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_equal_prompts_score_zero_and_a_share_is_positive() -> None:
     found = eap.score(tiny("gpt2").model, PAIRS.identical(), curved, "blend", quiet=True).scores
     assert found.abs().max() < 1e-12
