@@ -20,13 +20,20 @@ Reference: Marks et al. 2024, section 3.2, for the product; edges here lead from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edge_circuits.eap.feature_destinations import (
+    Destination,
+    at_positions,
+    destinations_among,
+    rank_of,
+    read_through,
+    streams_read,
+)
 from edge_circuits.eap.feature_scores import (
     Streams,
     change_of_node,
@@ -45,22 +52,12 @@ from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection, Parts
-from edge_circuits.graphs.features.sites import MLP_KINDS, Site, gradient_at, in_stream, inner_value, read_at
+from edge_circuits.graphs.features.sites import Site, gradient_at, in_stream
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
 from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.attention import write
-from edge_circuits.graphs.model.operations import EXACT, Operations
-from edge_circuits.graphs.model.transformer import Activations, Transformer
+from edge_circuits.graphs.model.operations import EXACT
+from edge_circuits.graphs.model.transformer import Activations
 from edge_circuits.graphs.running.patching import Intervention
-
-
-class Destination(NamedTuple):
-    """A feature as it is entered, with the positions at which it counts (None: all)."""
-
-    site: int
-    feature: int
-    part: int
-    positions: tuple[int, ...] | None
 
 
 def score_feature_edges(
@@ -108,8 +105,8 @@ def score_feature_edges(
     whole = Coordinates(stream, 1, transformer.W_U.shape[0])  # what `logits` reads, in the place `LOGITS`
     dissection = Dissection(model, [*dictionaries, whole], pairs, intervention, batch_size)
     metric = as_metric(metric, dissection.transformer, pairs)
-    destinations = list(_destinations(dissection, nodes))
-    rank = [_rank(dissection.transformer, site) for site in nodes.sites]
+    destinations = list(destinations_among(nodes))
+    rank = [rank_of(dissection.transformer, site) for site in nodes.sites]
     last = max(rank) + 1
     earlier = torch.tensor(
         [[rank[s] < (last if d.site == LOGITS else rank[d.site]) for s in nodes.index[:, 0]] for d in destinations]
@@ -126,64 +123,6 @@ def score_feature_edges(
     metadata = {"method": method.name, "settings": method.settings, "metric": metric_name(metric)}
     metadata |= {"intervention": intervention, "n_prompts": len(pairs)}
     return FeatureEdges(nodes, index, total[tuple(where.T)], metadata)
-
-
-def _destinations(dissection: Dissection, nodes: FeatureNodes) -> Iterator[Destination]:
-    positions: dict[tuple[int, int], list[int]] = {}
-    for site, position, feature in nodes.index.tolist():
-        if feature != ERROR and nodes.sites[site].kind != "embed":
-            positions.setdefault((site, feature), []).append(position)
-    for (site, feature), at in sorted(positions.items()):
-        parts = (1, 2, 3) if nodes.sites[site].kind in ("z", "attention_out") else (0,)
-        for part in parts:
-            yield Destination(site, feature, part, None if ANY in at else tuple(at))
-    yield Destination(LOGITS, 0, 0, None)
-
-
-def _rank(transformer: Transformer, site: Site) -> int:
-    """A site reads what sites of lower rank write."""
-    if site.kind == "embed":
-        return 0
-    after_attention = site.kind in MLP_KINDS and not transformer.blocks[site.layer].parallel
-    return 1 + 2 * site.layer + after_attention
-
-
-def read_through(
-    transformer: Transformer, dictionary: AnyDictionary, streams: Mapping[int, Tensor], operations: Operations
-) -> Tensor:
-    """What a dictionary reads, from the stream that its layer's MLP (part 0) or q, k and v (parts 1 to 3) read."""
-    site, block = dictionary.site, transformer.blocks[dictionary.site.layer]
-    if dictionary.reads != "site":
-        return read_at(block, dictionary.reads, streams[0], operations)
-    if site.kind in MLP_KINDS:
-        normed = operations.norm(block.mlp_norm, streams[0])
-        if site.kind != "mlp_out":
-            return inner_value(block, site, normed, operations)
-        return operations.norm(block.mlp_post_norm, block.mlp(normed, operations))
-    attention = block.attention
-    q, k, v = (operations.norm(block.attention_norm, streams[part]) for part in (1, 2, 3))
-    q = attention.project("q", q, operations=operations)
-    k = attention.per_query_head(attention.project("k", k, operations=operations))
-    v = attention.per_query_head(attention.project("v", v, operations=operations))
-    z = attention.mix(q, k, v, None, operations)
-    if site.kind == "z":
-        return z.flatten(-2)
-    return operations.norm(block.attention_post_norm, write(z, attention.W_O, attention.b_O))
-
-
-def _leaves(kept: Activations, site: Site) -> dict[int, Tensor]:
-    if site.kind in MLP_KINDS:
-        return {0: kept.mlp_in[site.layer]}
-    return dict.fromkeys((1, 2, 3), kept.attention_in[site.layer])
-
-
-def _at_positions(value: Tensor, destination: Destination) -> Tensor:
-    """[batch pos ...] with zeros where the destination does not count."""
-    if destination.positions is None:
-        return value
-    counts = torch.zeros(value.shape[1]).to(value)
-    counts[[at for at in destination.positions if at < value.shape[1]]] = 1
-    return value * counts.reshape(-1, *[1] * (value.dim() - 2))
 
 
 # Attribution
@@ -233,7 +172,7 @@ def _jacobian(
     transformer, dictionary, operations = dissection.transformer, dissection.dictionaries[site], streams.operations
     with torch.enable_grad():
         leaves = {
-            part: x.detach().clone().requires_grad_() for part, x in _leaves(streams.kept, dictionary.site).items()
+            part: x.detach().clone().requires_grad_() for part, x in streams_read(streams.kept, dictionary.site).items()
         }
         read = read_through(transformer, dictionary, leaves, operations)
     with torch.no_grad():
@@ -248,7 +187,7 @@ def _jacobian(
             else:
                 value = dictionary.magnitudes(read.to(dictionary.W_dec), one, features[..., one] != 0)
                 slope = gradient.to(dictionary.W_dec) @ dictionary.W_dec[one].T
-            worth = (value * _at_positions(slope, destination)).sum()
+            worth = (value * at_positions(slope, destination)).sum()
             return torch.autograd.grad(worth, leaves[destination.part], retain_graph=True)[0]
 
     return through
@@ -320,7 +259,7 @@ def _entering(
     transformer, dictionary = dissection.transformer, dissection.dictionaries[destination.site]
     if destination.site == LOGITS:
         return dictionary.site, change
-    streams = _leaves(kept, dictionary.site)
+    streams = streams_read(kept, dictionary.site)
     moved = streams | {destination.part: streams[destination.part] + change.to(streams[destination.part])}
     before, after = (
         dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
@@ -328,4 +267,4 @@ def _entering(
     )
     share = torch.zeros(dictionary.n_features).to(after)
     share[destination.feature] = 1
-    return dictionary.site, _at_positions(dictionary.written(after - before, share), destination)
+    return dictionary.site, at_positions(dictionary.written(after - before, share), destination)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -22,10 +22,8 @@ from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, flag, refusal, whole_number
 from edge_circuits.graphs.model.supported import check_model
-from edge_circuits.graphs.nodes import ARROW, PARTS, Node, Part, parse_destination, parse_source, split_edge
-
-if TYPE_CHECKING:
-    from typing import Any
+from edge_circuits.graphs.nodes import ARROW, PARTS, Part, parse_destination, parse_source, split_edge
+from edge_circuits.graphs.unknown_names import impossible_edge, unknown_node
 
 KVDestinations = Literal["query-head", "kv-head"]
 
@@ -253,8 +251,8 @@ class Graph:
         Raises:
             ValueError: There is no such source; the message says why.
         """
-        if (index := _lookup(self._source_indices, name)) is None:
-            self._explain(parse_source(name), name, "source")
+        if (index := self._source_indices.get(name) if isinstance(name, str) else None) is None:
+            raise unknown_node(self, parse_source(name), name, "source")
         return index
 
     def destination_index(self, name: str) -> int:
@@ -263,8 +261,8 @@ class Graph:
         Raises:
             ValueError: There is no such destination; the message says why.
         """
-        if (index := _lookup(self._destination_indices, name)) is None:
-            self._explain(parse_destination(name), name, "destination")
+        if (index := self._destination_indices.get(name) if isinstance(name, str) else None) is None:
+            raise unknown_node(self, parse_destination(name), name, "destination")
         return index
 
     def edge_index(self, name: str) -> tuple[int, int]:
@@ -279,8 +277,7 @@ class Graph:
         except ValueError as error:
             raise ValueError(f"unknown edge {name!r}: {error}") from None
         if source >= self._visible[destination]:
-            why = _why_not(parse_source(source_name), parse_destination(destination_name))
-            raise ValueError(f"impossible edge {name!r}: {why}")
+            raise impossible_edge(name, parse_source(source_name), parse_destination(destination_name))
         return source, destination
 
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, "source destination"]:
@@ -307,41 +304,3 @@ class Graph:
     @cached_property
     def _visible(self) -> list[int]:
         return self.n_visible.tolist()
-
-    def _explain(self, node: Node, name: str, role: Literal["source", "destination"]) -> None:
-        """Raise the error that says why a well-formed name is not in this graph."""
-        if node.kind == "mlp" and not self.mlps:
-            raise ValueError(f"unknown {role} {name!r}: the model has no MLPs")
-        if node.layer >= self.n_layers:
-            available = _available(self.n_layers, "layer")
-            raise ValueError(f"unknown {role} {name!r}: layer {node.layer} is out of range, {available}")
-        if self.n_kv_heads and node.part in ("k", "v"):
-            available = _available(self.n_kv_heads, "key-value head")
-            raise ValueError(f"unknown {role} {name!r}: <{node.part}> is per key-value head here, {available}")
-        available = _available(self.n_heads, "head")
-        raise ValueError(f"unknown {role} {name!r}: head {node.head} is out of range, {available}")
-
-
-def _lookup(indices: dict[str, int], name: str) -> int | None:
-    return indices.get(name) if isinstance(name, str) else None
-
-
-def _available(count: int, noun: str) -> str:
-    """What there is instead, e.g. "there are 2 layers: 0 to 1"."""
-    return f"there is only {noun} 0" if count == 1 else f"there are {count} {noun}s: 0 to {count - 1}"
-
-
-def _why_not(source: Node, destination: Node) -> str:
-    """Why a destination cannot see a source, both being in the graph."""
-    if source.layer > destination.layer:
-        return f"{source} is computed after {destination} reads"
-    if source.kind == "head" and destination.kind == "mlp":
-        return (
-            f"blocks are parallel, {destination} reads the same stream as the heads of its layer, "
-            f"so {source} is not computed before {destination} reads"
-        )
-    if source.kind == "head":
-        return f"{source} is not computed before {destination} reads: heads of one layer do not feed each other"
-    if destination.kind == "mlp":
-        return f"{source} is computed after {destination} reads: an MLP does not feed itself"
-    return f"{source} is computed after {destination} reads"

@@ -17,14 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from edge_circuits.graphs.features.folder import Folder
 from edge_circuits.graphs.features.sites import Reads, Site, site_of_hook
-
-if TYPE_CHECKING:
-    from edge_circuits.graphs.features.reading import Folder
 
 READS = {
     "ln2.hook_normalized": "normalised",

@@ -212,9 +212,7 @@ def _before_norm(norm: Norm | None, written: Tensor | None, gradient: Tensor, op
         return torch.autograd.grad(operations.norm(norm, at), at, gradient)[0]
 
 
-def changing(
-    transformer: Transformer, changes: Mapping[tuple[Site, Reads], Change], operations: Operations = EXACT
-) -> Operations:
+def changing(transformer: Transformer, changes: Mapping[tuple[Site, Reads], Change]) -> Operations:
     """Operations under which the values at sites are others; for one forward pass.
 
     Args:
@@ -235,4 +233,4 @@ def changing(
         return value
 
     experts = frozenset(layer for layer, what in by_place if what == "experts")
-    return replace(operations, source=source, experts=experts)
+    return Operations(source=source, experts=experts)

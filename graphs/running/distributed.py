@@ -41,11 +41,10 @@ class Processes:
         size: How many they are.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         """
         Args:
-            group: None for this process alone.
-            device: Where tensors are sent from if the group's backend does not send them from the CPU (nccl).
+            group: None for this process alone. Tensors are sent from the CPU if its backend can; see `send_from`.
 
         Raises:
             ValueError: This process is not of the group.
@@ -58,7 +57,6 @@ class Processes:
             if self.rank < 0:
                 remedy = "call from the group's processes alone"
                 raise refusal("process_group", "a group that this process is in", "another", remedy)
-            self.send_from(device)
 
     def send_from(self, device: torch.device | str) -> None:
         """Send tensors from a device if the group's backend does not send them from the CPU (nccl)."""
