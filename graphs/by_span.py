@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edge_circuits.graphs.checks import choice, described, refusal, whole_number
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import AT
+from edge_circuits.graphs.drawing.picture import AT
 from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 from edge_circuits.graphs.prompts.tokenization import token_texts

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from edge_circuits.graphs.drawing.diagram import Drawable, DrawnEdge, Picture, arranged, drawn_edges
+from edge_circuits.graphs.drawing.diagram import Drawable, arranged, drawn_edges
 from edge_circuits.graphs.drawing.looks import SIDE_LABELS
+from edge_circuits.graphs.drawing.picture import DrawnEdge, Picture
 
 
 def picture_of_two(

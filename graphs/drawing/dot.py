@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import Literal
 
-from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
 from edge_circuits.graphs.drawing.grid_layout import LINE, NODE_SIZE, Curve, row_layout
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
+from edge_circuits.graphs.drawing.picture import DrawnEdge, DrawnNode, Picture
 
 Layout = Literal["dot", "rows"]
 

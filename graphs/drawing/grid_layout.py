@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
+from edge_circuits.graphs.drawing.picture import DrawnEdge, DrawnNode, Picture
 
 NODE_SIZE = {"input": (100, 26), "head": (52, 34), "mlp": (44, 26), "logits": (100, 26)}  # width and height in points
 PART_OFFSET = {"q": -15, "k": 0, "v": 15, "mlp": 0, "logits": 0}  # from the middle of a node, in points

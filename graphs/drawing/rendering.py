@@ -20,7 +20,8 @@ from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit, Comparison
 from edge_circuits.graphs.drawing import dot
 from edge_circuits.graphs.drawing.comparison import picture_of_two
-from edge_circuits.graphs.drawing.diagram import Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import picture_of
+from edge_circuits.graphs.drawing.picture import Picture
 from edge_circuits.graphs.drawing.span_columns import picture_by_span
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.files.atomic import write_whole

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_circuits.graphs.by_span import SpanCircuit
-from edge_circuits.graphs.drawing.diagram import AT, Column, DrawnEdge, DrawnNode, Picture, arranged, edges_at, title_of
+from edge_circuits.graphs.drawing.diagram import arranged, edges_at, title_of
 from edge_circuits.graphs.drawing.looks import printable
+from edge_circuits.graphs.drawing.picture import AT, Column, DrawnEdge, DrawnNode, Picture
 from edge_circuits.graphs.prompts.spans import REST
 
 _LETTERS = 26  # of a line below a column

@@ -1,6 +1,6 @@
 """A picture as SVG, written without any program: what is drawn when Graphviz is not there.
 
-Rows, curves, colours and legend are those of `edge_circuits.graphs.drawing.grid_layout` and `edge_circuits.graphs.drawing.diagram`.
+Rows, curves, colours and legend are those of `edge_circuits.graphs.drawing.grid_layout` and `edge_circuits.graphs.drawing.picture`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Iterator
 from html import escape
 
-from edge_circuits.graphs.drawing.diagram import DrawnEdge, DrawnNode, Picture
 from edge_circuits.graphs.drawing.elements import document, text_at
 from edge_circuits.graphs.drawing.grid_layout import LINE, NODE_SIZE, PART_OFFSET, Curve, Point, row_layout
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, FAINT_INK, INK, NODE_COLOURS
+from edge_circuits.graphs.drawing.picture import DrawnEdge, DrawnNode, Picture
 
 _MARGIN = 20
 _TITLE_HEIGHT = 30

@@ -12,7 +12,7 @@ import torch
 from edge_circuits.eap.intervals import error_bars
 from edge_circuits.eap.verification import Check, Verification
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, ScoredGraph, prune
-from edge_circuits.graphs.drawing.diagram import EDGE_COLOURS
+from edge_circuits.graphs.drawing.looks import EDGE_COLOURS
 from edge_circuits.graphs.measures.curves import Curve
 from edge_circuits.graphs.measures.quality import Measures
 from edge_circuits.graphs.measures.values import Ends

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import DrawnEdge, Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import picture_of
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS, NODE_COLOURS, role_colours
+from edge_circuits.graphs.drawing.picture import DrawnEdge, Picture
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.graph import Graph
 

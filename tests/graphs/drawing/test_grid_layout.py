@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import picture_of
 from edge_circuits.graphs.drawing.grid_layout import NODE_SIZE, RowLayout, row_layout
+from edge_circuits.graphs.drawing.picture import Picture
 from edge_circuits.graphs.graph import Graph
 
 

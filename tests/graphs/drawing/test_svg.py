@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from edge_circuits.graphs.circuit import Circuit
-from edge_circuits.graphs.drawing.diagram import Picture, picture_of
+from edge_circuits.graphs.drawing.diagram import picture_of
 from edge_circuits.graphs.drawing.looks import EDGE_COLOURS
+from edge_circuits.graphs.drawing.picture import Picture
 from edge_circuits.graphs.drawing.svg import layered_svg
 from edge_circuits.graphs.graph import Graph
 
