@@ -90,11 +90,7 @@ def trace_path(folder: str | os.PathLike[str], threshold: float) -> Path:
 
 
 def _own(begun: Trace, sweep: EdgeSweep, folder: str | os.PathLike[str]) -> Trace:
-    """A trace that was read from a folder, if it is of this search and threshold, and says what this search finds.
-
-    Raises:
-        ValueError: It is of another one, or its values or decisions cannot be this search's; the message says in what.
-    """
+    """A trace that was read from a folder, if it is of this search and threshold, and says what this search finds."""
     nothing = sweep.trace
     mine, its = (
         {"start": trace.start, "threshold": trace.threshold, "change": trace.change, **trace.settings}

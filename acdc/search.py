@@ -192,11 +192,7 @@ class Search:
         return (self.processes.in_order(totals, self.n_batches).sum(0) / self.n_prompts).tolist()
 
     def check_finite(self, value: float, what: str) -> float:
-        """The value, if it is a finite number.
-
-        Raises:
-            ValueError: It is not; the message says with what.
-        """
+        """The value, if it is a finite number."""
         if not math.isfinite(value):
             raise refusal(f"metric {self.objective.name}", "a finite mean over prompts", f"{value} with {what}")
         return value

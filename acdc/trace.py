@@ -250,13 +250,7 @@ def _header_and_rows(content: bytes) -> tuple[dict[str, Any], list[Any]]:
     if header["version"] == 1:
         warn_without_digest()
     else:
-        check_seal(
-            {
-                **{name: header[name] for name in header if name != "digest"},
-                "rows": rows,
-                "digest": header.get("digest"),
-            }
-        )
+        check_seal({**header, "rows": rows})
     return header, rows
 
 

@@ -82,11 +82,8 @@ def without_an_edge(
             expected[source, destination] = without - uncut
     size = max(0.01 * abs(uncut), float(expected.abs().max()))
     difference = float((exact - expected).abs().max()) / max(size, 1e-12)
-    yield (
-        f"exact patching against run without the edge, {len(places)} edges",
-        difference,
-        "run of partial circuits, or exact",
-    )
+    name = f"exact patching against run without the edge, {len(places)} edges"
+    yield name, difference, "run of partial circuits, or exact"
 
 
 def is_of(graph: ScoredGraph, pairs: PromptPairs) -> bool:
@@ -115,11 +112,8 @@ def answers_where_they_are_given(model: nn.Module, graph: Graph, pairs: PromptPa
     if pairs.answers is None or not bool((pairs.positions == pairs.lengths - 2).all()):
         return
     at, later = (_log_probability(model, graph, _read_at(pairs, pairs.positions + step)) for step in (0, 1))
-    yield (
-        "nats by which the answers are likelier one token later",
-        later - at,
-        "answer positions that are one too early",
-    )
+    name = "nats by which the answers are likelier one token later"
+    yield name, later - at, "answer positions that are one too early"
 
 
 def by_part(graph: Graph, found: Tensor, expected: Tensor) -> Iterator[tuple[str, float]]:

@@ -155,9 +155,8 @@ def _made(name: str, make: Callable[[Subject], Iterator[Check]], subject: Subjec
 def _as_the_model(subject: Subject) -> Iterator[Check]:
     """Logits are the model's own."""
     own = _own_logits(subject, subject.pairs.clean)
-    yield Check(
-        "logits against the model's own, clean prompts", _difference(subject.full, own), LOGIT_ROUNDING[subject.dtype]
-    )
+    difference = _difference(subject.full, own)
+    yield Check("logits against the model's own, clean prompts", difference, LOGIT_ROUNDING[subject.dtype])
 
 
 @torch.no_grad()
@@ -172,10 +171,8 @@ def _none_cut(subject: Subject) -> Iterator[Check]:
 def _all_cut(subject: Subject) -> Iterator[Check]:
     """With all edges cut, logits are the model's on the corrupted prompts."""
     found = run(subject.model, Circuit.empty(subject.graph.graph), subject.pairs)
-    own = _own_logits(subject, subject.pairs.corrupted)
-    yield Check(
-        "all edges cut, against the model on corrupted prompts", _difference(found, own), LOGIT_ROUNDING[subject.dtype]
-    )
+    difference = _difference(found, _own_logits(subject, subject.pairs.corrupted))
+    yield Check("all edges cut, against the model on corrupted prompts", difference, LOGIT_ROUNDING[subject.dtype])
 
 
 def _identical_pairs(subject: Subject) -> Iterator[Check]:
@@ -195,9 +192,8 @@ def _sums_of_edges(subject: Subject) -> Iterator[Check]:
     node_scores = [sums["resid_pre"][0][None]]
     for layer in range(graph.n_layers):
         node_scores += [sums["heads"][layer], *([sums["mlp_out"][layer][None]] if graph.mlps else [])]
-    yield Check(
-        "sum of out-edges against the node score", _difference(by_source, torch.cat(node_scores)), subject.rounding
-    )
+    difference = _difference(by_source, torch.cat(node_scores))
+    yield Check("sum of out-edges against the node score", difference, subject.rounding)
 
 
 def _padding(subject: Subject) -> Iterator[Check]:
@@ -269,9 +265,8 @@ def _bf16(subject: Subject) -> Iterator[Check]:
     narrow = nn.Module.to(copied(subject.model), torch.bfloat16)  # a bridge's own reads all weights for each of them
     edges = subject.graph.graph.edge_mask
     wide, found = (scores[edges].double() for scores in (subject.eap, subject.score(narrow, subject.pairs)))
-    yield Check(
-        "Spearman of scores in bfloat16 with those here", spearman(found, wide).item(), LEAST_BF16, at_most=False
-    )
+    kept = spearman(found, wide).item()
+    yield Check("Spearman of scores in bfloat16 with those here", kept, LEAST_BF16, at_most=False)
 
 
 def _own_logits(subject: Subject, tokens: Tensor) -> Tensor:

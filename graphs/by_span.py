@@ -166,11 +166,7 @@ def prune_spans(scores: SpanScores, k: int) -> SpanCircuit:
 
 
 def check_spans(pairs: PromptPairs, spans: tuple[str, ...]) -> None:
-    """Refuse prompts that have not the spans of a circuit.
-
-    Raises:
-        ValueError: Naming both.
-    """
+    """Refuse prompts that have not the spans of a circuit."""
     names = None if pairs.spans is None else pairs.spans.names
     if names != spans:
         remedy = "give PromptPairs the spans that the circuit was found with, or use pairs.by_token()"

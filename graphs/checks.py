@@ -1,6 +1,7 @@
 """Checks of arguments, and the one form of their errors: "NAME: expected WHAT, got WHAT; WHAT TO DO".
 
-Each check gives the value back, as a plain Python number where it is one, or raises a `ValueError`.
+Each check gives the value back, as a plain Python number where it is one, or raises a `ValueError`. Here and elsewhere a function
+that is said to refuse something raises one, which says what came.
 """
 
 from __future__ import annotations

@@ -329,11 +329,7 @@ class Comparison(NamedTuple):
 
 
 def _checked_mask(graph: Graph, mask: Bool[Tensor, "source destination"]) -> Bool[Tensor, "source destination"]:
-    """A copy of the mask on the CPU.
-
-    Raises:
-        ValueError: It does not fit the graph, or keeps an entry that is no edge.
-    """
+    """A copy of the mask on the CPU, if it fits the graph and keeps edges alone."""
     expected = (graph.n_sources, graph.n_destinations)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != expected:
         raise refusal("mask", f"a bool tensor of shape {expected} [source destination]", described(mask))

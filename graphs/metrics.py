@@ -52,11 +52,7 @@ def metric_name(metric: Metric) -> str:
 
 
 def check_shape(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
-    """Refuse what is not one value a prompt.
-
-    Raises:
-        ValueError: With the shape that came.
-    """
+    """Refuse what is not one value a prompt."""
     if not isinstance(values, Tensor) or values.shape != (len(pairs),):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

@@ -235,11 +235,7 @@ def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) ->
 def _checked_groups(
     graph: Graph, scores: Float[Tensor, "source destination"], per_group: Float[Tensor, "group source destination"]
 ) -> Float[Tensor, "group source destination"]:
-    """A copy of what groups add to scores, as `checked_scores` gives it.
-
-    Raises:
-        ValueError: Shape or dtype do not fit, there are no groups, or their sum is not the scores.
-    """
+    """A copy of what groups add to scores, as `checked_scores` gives it."""
     if not isinstance(per_group, Tensor) or per_group.ndim != 3 or not len(per_group):
         raise refusal("per_group", "a tensor [group source destination] of one group or more", described(per_group))
     groups = torch.stack([checked_scores(graph, each) for each in per_group])

@@ -141,11 +141,7 @@ def _chosen(layout: Layout, picture: Picture) -> dot.Layout:
 
 
 def _drawn(text: str, layout: dot.Layout, ending: Ending) -> bytes | None:
-    """What Graphviz makes of a DOT text; None if its programs are not installed.
-
-    Raises:
-        RuntimeError: A program failed.
-    """
+    """What Graphviz makes of a DOT text; None if its programs are not installed."""
     import graphviz
 
     engine, no_op = ("dot", None) if layout == "dot" else ("neato", 2)
@@ -161,11 +157,7 @@ def _drawn(text: str, layout: dot.Layout, ending: Ending) -> bytes | None:
 
 
 def _render_without_graphviz(picture: Picture, text: str, path: Path, ending: Ending) -> Path:
-    """Write DOT text and an own svg beside each other, and say so.
-
-    Raises:
-        RuntimeError: Something other than svg was asked for.
-    """
+    """Write DOT text and an own svg beside each other, and say so: by an error where something else was asked for."""
     dot_path = write_whole(path.with_suffix(".gv"), text.encode())
     svg_path = write_whole(path.with_suffix(".svg"), layered_svg(picture).encode())
     if ending == "svg":

@@ -63,11 +63,7 @@ class Coordinates:
         return self
 
     def check(self, d_site: int, d_read: int) -> None:
-        """Refuse a site of another width.
-
-        Raises:
-            ValueError: with both widths.
-        """
+        """Refuse a site of another width."""
         if self.n_features * self.width != d_site:
             raise refusal(str(self.site), f"{d_site} coordinates", f"{self.n_features} groups of {self.width}")
 
@@ -184,11 +180,7 @@ class Dictionary:
         return replace(self, **moved, gate=None if self.gate is None else tuple(x.to(device, wide) for x in self.gate))
 
     def check(self, d_site: int, d_read: int) -> None:
-        """Refuse a model of another width.
-
-        Raises:
-            ValueError: with both widths.
-        """
+        """Refuse a model of another width."""
         if (len(self.W_enc), self.W_dec.shape[1]) != (d_read, d_site):
             raise ValueError(
                 f"dictionary at {self.site}: expected to read {d_read} numbers and write {d_site} in this model, got "

@@ -87,11 +87,7 @@ class Site:
         return not self.kind.startswith("resid")
 
     def check(self, transformer: Transformer) -> None:
-        """Refuse a site that a model has not.
-
-        Raises:
-            ValueError: no such layer, or no such MLP.
-        """
+        """Refuse a site that a model has not."""
         n = len(transformer.blocks)
         if self.layer is not None and not 0 <= self.layer < n:
             raise ValueError(f"site {self.kind} of layer {self.layer}: {transformer.name} has the layers 0 to {n - 1}")

@@ -150,11 +150,7 @@ def _edge_scores(
 
 
 def _score(name: str, entry: Any) -> float | None:
-    """The score of an edge in a JSON file; None if it has none.
-
-    Raises:
-        ValueError: The entry is of another layout.
-    """
+    """The score of an edge in a JSON file; None if it has none."""
     if not isinstance(entry, dict):
         raise refusal(f"edge {name}", 'a "score" and an "in_graph"', repr(entry))
     score = entry.get("score")
@@ -164,11 +160,7 @@ def _score(name: str, entry: Any) -> float | None:
 
 
 def _mark(name: str, entry: dict[str, Any]) -> bool | None:
-    """Whether an edge of a JSON file is marked as kept; None if it does not say.
-
-    Raises:
-        ValueError: The mark is neither true nor false.
-    """
+    """Whether an edge of a JSON file is marked as kept; None if it does not say."""
     mark = entry.get("in_graph")
     if mark is not None and not isinstance(mark, bool):
         raise refusal(f"in_graph of {name}", "true or false", repr(mark))
@@ -194,11 +186,7 @@ def _from_pt(file: dict[str, Any]) -> Table:
 
 
 def _tensor(file: dict[str, Any], key: str, graph: Graph) -> Tensor:
-    """A [source destination] tensor of the file.
-
-    Raises:
-        ValueError: It is missing or its shape is another.
-    """
+    """A [source destination] tensor of the file."""
     value, expected = file.get(key), tuple(graph.edge_mask.shape)
     if not isinstance(value, Tensor) or tuple(value.shape) != expected or value.layout != torch.strided:
         raise refusal(f'"{key}"', f"a tensor of shape {expected} [source destination]", described(value))
@@ -215,11 +203,7 @@ def _graph(cfg: dict[str, Any], mlps: bool) -> Graph:
 
 
 def _checked(graph: Graph, scores: Float[Tensor, "source destination"]) -> Float[Tensor, "source destination"]:
-    """Finite scores, in float32 where that holds them exactly.
-
-    Raises:
-        ValueError: A score is NaN or infinite.
-    """
+    """Finite scores, in float32 where that holds them exactly."""
     bad = ~scores.isfinite()
     if bad.any():
         given = f"{int(bad.sum())} NaN or infinite, the first for {graph.edge_names(bad)[0]}"

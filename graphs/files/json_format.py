@@ -157,11 +157,7 @@ def _circuit_content(saved: Saved) -> dict[str, Any]:
 def _packed(
     graph: Graph, scores: Float[Tensor, "source destination"], of: Of, mask: Bool[Tensor, "source destination"]
 ) -> dict[str, str]:
-    """The scores of the masked edges as base64 of little-endian numbers.
-
-    Raises:
-        ValueError: A score is NaN.
-    """
+    """The scores of the masked edges as base64 of little-endian numbers."""
     values = scores.T[mask.T]
     if values.isnan().any():
         bad = scores.isnan() & mask
@@ -184,11 +180,7 @@ def _packed(
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    """The file's JSON, known to be ours, as it was written, and of a version that is read here.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """The file's JSON, known to be ours, as it was written, and of a version that is read here."""
     header = parsed(content)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         own = "give one that save wrote"
@@ -211,11 +203,7 @@ def is_of_eap_ig(content: Any) -> bool:
 
 
 def _entry(header: Mapping[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
-    """An entry of the file that must be there and of a type.
-
-    Raises:
-        ValueError: It is missing or of another type.
-    """
+    """An entry of the file that must be there and of a type."""
     value = header.get(name, header)
     if value is header or not isinstance(value, types) or isinstance(value, bool):
         words = " or ".join(each.__name__ for each in (types if isinstance(types, tuple) else (types,)))
@@ -232,21 +220,13 @@ def _graph(settings: dict[str, Any]) -> Graph:
 
 
 def check_size(graph: Graph) -> None:
-    """Refuse a graph whose tensors would be larger than any known model's, before one is made.
-
-    Raises:
-        ValueError: It is larger than `LARGEST`.
-    """
+    """Refuse a graph whose tensors would be larger than any known model's, before one is made."""
     if (size := graph.n_sources * graph.n_destinations) > LARGEST:
         raise refusal("graph", f"at most {LARGEST} pairs of source and destination", f"{size} of {graph}")
 
 
 def _groups(header: Mapping[str, Any], graph: Graph) -> Float[Tensor, "group source destination"] | None:
-    """What each group of prompts adds to the scores, where the file has it.
-
-    Raises:
-        ValueError: It is not one set of scores for each group.
-    """
+    """What each group of prompts adds to the scores, where the file has it."""
     if "per_group" not in header:
         return None
     packed = _entry(header, "per_group", list)
@@ -256,11 +236,7 @@ def _groups(header: Mapping[str, Any], graph: Graph) -> Float[Tensor, "group sou
 
 
 def _mask(header: Mapping[str, Any], graph: Graph) -> Bool[Tensor, "source destination"]:
-    """A circuit's edges.
-
-    Raises:
-        ValueError: A name repeats or is no edge, or there are not as many as the file says.
-    """
+    """A circuit's edges."""
     edges = _entry(header, "edges", list)
     if not all(isinstance(edge, str) for edge in edges) or len(set(edges)) < len(edges):
         raise refusal('"edges"', "names without repetition", f"{len(edges)} entries that are not")
@@ -276,11 +252,7 @@ def _check_count(header: Mapping[str, Any], n_edges: int) -> None:
 def _unpacked(
     graph: Graph, packed: Mapping[str, Any], mask: Bool[Tensor, "source destination"]
 ) -> Float[Tensor, "source destination"]:
-    """Scores from what `_packed` gave; NaN for edges whose scores are not in the file.
-
-    Raises:
-        ValueError: Unknown dtype, not base64, not one number per edge, or a NaN.
-    """
+    """Scores from what `_packed` gave; NaN for edges whose scores are not in the file."""
     name = choice('dtype of "scores"', packed.get("dtype"), _DTYPES)
     if choice('"of" of "scores"', packed.get("of", "all edges"), get_args(Of)) == "all edges":
         mask = graph.edge_mask

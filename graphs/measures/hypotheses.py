@@ -254,9 +254,6 @@ def _strays(circuit: Circuit, n: int, seed: int) -> list[tuple[Circuit, Circuit]
     """Larger circuits, each the circuit and a random path from `input` to `logits` that adds something, without and with cut.
 
     Of each pair the second lacks one random edge of those added.
-
-    Raises:
-        ValueError: No path that adds an edge was found.
     """
     generator, found = random.Random(seed), []
     for _ in range(n * TRIES):

@@ -173,11 +173,7 @@ def answers_right(logits: Float[Tensor, "batch *rows d_vocab"], pairs: PromptPai
 
 
 def check_circuits(circuits: Sequence[Circuit]) -> None:
-    """Refuse what is no circuit, or circuits of several graphs.
-
-    Raises:
-        ValueError: So it is; the message says what it is.
-    """
+    """Refuse what is no circuit, or circuits of several graphs."""
     if not circuits:
         raise refusal("circuits", "one or more", "none")
     if foreign := [one for one in circuits if not isinstance(one, Circuit)]:
@@ -204,11 +200,7 @@ def _of_batch(
 
 
 def checked(metric: Metric, logits: Float[Tensor, "batch *rows d_vocab"], batch: PromptPairs) -> Float[Tensor, "batch"]:
-    """The metric in float64 on the CPU.
-
-    Raises:
-        ValueError: It is not one value a prompt.
-    """
+    """The metric in float64 on the CPU."""
     values = metric(logits, batch)
     check_values(values, batch, metric)
     return values.double().cpu()

@@ -95,18 +95,9 @@ class Experts:
 
     def expert(self, index: int) -> Mlp:
         """One expert, in views of the weights."""
-        b_in, b_gate, b_out = (None if each is None else each[index] for each in (self.b_in, self.b_gate, self.b_out))
-        return Mlp(
-            self.W_in[index],
-            self.W_out[index],
-            b_in,
-            b_out,
-            self.activation,
-            self.W_gate[index],
-            b_gate,
-            signal=self.signal,
-            offset=self.offset,
-        )
+        names = ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate")
+        own = {name: None if (each := getattr(self, name)) is None else each[index] for name in names}
+        return Mlp(**own, activation=self.activation, signal=self.signal, offset=self.offset)
 
     def route(
         self, x: Float[Tensor, "token d_model"]

@@ -33,21 +33,8 @@ READ_SETTINGS: dict[str, tuple[object, ...]] = {
 
 POST_NORM_ONLY = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
 
-
-STATE_SPACE = (
-    "Mamba",
-    "Rwkv",
-    "RWKV",
-    "Jamba",
-    "Bamba",
-    "Zamba",
-    "NemotronH",
-    "FalconH1",
-    "RecurrentGemma",
-    "Hyena",
-    "Lfm2",
-)
-STATE_SPACE += ("Hybrid", "Qwen3Next", "Qwen3_5")
+STATE_SPACE = ("Mamba", "Rwkv", "RWKV", "Jamba", "Bamba", "Zamba", "NemotronH", "FalconH1", "RecurrentGemma", "Hyena")
+STATE_SPACE += ("Lfm2", "Hybrid", "Qwen3Next", "Qwen3_5")
 ENCODERS = ("Bert", "Roberta", "Bart")
 
 
@@ -73,11 +60,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_configuration(config: Any) -> None:
-    """Refuse a model by its configuration of Hugging Face, before its weights are read.
-
-    Raises:
-        ValueError: with the architecture, its kind, and what is read.
-    """
+    """Refuse a model by its configuration of Hugging Face, before its weights are read."""
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if architecture and not architecture.endswith("Model"):  # a model without a head is read with the one that fits
         _check_architecture(LOADED_AS.get(architecture, architecture), config)
@@ -108,11 +91,7 @@ def is_hooked_transformer(model: object) -> bool:
 
 
 def _check_hooked_settings(model: nn.Module) -> None:
-    """Refuse versions and settings that are not read.
-
-    Raises:
-        ValueError: with the setting's name, its value and the values that are read.
-    """
+    """Refuse versions and settings that are not read."""
     version = _version()
     if version is not None and int(version.split(".")[0]) < OLDEST:
         raise ValueError(

@@ -366,11 +366,7 @@ class PromptPairs:
 
 
 def check_pairs(pairs: object) -> None:
-    """Refuse what are no pairs, such as a tuple of prompts.
-
-    Raises:
-        ValueError: With what they are.
-    """
+    """Refuse what are no pairs, such as a tuple of prompts."""
     if not isinstance(pairs, PromptPairs):
         raise refusal("pairs", "PromptPairs", type(pairs).__name__, "PromptPairs(clean=..., corrupted=...) makes them")
 

@@ -130,11 +130,7 @@ def clean_logits(transformer: Transformer, pairs: PromptPairs) -> Float[Tensor, 
 
 
 def check_intervention(intervention: Intervention) -> None:
-    """Refuse an unknown intervention.
-
-    Raises:
-        ValueError: Naming those that there are.
-    """
+    """Refuse an unknown intervention."""
     if not isinstance(intervention, FixedMeans):
         choice("intervention", intervention, get_args(Word), "or give an ec.Mean")
 
