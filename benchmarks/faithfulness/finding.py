@@ -22,8 +22,8 @@ from edge_circuits.benchmarks.group_scores import own_folder
 from edge_circuits.benchmarks.problems.problem import Problem
 from edge_circuits.eap.methods.lookup import find as find_method
 from edge_circuits.graphs import ScoredGraph, prune
-from edge_circuits.graphs.measures.curves import SHARES, Curve, Interval, curves, interval_of, resampled_shares
-from edge_circuits.graphs.measures.quality import Measures, measure
+from edge_circuits.graphs.measures.curves import Curve, Interval, curves, interval_of, resampled_shares
+from edge_circuits.graphs.measures.quality import measure
 from edge_circuits.graphs.running.patching import Intervention
 
 HELPFUL, LARGEST = "helpful", "largest"
@@ -59,14 +59,7 @@ class Row:
     seconds: float
 
 
-def find(
-    problem: Problem,
-    method: str,
-    intervention: Intervention,
-    seed: int,
-    shares: Sequence[float] = SHARES,
-    folder: Path | None = None,
-) -> Row:
+def find(problem: Problem, method: str, intervention: Intervention, seed: int, folder: Path | None = None) -> Row:
     """Score on the training prompts with a method, measure on the held-out ones.
 
     Args:
@@ -75,41 +68,38 @@ def find(
     Raises:
         ValueError: There is no such method, or it cannot be asked of the model or with the metric.
     """
-    metric, start = problem.metric, time.perf_counter()
-    draws = range(seed, seed + N_RANDOM) if method == RANDOM else (seed,)
-    asked_of = find_method(method)
-
-    def score(draw: int) -> ScoredGraph:
-        drawn = asked_of.with_seed(draw)
-        own = own_folder(None if folder is None else folder / intervention, problem, metric, drawn)
-        settings = dict(intervention=intervention, quiet=True, checkpoint=own)
-        return eap.score(problem.model, problem.pairs, metric, drawn, **settings)
-
-    scored = [score(draw) for draw in draws]
+    start = time.perf_counter()
+    scored = _scored(problem, method, intervention, seed, folder)
     seconds = time.perf_counter() - start
-    ranked = {HELPFUL: "negative" if asked_of.signed and method != RANDOM else "absolute", LARGEST: "absolute"}
+    is_signed = find_method(method).signed and method != RANDOM
+    ranked = {HELPFUL: "negative" if is_signed else "absolute", LARGEST: "absolute"}
     asked = {f"{name} {draw}": one for name in ranked for draw, one in enumerate(scored)}
     by = {key: ranked[key.split()[0]] for key in asked}
-    found = curves(problem.model, asked, problem.held_out, metric, intervention, shares=shares, by=by)
+    found = curves(problem.model, asked, problem.held_out, problem.metric, intervention, by=by)
     drawn = {name: [found[f"{name} {draw}"] for draw in range(len(scored))] for name in ranked}
-    known = None if problem.known is None else [prune(one, problem.circuit.n_edges) for one in scored]
-    at_known = (
-        None
-        if known is None
-        else _at_known(measure(problem.model, known, problem.held_out, metric, intervention), seed)
-    )
     return Row(
         method=method,
         curves={name: each[0] for name, each in drawn.items()},
-        faithfulness={
-            name: torch.stack([curve.faithfulness for curve in each]).mean(0) for name, each in drawn.items()
-        },
+        faithfulness={name: torch.stack([one.faithfulness for one in each]).mean(0) for name, each in drawn.items()},
         figures={
             name: _figure(drawn[ranking], area, clipped, seed) for name, (area, ranking, clipped) in FIGURES.items()
         },
-        at_known=at_known,
+        at_known=_at_known(problem, scored, intervention, seed),
         seconds=seconds / len(scored),
     )
+
+
+def _scored(
+    problem: Problem, method: str, intervention: Intervention, seed: int, folder: Path | None
+) -> list[ScoredGraph]:
+    """The method's scores; several draws of random ones."""
+    found, metric = [], problem.metric
+    for draw in range(seed, seed + N_RANDOM) if method == RANDOM else (seed,):
+        asked = find_method(method).with_seed(draw)
+        own = own_folder(None if folder is None else folder / intervention, problem, metric, asked)
+        settings = dict(intervention=intervention, quiet=True, checkpoint=own)
+        found.append(eap.score(problem.model, problem.pairs, metric, asked, **settings))
+    return found
 
 
 def _figure(drawn: Sequence[Curve], area: str, clipped: bool, seed: int) -> Interval:
@@ -118,7 +108,13 @@ def _figure(drawn: Sequence[Curve], area: str, clipped: bool, seed: int) -> Inte
     return _over_draws([curve.area(area, clipped=clipped) for curve in drawn])
 
 
-def _at_known(measured: Sequence[Measures], seed: int) -> Interval:
+def _at_known(
+    problem: Problem, scored: Sequence[ScoredGraph], intervention: Intervention, seed: int
+) -> Interval | None:
+    if problem.known is None:
+        return None
+    circuits = [prune(one, problem.circuit.n_edges) for one in scored]
+    measured = measure(problem.model, circuits, problem.held_out, problem.metric, intervention)
     if len(measured) == 1:
         only = measured[0]
         return interval_of(only.faithfulness, resampled_shares(only.ends, only.values[None], seed=seed)[:, 0])

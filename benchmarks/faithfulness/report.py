@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_circuits.benchmarks.faithfulness.finding import FIGURES, N_RANDOM, Row
-from edge_circuits.benchmarks.output.tables import table
+from edge_circuits.benchmarks.output.tables import columns_of, shown, table, with_ends
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.graphs.measures.curves import Interval
 from edge_circuits.graphs.measures.quality import Measures
 
 LEGEND = f"""\
@@ -45,18 +44,8 @@ def text(results: Sequence[Result]) -> str:
 def rows(result: Result) -> list[dict[str, Any]]:
     """A row for each method, with its curves; nothing is rounded."""
     problem = result.problem
-    start = {
-        "model": problem.model_name,
-        "task": problem.task,
-        "metric": problem.metric_name,
-        "intervention": result.intervention,
-    }
-    start |= {
-        "n_prompts": len(problem.held_out),
-        "n_prompts_scored": len(problem.pairs),
-        "n_edges": problem.graph.n_edges,
-        "seed": result.seed,
-    }
+    start = problem.columns | {"intervention": result.intervention, "n_prompts": len(problem.held_out)}
+    start |= {"n_prompts_scored": len(problem.pairs), "n_edges": problem.graph.n_edges, "seed": result.seed}
     start |= {"n_known": None if problem.known is None else problem.circuit.n_edges}
     return [start | _of_row(row) for row in result.rows]
 
@@ -64,16 +53,11 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def _of_row(row: Row) -> dict[str, Any]:
     content: dict[str, Any] = {"method": row.method}
     for name, figure in [*row.figures.items(), ("at_known", row.at_known)]:
-        ends = (None, None, None) if figure is None else (figure.value, figure.low, figure.high)
-        content |= dict(zip((name, f"{name}_low", f"{name}_high"), ends))
+        content |= columns_of(name, figure)
     content["seconds"] = row.seconds
     for ranking, curve in row.curves.items():
-        content[f"curve_{ranking}"] = {
-            "shares": list(curve.shares),
-            "k": list(curve.k),
-            "n_edges": list(curve.n_edges),
-            "faithfulness": row.faithfulness[ranking].tolist(),
-        }
+        points = {name: list(getattr(curve, name)) for name in ("shares", "k", "n_edges")}
+        content[f"curve_{ranking}"] = points | {"faithfulness": row.faithfulness[ranking].tolist()}
     return content
 
 
@@ -90,25 +74,15 @@ def _table(result: Result) -> str:
         f"{problem.metric_name}, {result.intervention}, seed {result.seed}"
     ]
     if (known := result.known) is not None:
-        kept = "-" if known.accuracy_kept is None else f"{known.accuracy_kept:.3f}"
         parts.append(
             f"known circuit of {known.circuit.n_edges} edges: faithfulness {known.faithfulness:.3f}, completeness "
-            f"{known.completeness:.3f}, accuracy kept {kept}, KL {known.divergence:.3f} nats"
+            f"{known.completeness:.3f}, accuracy kept {shown(known.accuracy_kept)}, KL {known.divergence:.3f} nats"
         )
     at = "at k" if problem.known is None else f"at k={problem.circuit.n_edges}"
-    headings = [
-        "method",
-        *(name.replace("cpr", "CPR").replace("cmd", "CMD").replace("_", " ") for name in FIGURES),
-        at,
-        "seconds",
-    ]
-    cells = [
-        [row.method, *map(_cell, row.figures.values()), _cell(row.at_known), f"{row.seconds:.1f}"]
-        for row in result.rows
-    ]
+    names = [name.replace("cpr", "CPR").replace("cmd", "CMD").replace("_", " ") for name in FIGURES]
+    cells = []
+    for row in result.rows:
+        figures = [with_ends(figure, ".3f") for figure in (*row.figures.values(), row.at_known)]
+        cells.append([row.method, *figures, f"{row.seconds:.1f}"])
     left_out = [f"without {method}: {reason}" for method, reason in result.left_out.items()]
-    return "\n".join([*parts, table(headings, cells), *left_out])
-
-
-def _cell(figure: Interval | None) -> str:
-    return "-" if figure is None else f"{figure.value:.3f} ({figure.low:.3f} {figure.high:.3f})"
+    return "\n".join([*parts, table(["method", *names, at, "seconds"], cells), *left_out])

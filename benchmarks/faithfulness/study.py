@@ -21,11 +21,9 @@ from tqdm import tqdm
 from edge_circuits.benchmarks.faithfulness.finding import find
 from edge_circuits.benchmarks.faithfulness.report import Result, known_row, rows, text
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.benchmarks.problems.selection import N_PROMPTS
-from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, note, parts_of, problems_of, tell
+from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, n_measured, note, parts_of, problems_of, tell
 from edge_circuits.eap.methods.lookup import find as find_method
 from edge_circuits.eap.methods.lookup import known
-from edge_circuits.graphs.checks import whole_number
 from edge_circuits.graphs.measures.quality import measure
 
 DEFAULT_METHODS = ("eap", "relp", "eap-ig", "exact", "random")
@@ -40,8 +38,7 @@ def _work(given: argparse.Namespace) -> None:
     methods = tuple(dict.fromkeys(given.methods))
     for method in methods:
         find_method(method)
-    n = N_PROMPTS if given.n_prompts is None else given.n_prompts
-    problems = problems_of(given, n_held_out=whole_number("--n-prompts", n, 2, remedy="an interval needs two"))
+    problems = problems_of(given, n_held_out=n_measured(given))
     with parts_of(given) as folder, tqdm(total=len(problems) * len(methods), unit="method", disable=given.quiet) as bar:
         results = [_result(problem, methods, given, folder, bar) for problem in problems]
     told = {result.problem.name: result for result in results}

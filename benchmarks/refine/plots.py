@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_circuits.benchmarks.output.figures import new_figure, write_figure
+from edge_circuits.benchmarks.refine.rows import Row, values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from edge_circuits.benchmarks.refine.rows import Row
 
 MAPS = {
     "true positive rate": "true_positive_rate",
@@ -22,18 +21,19 @@ MAPS = {
 
 def plot_maps(rows: Sequence[Row], path: Path) -> Path:
     """Draw the true and false positive rate and Youden's J of one task, k down and thresholds across."""
-    figure = new_figure(15.0, 1.8 + 0.45 * len({row.k for row in rows}))
+    figure = new_figure(15.0, 1.8 + 0.45 * len(values(rows, "k")))
     for axes, (title, name) in zip(figure.subplots(1, len(MAPS)), MAPS.items()):
         _draw_map(axes, rows, title, name)
     first = rows[0]
-    return write_figure(figure, path, f"{first.task}: {first.method}, then ACDC with {first.metric}")
+    return write_figure(figure, path, f"{first['task']}: {first['method']}, then ACDC with {first['metric']}")
 
 
 def _draw_map(axes: Axes, rows: Sequence[Row], title: str, name: str) -> None:
-    sizes, thresholds = (list(dict.fromkeys(getattr(row, what) for row in rows)) for what in ("k", "threshold"))
-    values = [[next(getattr(r, name) for r in rows if (r.k, r.threshold) == (k, t)) for t in thresholds] for k in sizes]
-    shown = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for y, line in enumerate(values):
+    sizes, thresholds = values(rows, "k"), values(rows, "threshold")
+    found = {(row["k"], row["threshold"]): row[name] for row in rows}
+    cells = [[found[k, threshold] for threshold in thresholds] for k in sizes]
+    shown = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for y, line in enumerate(cells):
         for x, value in enumerate(line):
             colour = "black" if value > 0.6 else "white"
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)

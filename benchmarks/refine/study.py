@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from edge_circuits import eap
 from edge_circuits.benchmarks.kept_sweeps import kept_sweep
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.benchmarks.refine.rows import Row, table
+from edge_circuits.benchmarks.refine.rows import Row, row, table
 from edge_circuits.benchmarks.study import FILES, PROBLEM, Study, draws, parts_of, problems_of, tell
 from edge_circuits.graphs import Circuit, prune
 from edge_circuits.graphs.metrics import KL
@@ -52,12 +51,12 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def _work(given: argparse.Namespace) -> None:
     problems = problems_of(given, metric=None, needs_circuit=True)
     with parts_of(given) as folder:
-        rows = [row for problem in problems for row in rows_of(problem, given, folder)]
-    tell(given, "refine", table(rows), [asdict(row) | {"youden": row.youden} for row in rows])
+        rows = [each for problem in problems for each in rows_of(problem, given, folder)]
+    tell(given, "refine", table(rows), rows)
     if draws(given):
         from edge_circuits.benchmarks.refine.plots import plot_maps
 
-        for task, group in groupby(rows, key=lambda row: row.task):
+        for task, group in groupby(rows, key=lambda row: row["task"]):
             plot_maps(list(group), given.out / f"refine-{task}.{given.format}")
 
 
@@ -65,16 +64,15 @@ def rows_of(problem: Problem, given: argparse.Namespace, folder: Path) -> Iterat
     """One problem's rows, pruned graph by pruned graph."""
     scored = eap.score(problem.model, problem.pairs, problem.metric, given.method, quiet=True)
     name = problem.metric_name if given.metric == "task" else given.metric
-    called = f"{problem.name}, {given.method}, {name}"
+    called, known = f"{problem.name}, {given.method}, {name}", problem.circuit
     for k in tqdm(sizes(problem, given.k), desc=called, unit="graph", disable=given.quiet):
         start = Circuit.full(problem.graph) if k >= problem.graph.n_edges else prune(scored, k)
-        about = dict(task=problem.task, method=given.method, metric=name, k=k, n_start=start.n_edges)
-        yield _row(problem, start.live(), **about, threshold=None, n_tried=0, seconds=None)
+        about = dict(task=problem.task, method=given.method, metric=name, k=k)
+        yield row(about, None, start, start.live(), known, 0, None)
         found, taken = kept_sweep(problem, name, given.thresholds, start, folder)
         seconds = None if taken is None else taken / len(given.thresholds)
         for trace in found.traces:
-            tried = dict(threshold=trace.threshold, n_tried=trace.n_tried, seconds=seconds)
-            yield _row(problem, trace.circuit.live(), **about, **tried)
+            yield row(about, trace.threshold, start, trace.circuit.live(), known, trace.n_tried, seconds)
 
 
 def sizes(problem: Problem, asked: Sequence[int] | None) -> list[int]:
@@ -82,17 +80,6 @@ def sizes(problem: Problem, asked: Sequence[int] | None) -> list[int]:
     n_edges = problem.graph.n_edges
     wanted = [round(size * problem.circuit.n_edges) for size in SIZES] if asked is None else asked
     return sorted({min(k, n_edges) for k in wanted} | ({n_edges} if asked is None else set()))
-
-
-def _row(problem: Problem, found: Circuit, **about: object) -> Row:
-    known = problem.circuit
-    n_right, n_wrong = len(found & known), len(found - known)
-    return Row(
-        **about,
-        n_edges=found.n_edges,
-        true_positive_rate=n_right / known.n_edges,
-        false_positive_rate=n_wrong / (problem.graph.n_edges - known.n_edges),
-    )
 
 
 STUDY = Study(
