@@ -12,18 +12,15 @@ edge (average precision, rates at k, nodes) takes the largest threshold that the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from edge_circuits import eap
-from edge_circuits.acdc.threshold_sweep import ThresholdSweep
 from edge_circuits.benchmarks.kept_sweeps import kept_sweep
 from edge_circuits.benchmarks.reference import candidate_labels, candidates
 from edge_circuits.benchmarks.roc.finding import (
     FALSE_POSITIVE_RATES,
-    NO_METRIC,
     Curve,
     Figures,
     Finding,
@@ -40,46 +37,46 @@ SHARE = 0.1  # of the edges that EAP leaves
 NAMES = ("acdc-kl", "acdc", "eap+acdc")
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """ACDC with many thresholds."""
+def find(name: str, search: Search, metric: str, folder: Path) -> Finding:
+    """Sweep the thresholds and measure the circuits.
 
-    name: str
+    Args:
+        name: One of `NAMES`.
+        metric: Its name in the finding.
+        folder: For what is decided so far, so that what was stopped goes on.
+    """
+    problem, start = search.problem, Circuit.full(search.problem.graph)
+    if name == "eap+acdc":
+        scored = eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True)
+        start = prune(scored, round(SHARE * problem.graph.n_edges))
+    kept = search.metric_name if name == "acdc" else KL
+    found, seconds = kept_sweep(problem, kept, THRESHOLDS, start, folder)
+    among = candidates(found.scored, problem.known, search.settings.universe)
+    points = [_rates(search, circuit.live()) for circuit in found.circuits]
+    front = _front(points, found.thresholds)
+    ranked = figures_of(search, roc_curve(among.labels, among.scores), found.scored)
+    return Finding(
+        search=search,
+        method=name,
+        metric=metric,
+        settings={"thresholds": list(THRESHOLDS), "n_tried": sum(trace.n_tried for trace in found.traces)},
+        figures=ranked | _figures_of_points(points, front),
+        interval=Interval(None, None, "thresholds"),
+        curve=Curve(front.false_positive_rates, front.true_positive_rates),
+        scored=found.scored,
+        seconds=seconds,
+    )
 
-    @property
-    def uses_metric(self) -> bool:
-        return self.name != "acdc-kl"
 
-    def find(self, search: Search, folder: Path) -> Finding:
-        problem, metric = search.problem, search.metric_name if self.name == "acdc" else KL
-        start = Circuit.full(problem.graph)
-        if self.name == "eap+acdc":
-            scored = eap.score(problem.model, problem.pairs, search.metric, "eap", quiet=True)
-            start = prune(scored, round(SHARE * problem.graph.n_edges))
-        return self._measured(search, *kept_sweep(problem, metric, THRESHOLDS, start, folder))
+def _rates(search: Search, circuit: Circuit) -> OperatingPoint:
+    """Of one circuit among the candidates."""
+    universe = search.settings.universe
+    return rates(candidate_labels(search.problem.known, universe), candidate_labels(circuit, universe))
 
-    def _measured(self, search: Search, found: ThresholdSweep, seconds: float | None) -> Finding:
-        universe = search.settings.universe
-        labels = candidate_labels(search.problem.known, universe)
-        points = [rates(labels, candidate_labels(circuit.live(), universe)) for circuit in found.circuits]
-        true, false = (
-            torch.tensor([getattr(point, f"{kind}_positive_rate") for point in points], dtype=torch.double)
-            for kind in ("true", "false")
-        )
-        front = threshold_roc(true, false, torch.tensor(found.thresholds, dtype=torch.double))
-        among = candidates(found.scored, search.problem.known, universe)
-        ranked = figures_of(search, roc_curve(among.labels, among.scores), found.scored)
-        return Finding(
-            search=search,
-            method=self.name,
-            metric=search.metric_name if self.uses_metric else NO_METRIC,
-            settings={"thresholds": list(THRESHOLDS), "n_tried": sum(trace.n_tried for trace in found.traces)},
-            figures=ranked | _figures_of_points(points, front),
-            interval=Interval(None, None, "thresholds"),
-            curve=Curve(front.false_positive_rates, front.true_positive_rates),
-            scored=found.scored,
-            seconds=seconds,
-        )
+
+def _front(points: Sequence[OperatingPoint], thresholds: Sequence[float]) -> ThresholdRoc:
+    columns = zip(*((point.true_positive_rate, point.false_positive_rate) for point in points))
+    return threshold_roc(*(torch.tensor(column, dtype=torch.double) for column in (*columns, thresholds)))
 
 
 def _figures_of_points(points: Sequence[OperatingPoint], front: ThresholdRoc) -> Figures:

@@ -76,24 +76,23 @@ def _found(
     findings, skipped = [], []
     with tqdm(_asked(searches, given), unit="method", disable=given.quiet) as bar:
         for search, method in bar:
-            bar.set_description(f"{search.problem.name}, {method.name}")
+            bar.set_description(f"{search.problem.name}, {method}")
             try:
-                findings.append(method.find(search, folder))
+                findings.append(methods.find(method, search, folder))
             except ValueError as error:
                 if not getattr(search.metric, "zero_gradient_at_clean", False):
                     raise
-                skipped.append(report.Skipped(search, method.name, str(error)))
+                skipped.append(report.Skipped(search, method, str(error)))
     return findings, skipped
 
 
-def _asked(searches: Sequence[Search], given: argparse.Namespace) -> list[tuple[Search, methods.Method]]:
+def _asked(searches: Sequence[Search], given: argparse.Namespace) -> list[tuple[Search, str]]:
     """Every method in every search; one that uses no metric is asked in a problem's last search alone."""
     asked = []
     for problem, group in groupby(searches, key=lambda search: search.problem):
         names, of_problem = _method_names(problem, given), list(group)
         for search in of_problem:
-            chosen = map(methods.method, names)
-            asked += [(search, method) for method in chosen if method.uses_metric or search is of_problem[-1]]
+            asked += [(search, name) for name in names if methods.uses_metric(name) or search is of_problem[-1]]
     return asked
 
 

@@ -34,13 +34,11 @@ class OperatingPoint:
         n_selected: Number of candidates chosen.
         true_positive_rate: Share of the circuit's candidates that are chosen.
         false_positive_rate: Share of the other candidates that are chosen.
-        threshold: The lowest score chosen; infinity if nothing is, None if no score was involved.
     """
 
     n_selected: int
     true_positive_rate: float
     false_positive_rate: float
-    threshold: float | None = None
 
     @property
     def youden(self) -> float:
@@ -53,8 +51,7 @@ class RocCurve:
     """The exact ROC curve of scores, one point per distinct score.
 
     Attributes:
-        thresholds: Distinct scores, falling; the first is infinity: nothing chosen. [threshold]
-        n_selected: How many candidates score at least the threshold. [threshold]
+        n_selected: How many candidates score at least the threshold, which falls through all scores; first none. [threshold]
         true_positive_rates: From 0 to 1. [threshold]
         false_positive_rates: From 0 to 1. [threshold]
         auc: Area under the curve; 0.5 for scores that are all equal.
@@ -63,7 +60,6 @@ class RocCurve:
         n_negatives: Other candidates.
     """
 
-    thresholds: Float[Tensor, "threshold"]
     n_selected: Int[Tensor, "threshold"]
     true_positive_rates: Float[Tensor, "threshold"]
     false_positive_rates: Float[Tensor, "threshold"]
@@ -90,7 +86,7 @@ class RocCurve:
         rates = [
             torch.lerp(r[before], r[after], share).item() for r in (self.true_positive_rates, self.false_positive_rates)
         ]
-        return OperatingPoint(k, *rates, threshold=self.thresholds[after].item())
+        return OperatingPoint(k, *rates)
 
     def at_false_positive_rate(self, rate: float) -> OperatingPoint:
         """The point with the most true positives among thresholds whose false positive rate is at most `rate`.
@@ -109,7 +105,7 @@ class RocCurve:
 
     def _point(self, index: int) -> OperatingPoint:
         rates = self.true_positive_rates[index].item(), self.false_positive_rates[index].item()
-        return OperatingPoint(int(self.n_selected[index]), *rates, threshold=self.thresholds[index].item())
+        return OperatingPoint(int(self.n_selected[index]), *rates)
 
 
 def roc_curve(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidate"]) -> RocCurve:
@@ -128,17 +124,14 @@ def roc_curve(labels: Bool[Tensor, "candidate"], scores: Float[Tensor, "candidat
     from sklearn import metrics
 
     _check(labels, scores)
-    distinct, ranks = torch.unique(scores.double(), return_inverse=True)
+    _, ranks = torch.unique(scores.double(), return_inverse=True)
     labels, ranks = labels.cpu(), ranks.cpu()
     n_positives = int(labels.sum())
     n_negatives = len(labels) - n_positives
-    fpr, tpr, at_rank = metrics.roc_curve(labels.numpy(), ranks.numpy(), drop_intermediate=False)
+    fpr, tpr, _ = metrics.roc_curve(labels.numpy(), ranks.numpy(), drop_intermediate=False)
     rates = torch.tensor(fpr, dtype=torch.double), torch.tensor(tpr, dtype=torch.double)
     n_selected = (rates[0] * n_negatives).round() + (rates[1] * n_positives).round()
-    nothing = torch.tensor([torch.inf], dtype=torch.double)
-    thresholds = torch.cat([nothing, distinct.cpu()[torch.tensor(at_rank[1:]).long()]])
     return RocCurve(
-        thresholds=thresholds,
         n_selected=n_selected.long(),
         true_positive_rates=rates[1],
         false_positive_rates=rates[0],

@@ -12,6 +12,7 @@ from edge_circuits import acdc, eap
 from edge_circuits.acdc.search import Search
 from edge_circuits.benchmarks.roc import acdc_method as sweeps
 from edge_circuits.benchmarks.roc import methods, report
+from edge_circuits.benchmarks.roc.finding import Finding
 from edge_circuits.graphs import Circuit, prune
 from edge_circuits.graphs.metrics import logit_difference
 
@@ -24,8 +25,8 @@ def few_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "SHARE", 0.5)
 
 
-def find(name: str, folder: Path) -> methods.Finding:
-    return methods.method(name).find(toy_search(), folder)
+def find(name: str, folder: Path) -> Finding:
+    return methods.find(name, toy_search(), folder)
 
 
 def circuits(name: str) -> list[Circuit]:
@@ -64,7 +65,7 @@ def test_a_second_run_reads_what_the_first_has_swept(tmp_path: Path, monkeypatch
 
 def test_the_table_tells_both_areas(tmp_path: Path) -> None:
     search = toy_search()
-    found = [methods.method(name).find(search, tmp_path) for name in ("eap", "acdc-kl")]
+    found = [methods.find(name, search, tmp_path) for name in ("eap", "acdc-kl")]
     lines = report.text(found).splitlines()
     assert "stairs" in lines[1].split()
     assert lines[4].split()[:5] == [

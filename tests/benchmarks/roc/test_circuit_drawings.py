@@ -18,7 +18,7 @@ from edge_circuits.benchmarks.roc.finding import Finding
 @pytest.fixture
 def findings(tmp_path: Path) -> list[Finding]:
     parts, search = tmp_path / ".partial", toy_search(k=(6, 20))
-    return [methods.method(name).find(search, parts) for name in ("eap", "random")]
+    return [methods.find(name, search, parts) for name in ("eap", "random")]
 
 
 @pytest.fixture

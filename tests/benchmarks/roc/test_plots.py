@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
     parts, search = tmp_path_factory.mktemp("parts"), toy_search()
-    return [methods.method(name).find(search, parts) for name in ("eap", "clean-corrupted", "random")]
+    return [methods.find(name, search, parts) for name in ("eap", "clean-corrupted", "random")]
 
 
 def text_of(path: Path) -> str:

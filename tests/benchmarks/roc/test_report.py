@@ -17,7 +17,7 @@ from edge_circuits.benchmarks.roc.finding import Finding
 def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
     parts = tmp_path_factory.mktemp("parts")
     search = toy_search()
-    return [methods.method(name).find(search, parts) for name in ("eap", "random")]
+    return [methods.find(name, search, parts) for name in ("eap", "random")]
 
 
 def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Finding]) -> None:
@@ -62,7 +62,7 @@ def test_the_table_has_a_heading_a_line_a_method_and_a_legend(findings: list[Fin
 def test_trainings_with_several_seeds_are_told_together(findings: list[Finding], tmp_path: Path) -> None:
     other = toy_search(replace(toy_problem(), model_name="planted:1"))
     flipped = toy_search(replace(toy_problem(seed=1), model_name="planted:2"))
-    more = [methods.method("eap").find(search, tmp_path / str(at)) for at, search in enumerate((other, flipped))]
+    more = [methods.find("eap", search, tmp_path / str(at)) for at, search in enumerate((other, flipped))]
     lines = report.text([*findings, *more]).splitlines()
     at = lines.index("planted toy, mean (least, most) over planted, planted:1, planted:2")
     areas = [one.figures["auc"] for one in (findings[0], *more)]
@@ -82,7 +82,7 @@ def test_columns_are_aligned(findings: list[Finding]) -> None:
 
 def test_problems_have_tables_of_their_own(findings: list[Finding], tmp_path: Path) -> None:
     other = toy_search(toy_problem(n_prompts=2))
-    more = methods.method("random").find(other, tmp_path)
+    more = methods.find("random", other, tmp_path)
     text = report.text([*findings, more])
     assert text.count("edges are the circuit") == 2 and "2 random prompts in 2 groups" in text
 

@@ -48,10 +48,9 @@ def test_equals_scikit_learn(labels: Tensor, scores: Tensor) -> None:
     curve = roc_curve(labels, scores)
     assert curve.auc == pytest.approx(metrics.roc_auc_score(labels, scores), abs=EXACT)
     assert curve.average_precision == pytest.approx(metrics.average_precision_score(labels, scores), abs=EXACT)
-    fpr, tpr, thresholds = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
     assert curve.false_positive_rates.tolist() == fpr.tolist()
     assert curve.true_positive_rates.tolist() == tpr.tolist()
-    assert curve.thresholds.tolist() == thresholds.tolist()
 
 
 @pytest.mark.parametrize(("labels", "scores"), CASES)
@@ -59,12 +58,11 @@ def test_equals_counting_by_hand(labels: Tensor, scores: Tensor) -> None:
     curve = roc_curve(labels, scores)
     n_positives = int(labels.sum())
     assert (curve.n_positives, curve.n_negatives) == (n_positives, len(labels) - n_positives)
-    for index, (threshold, true, false) in enumerate(slow_points(labels, scores)):
-        assert curve.thresholds[index] == threshold
+    for index, (_, true, false) in enumerate(slow_points(labels, scores)):
         assert curve.n_selected[index] == true + false
         assert curve.true_positive_rates[index] == true / n_positives
         assert curve.false_positive_rates[index] == false / (len(labels) - n_positives)
-    assert len(curve.thresholds) == index + 1
+    assert len(curve.n_selected) == index + 1
     assert curve.auc == pytest.approx(float(slow_auc(labels, scores)), abs=EXACT)
 
 
@@ -81,7 +79,7 @@ def test_known_answers() -> None:
     assert (roc_curve(labels, scores).auc, roc_curve(labels, scores).average_precision) == (1, 1)
     assert roc_curve(labels, -scores).auc == 0
     equal = roc_curve(labels, torch.ones(5))
-    assert (equal.auc, len(equal.thresholds)) == (0.5, 2)
+    assert (equal.auc, len(equal.n_selected)) == (0.5, 2)
     assert equal.average_precision == pytest.approx(0.4, abs=EXACT)
     # Pairs won: 5 beats three, 2 beats one and ties with one.
     assert roc_curve(labels, torch.tensor([5.0, 2.0, 3.0, 2.0, 1.0])).auc == pytest.approx(4.5 / 6, abs=EXACT)
@@ -91,7 +89,7 @@ def test_infinite_scores_are_ranked_above_all() -> None:
     labels = torch.tensor([True, True, False, False])
     curve = roc_curve(labels, torch.tensor([torch.inf, 0.2, torch.inf, 0.1]))
     assert curve.auc == pytest.approx(2.5 / 4, abs=EXACT)
-    assert curve.thresholds[1] == torch.inf
+    assert curve.n_selected.tolist() == [0, 2, 3, 4]
     assert area_under_roc(labels, torch.tensor([torch.inf, 0.2, torch.inf, 0.1])).item() == 2.5 / 4
 
 
@@ -119,16 +117,16 @@ def test_points_by_hand() -> None:
     labels = torch.tensor([True, False, True, False, False])
     curve = roc_curve(labels, torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]))
     best = curve.best_youden()
-    assert (best.n_selected, best.threshold) == (3, 7)
+    assert best.n_selected == 3
     assert best.youden == pytest.approx(1 - 1 / 3, abs=EXACT)
     third = curve.at_k(3)
-    assert (third.true_positive_rate, third.threshold) == (1, 7)
+    assert third.true_positive_rate == 1
     assert third.youden == best.youden
     at_none, at_third = curve.at_false_positive_rate(0.0), curve.at_false_positive_rate(0.4)
     assert (at_none.true_positive_rate, at_none.n_selected) == (0.5, 1)
     assert (at_third.true_positive_rate, at_third.n_selected) == (1, 3)
     assert curve.at_false_positive_rate(1.0).n_selected == 5
-    assert (curve.at_k(0).threshold, curve.at_k(0).youden) == (math.inf, 0)
+    assert curve.at_k(0).youden == 0
 
 
 @pytest.mark.parametrize(("labels", "scores"), CASES)
@@ -138,7 +136,7 @@ def test_best_youden_is_the_largest_of_all_thresholds(labels: Tensor, scores: Te
     expected = max(true / n_positives - false / n_negatives for _, true, false in slow_points(labels, scores))
     best = roc_curve(labels, scores).best_youden()
     assert best.youden == pytest.approx(expected, abs=EXACT)
-    chosen = rates(labels, scores >= best.threshold)
+    chosen = rates(labels, scores >= scores.sort(descending=True).values[best.n_selected - 1])
     assert (chosen.n_selected, chosen.youden) == (best.n_selected, pytest.approx(expected, abs=EXACT))
 
 
@@ -151,7 +149,7 @@ def test_rates_between_thresholds_are_not_counted() -> None:
 def test_rates_of_a_choice() -> None:
     labels = torch.tensor([True, True, False, False, False])
     point = rates(labels, torch.tensor([True, False, True, False, False]))
-    assert (point.n_selected, point.true_positive_rate, point.threshold) == (2, 0.5, None)
+    assert (point.n_selected, point.true_positive_rate) == (2, 0.5)
     assert point.false_positive_rate == 1 / 3
     assert point.youden == pytest.approx(0.5 - 1 / 3, abs=EXACT)
 
