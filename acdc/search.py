@@ -103,29 +103,17 @@ class Search:
         self.processes = Processes(settings.get("process_group"))
         with self.processes.agreeing() as asked:
             check_thresholds(thresholds)
-            self.settings = settings = SearchSettings(**settings)
+            self.settings = SearchSettings(**settings)
             check_pairs(pairs)
-            if not isinstance(start, Circuit | None):
-                raise refusal("circuit", "a Circuit", type(start).__name__, "prune makes one of scores")
-            self.transformer = adapt(model, kv_destinations=_kv_destinations(settings, start))
-            self.processes.send_from(self.transformer.device)
-            self.graph = self.transformer.graph
-            self.start = Circuit.full(self.graph) if start is None else start
-            if self.start.graph != self.graph:
-                raise refusal(
-                    "circuit", f"one of {self.graph}", f"one of {self.start.graph}", "take a circuit of this model"
-                )
-            self.order = orders.checked(self.graph, settings.order, self.start.mask)
-            if settings.direct_edges:
-                self.order = orders.with_direct(self.graph, self.order)
-            batches = self.processes.batches(pairs, settings.batch_size, MAX_TOKENS)
+            self._begin_at(model, start)
+            batches = self.processes.batches(pairs, self.settings.batch_size, MAX_TOKENS)
             batches = [batch.to(self.transformer.device) for batch in batches]
             self.origin = self._origin(model, pairs, as_objective(metric), batches)
-            asked |= {"circuit": digest_of(repr(self.start.edges)), "change": settings.change}
+            asked |= {"circuit": digest_of(repr(self.start.edges)), "change": self.settings.change}
             asked |= {name: repr(value) for name, value in self.origin.items()}
             asked |= {"threshold": str(sorted(map(float, thresholds))), "checkpoint": str(checkpoint)}
         self.batches, self.n_batches = self.processes.mine(batches), len(batches)
-        make_cut = cut_values(self.transformer, batches, settings.intervention, self.processes)
+        make_cut = cut_values(self.transformer, batches, self.settings.intervention, self.processes)
         self.cuts = [make_cut(batch) for batch in self.batches]
         clean = [clean_logits(self.transformer, batch) for batch in self.batches]
         self.objective, self.n_prompts = Objective(metric, self.batches, clean), len(pairs)
@@ -139,6 +127,22 @@ class Search:
             [answer_logits(self.transformer, cut, batch) for cut, batch in zip(self.cuts, self.batches)]
         )
         self.origin[ALL_CUT] = all_cut if math.isfinite(all_cut) else None
+
+    def _begin_at(self, model: nn.Module, start: Circuit | None) -> None:
+        """Adapt the model, with the destinations asked for or those of the circuit at the start, and settle the order."""
+        if not isinstance(start, Circuit | None):
+            raise refusal("circuit", "a Circuit", type(start).__name__, "prune makes one of scores")
+        had = "query-head" if start is None else start.graph.kv_destinations
+        self.transformer = adapt(model, kv_destinations=self.settings.kv_destinations or had)
+        self.processes.send_from(self.transformer.device)
+        self.graph = self.transformer.graph
+        self.start = Circuit.full(self.graph) if start is None else start
+        if self.start.graph != self.graph:
+            got = f"one of {self.start.graph}"
+            raise refusal("circuit", f"one of {self.graph}", got, "take a circuit of this model")
+        self.order = orders.checked(self.graph, self.settings.order, self.start.mask)
+        if self.settings.direct_edges:
+            self.order = orders.with_direct(self.graph, self.order)
 
     def value_of(self, mask: Bool[Tensor, "source destination"], what: str) -> float:
         """The objective of a circuit, run afresh.
@@ -211,10 +215,3 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
             raise refusal("threshold", "a number from 0 to infinity", repr(threshold))
     if not thresholds or len(set(thresholds)) < len(thresholds):
         raise refusal("thresholds", "one or more different numbers", list(thresholds))
-
-
-def _kv_destinations(settings: SearchSettings, start: Circuit | None) -> KVDestinations:
-    """What was asked for, or else what the circuit at the start has."""
-    if settings.kv_destinations is not None:
-        return settings.kv_destinations
-    return "query-head" if start is None else start.graph.kv_destinations

@@ -19,7 +19,7 @@ Computation Through Feature Interactions (pairs of features). Norms are held by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,8 +40,6 @@ from edge_circuits.graphs.tables import Table
 CONSTANT = "constant"
 Where = str | int
 """A span by its name, or a position of every prompt; negative counts from its end."""
-
-Linear = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

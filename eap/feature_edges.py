@@ -54,7 +54,6 @@ from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection, Parts
 from edge_circuits.graphs.features.sites import Site, gradient_at, in_stream
 from edge_circuits.graphs.metrics import Metric, as_metric, metric_name
-from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT
 from edge_circuits.graphs.model.transformer import Activations
 from edge_circuits.graphs.running.patching import Intervention
@@ -100,10 +99,7 @@ def score_feature_edges(
         raise ValueError("nodes: expected nodes of these dictionaries in this order, got nodes of other sites")
     if stream := next((site for site in nodes.sites if not site.is_writer), None):
         raise ValueError(f"site {stream.name}: expected sites that a source writes for edges, got the residual stream")
-    transformer = adapt(model)
-    stream = Site("resid_post", len(transformer.blocks) - 1)
-    whole = Coordinates(stream, 1, transformer.W_U.shape[0])  # what `logits` reads, in the place `LOGITS`
-    dissection = Dissection(model, [*dictionaries, whole], pairs, intervention, batch_size)
+    dissection = Dissection(model, dictionaries, pairs, intervention, batch_size, with_logits=True)  # in place `LOGITS`
     metric = as_metric(metric, dissection.transformer, pairs)
     destinations = list(destinations_among(nodes))
     rank = [rank_of(dissection.transformer, site) for site in nodes.sites]
@@ -176,7 +172,7 @@ def _jacobian(
         }
         read = read_through(transformer, dictionary, leaves, operations)
     with torch.no_grad():
-        features = dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
+        features = dictionary.encode(read)
 
     def through(destination: Destination) -> Tensor:
         one = torch.tensor([destination.feature], device=read.device)
@@ -185,7 +181,7 @@ def _jacobian(
                 columns = slice(destination.feature * dictionary.width, (destination.feature + 1) * dictionary.width)
                 value, slope = read[..., columns], gradient[..., columns]
             else:
-                value = dictionary.magnitudes(read.to(dictionary.W_dec), one, features[..., one] != 0)
+                value = dictionary.magnitudes(read, one, features[..., one] != 0)
                 slope = gradient.to(dictionary.W_dec) @ dictionary.W_dec[one].T
             worth = (value * at_positions(slope, destination)).sum()
             return torch.autograd.grad(worth, leaves[destination.part], retain_graph=True)[0]
@@ -246,9 +242,8 @@ def _exact(
         change = in_stream(transformer, kept, dictionary.site, change)
         for row in earlier[:, column].nonzero()[:, 0].tolist():
             at, added = _entering(dissection, kept, destinations[row], change)
-            total[row, column] = (
-                (values_with(dissection, batch, metric, at, added[None])[0] - uncut).sum().double().cpu()
-            )
+            cut = values_with(dissection, batch, metric, at, added[None])[0]
+            total[row, column] = (cut - uncut).sum().double().cpu()
     return total
 
 
@@ -261,10 +256,8 @@ def _entering(
         return dictionary.site, change
     streams = streams_read(kept, dictionary.site)
     moved = streams | {destination.part: streams[destination.part] + change.to(streams[destination.part])}
-    before, after = (
-        dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
-        for read in (read_through(transformer, dictionary, each, EXACT) for each in (streams, moved))
-    )
+    both = (read_through(transformer, dictionary, each, EXACT) for each in (streams, moved))
+    before, after = map(dictionary.encode, both)
     share = torch.zeros(dictionary.n_features).to(after)
     share[destination.feature] = 1
     return dictionary.site, at_positions(dictionary.written(after - before, share), destination)

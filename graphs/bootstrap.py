@@ -42,12 +42,8 @@ def edge_groups(scored: ScoredGraph) -> Float[Tensor, "group edge"]:
     """
     if scored.per_group is None or len(scored.per_group) < 2:
         n_groups = "none" if scored.per_group is None else len(scored.per_group)
-        raise refusal(
-            "graph",
-            "scores kept group by group, in 2 groups of prompts or more",
-            n_groups,
-            "score with edge_circuits.score_groups, or give ScoredGraph per_group=",
-        )
+        remedy = "score with edge_circuits.score_groups, or give ScoredGraph per_group="
+        raise refusal("graph", "scores kept group by group, in 2 groups of prompts or more", n_groups, remedy)
     return scored.per_group.mT[:, scored.graph.edge_mask.T].double()
 
 

@@ -336,10 +336,7 @@ def _checked_mask(graph: Graph, mask: Bool[Tensor, "source destination"]) -> Boo
     mask = mask.detach().to("cpu", copy=True).contiguous()
     stray = mask & ~graph.edge_mask
     if stray.any():
-        raise refusal(
-            "mask",
-            "True for edges alone",
-            f"{int(stray.sum())} entries that are no edges, the first {graph.edge_names(stray)[0]}",
-            "give mask & graph.edge_mask, or check the order of sources and destinations",
-        )
+        got = f"{int(stray.sum())} entries that are no edges, the first {graph.edge_names(stray)[0]}"
+        remedy = "give mask & graph.edge_mask, or check the order of sources and destinations"
+        raise refusal("mask", "True for edges alone", got, remedy)
     return mask

@@ -176,12 +176,8 @@ class ScoredGraph:
         bad = ~self.scores.isfinite()
         if bad.any():
             first = self.graph.edge_names(bad)[0]
-            raise refusal(
-                "scores",
-                "finite numbers",
-                f"{int(bad.sum())} of {self.graph.n_edges} NaN or infinite, the first {self.score(first)} for {first}",
-                "score again in a wider dtype or mend the metric",
-            )
+            got = f"{int(bad.sum())} of {self.graph.n_edges} NaN or infinite, the first {self.score(first)} for {first}"
+            raise refusal("scores", "finite numbers", got, "score again in a wider dtype or mend the metric")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a JSON file, whole or not at all; see `edge_circuits.graphs.files.json_format`.
@@ -222,13 +218,9 @@ def checked_scores(graph: Graph, scores: Float[Tensor, "source destination"]) ->
     stray = (scores != 0) & ~graph.edge_mask
     if stray.any():
         source, destination = stray.nonzero()[0].tolist()
-        raise refusal(
-            "scores",
-            "0 where there is no edge",
-            f"{int(stray.sum())} others, the first at source {graph.sources[source]} and destination "
-            f"{graph.destinations[destination]}",
-            "multiply by graph.edge_mask, or check the order of sources and destinations",
-        )
+        first = f"source {graph.sources[source]} and destination {graph.destinations[destination]}"
+        remedy = "multiply by graph.edge_mask, or check the order of sources and destinations"
+        raise refusal("scores", "0 where there is no edge", f"{int(stray.sum())} others, the first at {first}", remedy)
     return scores
 
 
@@ -241,12 +233,9 @@ def _checked_groups(
     groups = torch.stack([checked_scores(graph, each) for each in per_group])
     gap = (groups.double().sum(0) - scores).abs().max()
     if gap > GROUPS_TOLERANCE * scores.abs().max():
-        raise refusal(
-            "per_group",
-            "groups that add up to the scores",
-            f"a sum that differs by up to {gap.item():.3g} (largest score {scores.abs().max().item():.3g})",
-            "give each group's mean times its share of the prompts",
-        )
+        got = f"a sum that differs by up to {gap.item():.3g} (largest score {scores.abs().max().item():.3g})"
+        remedy = "give each group's mean times its share of the prompts"
+        raise refusal("per_group", "groups that add up to the scores", got, remedy)
     return groups
 
 

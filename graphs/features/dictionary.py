@@ -223,7 +223,7 @@ class Dictionary:
         return (self._values(x @ self.W_enc[:, columns], columns) * scale).where(active, 0)
 
     def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        scale: Tensor | float = 1.0
+        x, scale = x.to(self.W_dec), 1.0
         if self.normalise == "layer_norm":
             x = x - x.mean(-1, keepdim=True)
             scale = x.std(-1, keepdim=True)

@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edge_circuits.graphs.checks import choice, refusal
-from edge_circuits.graphs.features.dictionary import AnyDictionary
+from edge_circuits.graphs.features.dictionary import AnyDictionary, Coordinates
 from edge_circuits.graphs.features.nodes import FeatureNodes
-from edge_circuits.graphs.features.sites import changing, read_at, value_at
+from edge_circuits.graphs.features.sites import Site, changing, read_at, value_at
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.operations import EXACT, Operations
 from edge_circuits.graphs.model.transformer import Activations, take_rows
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
 def parts_of(dictionary: AnyDictionary, value: Tensor, read: Tensor) -> Parts:
     """Features and error of a value, given what the dictionary reads."""
-    features = dictionary.encode(read.to(getattr(dictionary, "W_dec", read)))
+    features = dictionary.encode(read)
     return Parts(features, value.to(features) - dictionary.decode(features))
 
 
@@ -67,8 +67,12 @@ class Dissection:
         pairs: PromptPairs,
         intervention: Intervention,
         batch_size: int | None = None,
+        with_logits: bool = False,
     ) -> None:
         """
+        Args:
+            with_logits: The stream that `logits` reads is the last of the dictionaries, as a whole.
+
         Raises:
             ValueError: no dictionary, two at one place, one that does not fit the model, or an unknown intervention.
         """
@@ -77,6 +81,9 @@ class Dissection:
             raise refusal("pairs", "pairs read at one position for features", "pairs read at several")
         transformer = self.transformer = adapt(model)
         wide = torch.promote_types(transformer.dtype, torch.float32)
+        if with_logits:
+            last = Site("resid_post", len(transformer.blocks) - 1)
+            dictionaries = [*dictionaries, Coordinates(last, 1, width=transformer.W_U.shape[0])]
         for dictionary in dictionaries:
             dictionary.site.check(transformer)
         places = [dictionary.site.place for dictionary in dictionaries]

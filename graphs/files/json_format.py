@@ -161,12 +161,8 @@ def _packed(
     values = scores.T[mask.T]
     if values.isnan().any():
         bad = scores.isnan() & mask
-        raise refusal(
-            "scores",
-            "numbers, or infinity",
-            f"{int(bad.sum())} NaN, the first for {graph.edge_names(bad)[0]}",
-            "score again in a wider dtype or mend the metric",
-        )
+        got = f"{int(bad.sum())} NaN, the first for {graph.edge_names(bad)[0]}"
+        raise refusal("scores", "numbers, or infinity", got, "score again in a wider dtype or mend the metric")
     little_endian = values.numpy().astype(f"<f{values.element_size()}").tobytes()
     return {
         "dtype": str(values.dtype).removeprefix("torch."),

@@ -239,12 +239,9 @@ def _check_digest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse rows that are not those of which the file has a digest."""
     expected, found = _digest(rows), sorted({str(row.get("digest")) for row in rows})
     if found != [expected]:
-        raise refusal(
-            str(path),
-            f"the digest {expected} of its rows in each of them",
-            f"{', '.join(found)[:200]}, so it was changed after it was written",
-            "copy or write it again, or take the column digest out to use it as it is",
-        )
+        got = f"{', '.join(found)[:200]}, so it was changed after it was written"
+        remedy = "copy or write it again, or take the column digest out to use it as it is"
+        raise refusal(str(path), f"the digest {expected} of its rows in each of them", got, remedy)
 
 
 def _columns(path: Path, lines: list[int], rows: Sequence[Mapping[str, Any]]) -> PairColumns:

@@ -264,12 +264,9 @@ class PromptPairs:
             ValueError: Prompts of several lengths.
         """
         if len(set(self.lengths.tolist())) > 1:
-            raise refusal(
-                "pairs",
-                "prompts of one length",
-                f"{int(self.lengths.min())} to {int(self.lengths.max())} tokens",
-                "name the stretches that play one role in all of them: PromptPairs(spans={...})",
-            )
+            got = f"{int(self.lengths.min())} to {int(self.lengths.max())} tokens"
+            remedy = "name the stretches that play one role in all of them: PromptPairs(spans={...})"
+            raise refusal("pairs", "prompts of one length", got, remedy)
         return self._replaced(spans=Spans.by_token(len(self), self.clean.shape[1]).to(self.device))
 
     def repeated(self, n: int) -> PromptPairs:

@@ -97,12 +97,8 @@ def _prompts(
             )
         return _encoded(name, rows, tokenizer, prepend_bos)
     if prepend_bos is not None:
-        raise refusal(
-            "prepend_bos",
-            f"None where {name} holds token ids, which are used as they are",
-            prepend_bos,
-            "put the BOS id in the rows if you want one",
-        )
+        expected = f"None where {name} holds token ids, which are used as they are"
+        raise refusal("prepend_bos", expected, prepend_bos, "put the BOS id in the rows if you want one")
     rows = [_id_row(name, row, value) for row, value in enumerate(rows)]
     if attention_mask is not None:
         rows = _stripped(name, rows, as_list("attention_mask", attention_mask, "rows of 0 and 1"))
