@@ -18,10 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.output.tables import table
-from edge_circuits.benchmarks.reference import candidates, load_reference
+from edge_circuits.benchmarks.reference.circuits import load_reference
+from edge_circuits.benchmarks.reference.universes import candidates
 from edge_circuits.benchmarks.statistics.roc_curves import ThresholdRoc, roc_curve, threshold_roc
 from edge_circuits.benchmarks.study import DIFFERS, DONE, Study, tell
 from edge_circuits.graphs import Graph, ScoredGraph
@@ -47,16 +47,8 @@ SCORES = {
 POINT_METHODS = {"acdc": "ACDC", "sp": "subnetwork probing", "hisp": "HISP"}
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure computed here, and the one it has to equal.
-
-    Attributes:
-        name: What it is, e.g. "auc".
-        here: Computed here.
-        expected: Published, or measured before from the same data.
-        digits: Decimals of `expected`.
-    """
+class Figure(NamedTuple):
+    """A figure computed here, and the one it has to equal, to some decimals: published, or measured before from the same data."""
 
     name: str
     here: float
@@ -69,15 +61,8 @@ class Figure:
         return abs(self.here - self.expected) <= 0.51 * 10**-self.digits
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: what was measured, and its figures.
-
-    Attributes:
-        labels: Words of the first columns.
-        figures: Figures of the last columns.
-        is_headline: Whether the row is printed without `--all`.
-    """
+class Row(NamedTuple):
+    """A line of the table: the words of its first columns, the figures of the last, and whether it is told without `--all`."""
 
     labels: tuple[str, ...]
     figures: tuple[Figure, ...]
@@ -196,20 +181,18 @@ def report(score: Sequence[Row], point: Sequence[Row]) -> str:
     left = [(f["task"], f"{f['auc']:.4f}", f["what"]) for f in figures()["not_recomputed"]]
     all_figures = [figure for row in (*score, *point) for figure in row.figures]
     n_agree = sum(figure.agrees for figure in all_figures)
-    parts = [
-        "Edge scores of GPT-2 small published with MIB, by absolute value (here, measured before)",
-        table(score_headings, [_cells(row, 2) for row in score], n_left=8),
-        "",
-        "Points published with ACDC: area under the Pareto front (here, published or measured before)",
-        table(point_headings, [_cells(row, 3) for row in point], n_left=10),
-        "",
-        "Measured before and not computed again: the files carry no licence and are not kept here",
-        table(("task", "AUC", "what"), left, n_left=3),
-        "",
-        f"{n_agree} of {len(all_figures)} figures come out"
-        + ("." if n_agree == len(all_figures) else "; * marks the others."),
-    ]
-    return "\n".join(parts)
+    ending = "." if n_agree == len(all_figures) else "; * marks the others."
+    return f"""\
+Edge scores of GPT-2 small published with MIB, by absolute value (here, measured before)
+{table(score_headings, [_cells(row, 2) for row in score], n_left=8)}
+
+Points published with ACDC: area under the Pareto front (here, published or measured before)
+{table(point_headings, [_cells(row, 3) for row in point], n_left=10)}
+
+Measured before and not computed again: the files carry no licence and are not kept here
+{table(("task", "AUC", "what"), left, n_left=3)}
+
+{n_agree} of {len(all_figures)} figures come out{ending}"""
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

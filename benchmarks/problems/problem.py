@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edge_circuits.benchmarks.reference import ReferenceCircuit
+from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics
 from edge_circuits.graphs.model.adapter import adapt
 

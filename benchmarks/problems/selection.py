@@ -22,7 +22,7 @@ from edge_circuits.benchmarks import tasks as known_tasks
 from edge_circuits.benchmarks.problems.opening import open_with_tokenizer, told_elsewhere
 from edge_circuits.benchmarks.problems.problem import PLANTED, TRAINED, Problem
 from edge_circuits.benchmarks.problems.prompt_sets import file_pairs, sort_prompts, text_prompts
-from edge_circuits.benchmarks.reference import TASKS, load_reference
+from edge_circuits.benchmarks.reference.circuits import TASKS, load_reference
 from edge_circuits.graphs import Circuit, Graph, PromptPairs, metrics
 from edge_circuits.graphs.checks import choice, refusal, whole_number
 

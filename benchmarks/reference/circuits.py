@@ -67,19 +67,7 @@ class ReferenceCircuit:
 
 
 def reference_circuit(task: str, variant: str | None = None) -> Circuit:
-    """The edges of a task's known circuit.
-
-    Args:
-        task: "ioi", "docstring" or "greater_than".
-        variant: Whose edge set; None is the default, "acdc". `variants` lists them.
-
-    Returns:
-        The circuit, on the graph of the model in which it was found. Its metadata hold task, variant, model, source,
-        licence and roles.
-
-    Raises:
-        ValueError: There is no such task or variant.
-    """
+    """The edges of a task's known circuit, on the graph of the model in which it was found; see `load_reference`."""
     return load_reference(task, variant).circuit
 
 
@@ -94,7 +82,11 @@ def variants(task: str) -> tuple[str, ...]:
 
 @cache
 def load_reference(task: str, variant: str | None = None) -> ReferenceCircuit:
-    """A task's known circuit with its roles, source, licence and conventions; see `reference_circuit`.
+    """A task's known circuit with its roles, source, licence and conventions.
+
+    Args:
+        task: One of `TASKS`.
+        variant: Whose edge set; None is the default, "acdc". `variants` lists them.
 
     Raises:
         ValueError: There is no such task or variant.
@@ -122,16 +114,10 @@ def _read(task: str) -> dict[str, Any]:
 
 
 def _circuit(data: dict[str, Any], variant: str) -> Circuit:
-    entry = data["variants"][variant]
-    sizes = {name: data["model"][name] for name in ("n_layers", "n_heads", "mlps")}
-    metadata = {
-        "task": data["task"],
-        "variant": variant,
-        "model": data["model"]["name"],
-        "source": entry["source"],
-        "licence": entry["licence"],
-        "roles": data["roles"],
-    }
+    entry, model = data["variants"][variant], data["model"]
+    sizes = {name: model[name] for name in ("n_layers", "n_heads", "mlps")}
+    metadata = {"task": data["task"], "variant": variant, "model": model["name"]}
+    metadata |= {"source": entry["source"], "licence": entry["licence"], "roles": data["roles"]}
     circuit = Circuit.from_edges(Graph(**sizes), _edge_names(data, variant), metadata=metadata)
     assert circuit.n_edges == entry["n_edges"], (data["task"], variant)
     return circuit

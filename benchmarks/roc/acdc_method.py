@@ -18,7 +18,7 @@ import torch
 
 from edge_circuits import eap
 from edge_circuits.benchmarks.kept_sweeps import kept_sweep
-from edge_circuits.benchmarks.reference import candidate_labels, candidates
+from edge_circuits.benchmarks.reference.universes import candidate_labels, candidates
 from edge_circuits.benchmarks.roc.finding import (
     FALSE_POSITIVE_RATES,
     Curve,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_circuits.benchmarks.output.figures import colour_of, finish, new_figure, write_figure
 from edge_circuits.benchmarks.published import POINT_METHODS, SCORES, figures, published_roc, published_scores
-from edge_circuits.benchmarks.reference import candidates, load_reference
+from edge_circuits.benchmarks.reference.circuits import load_reference
+from edge_circuits.benchmarks.reference.universes import candidates
 from edge_circuits.benchmarks.roc.finding import NO_METRIC, Finding
 from edge_circuits.benchmarks.statistics.roc_curves import roc_curve
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.benchmarks.reference import candidate_labels, candidates, node_candidates
+from edge_circuits.benchmarks.reference.universes import candidate_labels, candidates, node_candidates
 from edge_circuits.benchmarks.statistics.auc_interval import bootstrap_auc
 from edge_circuits.benchmarks.statistics.roc_curves import RocCurve, area_under_roc, roc_curve
 from edge_circuits.graphs import Circuit, ScoredGraph

@@ -22,7 +22,7 @@ import torch
 
 from edge_circuits.benchmarks.group_scores import group_scores
 from edge_circuits.benchmarks.problems.problem import Problem
-from edge_circuits.benchmarks.reference import candidates
+from edge_circuits.benchmarks.reference.universes import candidates
 from edge_circuits.benchmarks.roc import acdc_method
 from edge_circuits.benchmarks.roc.finding import (
     NO_METRIC,

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.benchmarks.reference import ReferenceCircuit, candidate_labels, candidate_scores
+from edge_circuits.benchmarks.reference.circuits import ReferenceCircuit
+from edge_circuits.benchmarks.reference.universes import candidate_labels, candidate_scores
 from edge_circuits.benchmarks.statistics.roc_curves import area_under_roc
 from edge_circuits.graphs import Circuit
 from edge_circuits.graphs.bootstrap import N_RESAMPLES, drawn_counts, percentiles

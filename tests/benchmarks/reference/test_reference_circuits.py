@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from edge_circuits.benchmarks.reference import TASKS, candidate_labels, load_reference, reference_circuit, variants
+from edge_circuits.benchmarks.reference.circuits import TASKS, load_reference, reference_circuit, variants
+from edge_circuits.benchmarks.reference.universes import candidate_labels
 from edge_circuits.graphs.nodes import Edge, Node, parse_edge
 
 SIZES = {

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edge_circuits.benchmarks.reference import (
+from edge_circuits.benchmarks.reference.circuits import load_reference, reference_circuit
+from edge_circuits.benchmarks.reference.universes import (
     UNIVERSES,
     candidate_labels,
     candidate_scores,
     candidates,
-    load_reference,
     node_candidates,
     node_scores,
-    reference_circuit,
 )
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.graph import Graph

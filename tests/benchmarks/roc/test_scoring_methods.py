@@ -10,7 +10,7 @@ import torch
 from toy import toy_problem, toy_search
 
 from edge_circuits import eap
-from edge_circuits.benchmarks.reference import load_reference
+from edge_circuits.benchmarks.reference.circuits import load_reference
 from edge_circuits.benchmarks.roc import acdc_method as sweeps
 from edge_circuits.benchmarks.roc import methods
 from edge_circuits.benchmarks.roc.finding import Finding

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edge_circuits.benchmarks.reference import UNIVERSES, candidates
+from edge_circuits.benchmarks.reference.universes import UNIVERSES, candidates
 from edge_circuits.benchmarks.statistics.auc_interval import bootstrap_auc
 from edge_circuits.benchmarks.statistics.roc_curves import roc_curve
 from edge_circuits.graphs.circuit import Circuit

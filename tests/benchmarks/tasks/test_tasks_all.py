@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edge_circuits.benchmarks import tasks as known_tasks
-from edge_circuits.benchmarks.reference import circuits
+from edge_circuits.benchmarks.reference.universes import circuits
 from edge_circuits.benchmarks.tasks import greater_than, load, names
 from edge_circuits.benchmarks.tasks.task import (
     answer_token,
