@@ -130,4 +130,4 @@ __all__ = [
     "write_page",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, __file__)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -9,6 +9,7 @@ Reference: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,15 +88,16 @@ def agreement(
     estimate, value = (total[0] for total in totals(torch.ones(1, len(exact), dtype=torch.float64)))
     drawn = [totals(chunk) for chunk in drawn_counts(len(exact), n_resamples, seed).split(CHUNK)]
     varies = bool(value.max() > value.min())
+
+    def told(measure: Callable[[Tensor, Tensor], Tensor]) -> Measured:
+        resamples = torch.cat([measure(*both) for both in drawn])
+        return _measured(measure(estimate, value), resamples, confidence, len(exact))
+
     slope = (_centred(estimate) @ _centred(value) / _centred(value).square().sum()).item() if varies else None
     return Agreement(
         n=exact.shape[1],
-        pearson=_measured(
-            pearson(estimate, value), torch.cat([pearson(*both) for both in drawn]), confidence, len(exact)
-        ),
-        spearman=_measured(
-            spearman(estimate, value), torch.cat([spearman(*both) for both in drawn]), confidence, len(exact)
-        ),
+        pearson=told(pearson),
+        spearman=told(spearman),
         slope=slope,
         intercept=None if slope is None else (estimate.mean() - slope * value.mean()).item(),
     )

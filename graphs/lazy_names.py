@@ -6,17 +6,15 @@ import ast
 import importlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 
-def lazy_names(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package that imports its public names under `if TYPE_CHECKING:`.
+def lazy_names(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package whose imports under `if TYPE_CHECKING:` say where each public name is.
 
     Args:
-        package: Its `__name__`.
-        file: Its `__file__`, whose imports for type checkers say which module defines each name.
+        package: Its `__name__`; called while it is imported.
     """
-    modules = _imported_for_type_checkers(Path(file).read_text(encoding="utf-8"))
+    modules = _imported_for_type_checkers(sys.modules[package].__spec__.loader.get_source(package))
 
     def get(name: str) -> object:
         if name not in modules:

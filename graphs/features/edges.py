@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edge_circuits.graphs.features.nodes import ANY, FeatureNodes
+from edge_circuits.graphs.features.nodes import ANY, FeatureNodes, strongest
 
 LOGITS = -1
 """Stands for the site of a destination."""
@@ -59,5 +58,9 @@ class FeatureEdges:
         return ((sites == site) & (features == feature) & reached).nonzero()[:, 0].tolist()
 
     def top(self, k: int) -> FeatureEdges:
-        """The k edges with the largest absolute scores, those first."""
-        return self[torch.argsort(self.scores.abs(), descending=True, stable=True)[:k]]
+        """The k edges with the largest absolute scores, those first.
+
+        Raises:
+            ValueError: k is negative, or a score is not finite.
+        """
+        return self[strongest(self.scores, k)]

@@ -63,9 +63,7 @@ class FeatureNodes:
         Raises:
             ValueError: k is negative, or a score is not finite.
         """
-        if k < 0 or not torch.isfinite(self.scores).all():
-            raise ValueError(f"k: expected a number from 0 on and finite scores, got {k}")
-        return self[torch.argsort(self.scores.abs(), descending=True, stable=True)[:k]]
+        return self[strongest(self.scores, k)]
 
     def total(self, site: int) -> float:
         """The sum of the scores of a site, its error included."""
@@ -79,6 +77,13 @@ class FeatureNodes:
         rows = rows[(rows[:, 1] != ANY) & (rows[:, 1] < n_positions)]
         features[rows[:, 1], rows[:, 2]] = True
         return features[:, :-1], features[:, -1]
+
+
+def strongest(scores: Float[Tensor, " row"], k: int) -> Int[Tensor, " chosen"]:
+    """The rows of the k largest absolute scores, those first; refuses a negative k and scores that are not finite."""
+    if k < 0 or not torch.isfinite(scores).all():
+        raise ValueError(f"k: expected a number from 0 on and finite scores, got {k}")
+    return torch.argsort(scores.abs(), descending=True, stable=True)[:k]
 
 
 def nodes_of_sums(

@@ -168,10 +168,9 @@ def hypothesis_tests(
     changes = (others[: len(without)] - own).abs().mean(1)
     stray_changes = (inflated[:, 0] - inflated[:, 1]).abs().mean(1)
     even = equivalence(own, found.ends.clean, margin)
+    n = len(pairs) - even.n_ties
     smallest = {
-        f"equivalence: {len(pairs) - even.n_ties} prompts without ties": _smallest_of_equivalence(
-            len(pairs) - even.n_ties, margin
-        ),
+        f"equivalence: {n} prompts without ties": _smallest_of_equivalence(n, margin),
         f"independence: {len(pairs)} prompts": max(1 / (n_permutations + 1), 1 / math.factorial(min(len(pairs), 20))),
         f"minimality: {n_stray} stray edges for {circuit.n_edges} edges": (1 - quantile) ** n_stray * circuit.n_edges,
     }
@@ -206,10 +205,8 @@ def equivalence(circuit: Float[Tensor, "pair"], model: Float[Tensor, "pair"], ma
     if not n:
         return Equivalence(0.5, len(circuit), 1.0)
     high = max(better, worse)
-    p_value = binom.sf(high - 1, n, 0.5 + margin) + binom.cdf(
-        n - high, n, 0.5 + margin
-    )  # above 1 where the shares are even
-    return Equivalence(better / n, len(circuit) - n, min(1.0, float(p_value)))
+    p_value = binom.sf(high - 1, n, 0.5 + margin) + binom.cdf(n - high, n, 0.5 + margin)
+    return Equivalence(better / n, len(circuit) - n, min(1.0, float(p_value)))  # above 1 where the shares are even
 
 
 def independence(

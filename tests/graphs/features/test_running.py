@@ -10,6 +10,7 @@ from references.features import decode, encode, run, site_values
 
 from edge_circuits.graphs.circuit import Circuit
 from edge_circuits.graphs.features.dictionary import AnyDictionary, Dictionary, heads, neurons
+from edge_circuits.graphs.features.edges import LOGITS, FeatureEdges
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes
 from edge_circuits.graphs.features.running import Dissection, run_features
 from edge_circuits.graphs.features.sites import Site, changing, value_at
@@ -171,6 +172,11 @@ def test_names_masks_and_ranks_of_nodes() -> None:
     table = FeatureNodes(table.sites, table.n_features, table.index, torch.tensor([0.1, -3.0, 2.0]))
     assert table.names == ["m1/17@3", "m1/error", "z2/2@0"]
     assert table.top(2).names == ["m1/error", "z2/2@0"]
+    edges = FeatureEdges(table, torch.tensor([[0, LOGITS, 0, 0], [1, LOGITS, 0, 0]]), torch.tensor([0.1, -3.0]))
+    assert edges.top(1).names == ["m1/error->logits"]
+    for ranked in (table, edges):
+        with pytest.raises(ValueError, match="k: expected a number from 0 on and finite scores, got -1"):
+            ranked.top(-1)
     assert (table.total(0), table.total(1)) == (pytest.approx(-2.9), 2.0)
     features, error = table.kept(0, 4)
     assert features.nonzero().tolist() == [[3, 17]] and error.all()
