@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args, get_type_hints
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits import eap
-from edge_circuits.benchmarks.agreement.edges import Settings
+from edge_circuits.benchmarks.agreement.edges import Settings, grouped
 from edge_circuits.benchmarks.group_scores import scores_beside_exact
 from edge_circuits.benchmarks.output.tables import columns_of, table, with_ends
 from edge_circuits.benchmarks.problems.problem import Problem
@@ -125,29 +126,28 @@ def agreement_figures(
     scored: ScoredGraph, exact: ScoredGraph, signed: bool, settings: Settings = Settings()
 ) -> dict[str, Measured]:
     """Pearson, Spearman, overlap of the k largest, and share of right signs; those of scores without a sign by size."""
-    k, mask = top_k(exact), exact.graph.edge_mask
-    groups = [each.scores[None] if each.per_group is None else each.per_group for each in (scored, exact)]
-    if len(groups[0]) != len(groups[1]):  # a method that does not add up
-        groups = [group.double().sum(0, keepdim=True) for group in groups]
-    sides = [group[:, mask].double() for group in groups]
-
-    def figures(x: Float[Tensor, "*draw edge"], y: Float[Tensor, "*draw edge"]) -> dict[str, Float[Tensor, "*draw"]]:
-        largest = y.abs().topk(k, dim=-1).indices
-        chosen = torch.zeros_like(x, dtype=torch.bool).scatter_(-1, x.abs().topk(k, dim=-1).indices, True)
-        found = {"top_k": chosen.gather(-1, largest).double().mean(-1)}
-        if signed:
-            same = x.sign() == y.sign()
-            found["sign"] = same.gather(-1, largest).double().mean(-1)
-        x, y = (x, y) if signed else (x.abs(), y.abs())
-        return found | {"pearson": pearson(x, y), "spearman": spearman(x, y)}
-
-    whole = figures(*(side.sum(0) for side in sides))
+    sides = [side[:, exact.graph.edge_mask].double() for side in grouped(scored, exact)]
+    held_against = partial(_held_against, k=top_k(exact), signed=signed)
+    whole = held_against(*(side.sum(0) for side in sides))
     if len(sides[0]) < 2:
         return {name: Measured(value.item(), None, None) for name, value in whole.items()}
     counts = drawn_counts(len(sides[0]), settings.n_resamples, settings.seed).split(CHUNK)
-    drawn = [figures(*(some @ side for side in sides)) for some in counts]
+    drawn = [held_against(*(some @ side for side in sides)) for some in counts]
     ends = {name: percentiles(torch.cat([each[name] for each in drawn])).tolist() for name in whole}
     return {name: Measured(value.item(), *ends[name]) for name, value in whole.items()}
+
+
+def _held_against(
+    x: Float[Tensor, "*draw edge"], y: Float[Tensor, "*draw edge"], k: int, signed: bool
+) -> dict[str, Float[Tensor, "*draw"]]:
+    """Figures of scores x beside exact ones y."""
+    largest = y.abs().topk(k, dim=-1).indices
+    chosen = torch.zeros_like(x, dtype=torch.bool).scatter_(-1, x.abs().topk(k, dim=-1).indices, True)
+    found = {"top_k": chosen.gather(-1, largest).double().mean(-1)}
+    if signed:
+        found["sign"] = (x.sign() == y.sign()).gather(-1, largest).double().mean(-1)
+    x, y = (x, y) if signed else (x.abs(), y.abs())
+    return found | {"pearson": pearson(x, y), "spearman": spearman(x, y)}
 
 
 def plain_seconds(problem: Problem) -> float:

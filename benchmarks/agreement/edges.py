@@ -118,15 +118,20 @@ def edge_classes(graph: Graph) -> dict[str, Bool[Tensor, "source destination"]]:
 
 def compare(method: str, scored: ScoredGraph, exact: ScoredGraph, settings: Settings = Settings()) -> Compared:
     """Correlations of a method with exact patching, class by class; scores without a sign by size."""
-    sides = [each.scores[None] if each.per_group is None else each.per_group for each in (scored, exact)]
-    if len(sides[0]) != len(sides[1]):  # a method that does not add up
-        sides = [side.double().sum(0, keepdim=True) for side in sides]
-    by_size = not named(method).signed
+    sides, by_size = grouped(scored, exact), not named(method).signed
     drawn = {"n_resamples": settings.n_resamples, "seed": settings.seed, "by_size": by_size}
     classes = {
         name: agreement(*(side[:, mask] for side in sides), **drawn) for name, mask in edge_classes(exact.graph).items()
     }
     return Compared(method, scored, by_size, classes)
+
+
+def grouped(scored: ScoredGraph, exact: ScoredGraph) -> list[Float[Tensor, "group source destination"]]:
+    """What each group of prompts adds to either; all prompts are one group where a method does not add up over prompts."""
+    sides = [each.scores[None] if each.per_group is None else each.per_group for each in (scored, exact)]
+    if len(sides[0]) != len(sides[1]):
+        sides = [side.double().sum(0, keepdim=True) for side in sides]
+    return sides
 
 
 @torch.no_grad()

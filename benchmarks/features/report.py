@@ -18,10 +18,9 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each circuit."""
     found = []
     for result in results:
+        curve, right = result.curve, (result.curve.ends.clean > 0).double().mean().item()
         named = {"structure": result.structure, "granularity": result.granularity, "method": result.method}
-        figures = {"seconds": result.seconds, "backward_passes": result.passes, **result.figures}
-        figures["right"] = (result.curve.ends.clean > 0).double().mean().item()
-        curve = result.curve
+        figures = {"seconds": result.seconds, "backward_passes": result.passes, **result.figures, "right": right}
         points = zip(result.asked_sizes, curve.sizes, curve.faithfulness.tolist(), curve.completeness.tolist())
         columns = ("size", "n_nodes", "faithfulness", "completeness")
         found += [{**named, **dict(zip(columns, point)), **figures} for point in points]

@@ -46,6 +46,7 @@ from edge_circuits.graphs.features.nodes import FeatureNodes
 from edge_circuits.graphs.features.reading import read_dictionaries
 from edge_circuits.graphs.prompts.pairs import PromptPairs
 
+METRIC = "logit_difference"
 METHODS = ("relp", "eap-ig:steps=10", "eap")
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 N_TRAIN, N_TEST, N_EXACT, N_EDGES = 100, 40, 8, 20
@@ -76,7 +77,6 @@ class Result:
     Attributes:
         curve: on held-out prompts.
         seconds: of the processor, for the training prompts.
-        passes: backward passes for each batch.
         figures: beyond the curve, by name.
     """
 
@@ -86,9 +86,13 @@ class Result:
     scores: FeatureNodes
     curve: FeatureCurve
     seconds: float
-    passes: int
     figures: dict[str, float]
     asked_sizes: tuple[int, ...] = SIZES
+
+    @property
+    def passes(self) -> int:
+        """Backward passes for each batch."""
+        return self.scores.metadata["backward_passes"]
 
 
 def subject(
@@ -117,30 +121,21 @@ def results(asked: Subject, methods: Sequence[str], given: argparse.Namespace, b
         draw = lambda n, split, seed: agreement(structure, n, asked.tokenizer, asked.words, seed=seed, split=split)
         train, test = draw(given.n_prompts or N_TRAIN, "train", given.seed), draw(N_TEST, "test", given.seed)
         for granularity, dictionaries in asked.nodes.items():
-            found: dict[str, tuple[FeatureNodes, float]] = {}
+            of, scored, seconds = (asked.model, dictionaries), {}, {}
             for method in methods:
                 bar.set_description(f"{structure}, {granularity}, {method}")
                 start = time.process_time()
-                scores = score_features(asked.model, dictionaries, train.pairs, "logit_difference", method, quiet=True)
-                found[method] = scores, time.process_time() - start
-            scored = {method: scores for method, (scores, _) in found.items()}
-            curves = feature_curves(
-                asked.model,
-                dictionaries,
-                scored,
-                test.pairs,
-                "logit_difference",
-                SIZES,
-                given.intervention,
-                errors=given.errors,
-            )
-            more = {method: {} for method in methods}
+                scored[method] = score_features(*of, train.pairs, METRIC, method, quiet=True)
+                seconds[method] = time.process_time() - start
+            shape = dict(intervention=given.intervention, errors=given.errors)
+            curves = feature_curves(*of, scored, test.pairs, METRIC, SIZES, **shape)
+            known = {}
             if asked.name == MODEL:
-                tells = telling(asked.model, dictionaries, draw(400, "all", given.seed + 1))
-                more = against_known(asked.model, dictionaries, scored, train.pairs[:N_EXACT], tells)
-            for method, (scores, seconds) in found.items():
-                passes = scores.metadata["backward_passes"]
-                yield Result(structure, granularity, method, scores, curves[method], seconds, passes, more[method])
+                tells = telling(*of, draw(400, "all", given.seed + 1))
+                known = against_known(*of, scored, train.pairs[:N_EXACT], tells)
+            for method, scores in scored.items():
+                figures = known.get(method, {})
+                yield Result(structure, granularity, method, scores, curves[method], seconds[method], figures)
                 bar.update()
 
 
@@ -152,15 +147,15 @@ def against_known(
     tells: Sequence[torch.Tensor],
 ) -> dict[str, dict[str, float]]:
     """Areas for known features, and correlation with exact patching, of nodes and of edges between the best nodes."""
-    exact = score_features(model, dictionaries, few, "logit_difference", "exact", quiet=True)
+    exact = score_features(model, dictionaries, few, METRIC, "exact", quiet=True)
     best = exact.top(N_EDGES)
-    exact_edges = score_feature_edges(model, dictionaries, best, few, "logit_difference", "exact")
+    exact_edges = score_feature_edges(model, dictionaries, best, few, METRIC, "exact")
     found = {}
     for method, scores in scored.items():
         area, n_known, n_others = known_area(scores, tells)
-        of_few = score_features(model, dictionaries, few, "logit_difference", method, quiet=True)
+        of_few = score_features(model, dictionaries, few, METRIC, method, quiet=True)
         found[method] = {"roc": area, "known": n_known, "others": n_others, "exact_r": _correlation(of_few, exact)}
-        edges = score_feature_edges(model, dictionaries, best, few, "logit_difference", method)
+        edges = score_feature_edges(model, dictionaries, best, few, METRIC, method)
         found[method]["edges_r"] = _correlation(edges, exact_edges)
     return found
 

@@ -40,15 +40,8 @@ def report(sizes: Mapping[str, Size], n_tokens: int, token_chunk: int, dtype: st
     for name, size in sizes.items():
         asked = json.dumps({"size": asdict(size), "n_tokens": n_tokens, "token_chunk": token_chunk, "dtype": dtype})
         command = [sys.executable, "-m", "edge_circuits.benchmarks.needs.measured", asked]
-        found = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-        )
-        width = BYTES[dtype]
-        expected = {
-            "weights": width * size.weights,
-            "scoring": size.scoring_bytes(n_tokens, token_chunk, width),
-            "circuit": size.circuit_bytes(n_tokens, width),
-        }
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found, expected = json.loads(told.splitlines()[-1]), size.bytes_needed(n_tokens, token_chunk, BYTES[dtype])
         shown = "".join(f"{found[what] / 1e9:10.2f} ({found[what] / expected[what]:4.2f})" for what in expected)
         ratio = found["scoring_seconds"] / found["plain_seconds"]
         print(f"{name:16}{shown}{found['plain_seconds']:10.1f}{ratio:18.2f}", flush=True)
@@ -84,18 +77,12 @@ def random_llama(size: Size, dtype: torch.dtype) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
-    config = LlamaConfig(
-        num_hidden_layers=size.n_layers,
-        num_attention_heads=size.n_heads,
-        num_key_value_heads=size.n_kv_heads,
-        hidden_size=size.d_model,
-        intermediate_size=size.d_mlp,
-        vocab_size=size.d_vocab,
-        head_dim=size.d_head,
-        tie_word_embeddings=size.tied,
-        attn_implementation="sdpa",
-        dtype=dtype,
+    counts = dict(
+        num_hidden_layers=size.n_layers, num_attention_heads=size.n_heads, num_key_value_heads=size.n_kv_heads
     )
+    widths = dict(hidden_size=size.d_model, intermediate_size=size.d_mlp, vocab_size=size.d_vocab, head_dim=size.d_head)
+    kind = dict(tie_word_embeddings=size.tied, attn_implementation="sdpa", dtype=dtype)
+    config = LlamaConfig(**counts, **widths, **kind)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -102,6 +102,11 @@ class Size:
         """Memory of a cached run on a batch, weights not counted."""
         return width * n_tokens * self.d_model * (self.graph.n_sources + self.n_heads + RUN_NUMBERS * self.n_layers)
 
+    def bytes_needed(self, n_tokens: int, token_chunk: int, width: int) -> dict[str, float]:
+        """Memory of the weights, and what scoring and circuits need beside them."""
+        scoring, circuit = self.scoring_bytes(n_tokens, token_chunk, width), self.circuit_bytes(n_tokens, width)
+        return {"weights": width * self.weights, "scoring": scoring, "circuit": circuit}
+
     @property
     def plain_operations(self) -> float:
         """Of two forward passes and a backward pass, a token."""
@@ -155,26 +160,28 @@ def _size(config: Any) -> Size:
     """What a configuration says."""
     heads, width = config.num_attention_heads, config.hidden_size
     widths = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+    n_dense = _n_dense(config)
     return Size(
         n_layers=config.num_hidden_layers,
         n_heads=heads,
-        n_kv_heads=1
-        if getattr(config, "multi_query", False)
-        else getattr(config, "num_key_value_heads", None) or heads,
+        n_kv_heads=1 if getattr(config, "multi_query", False) else _said(config, heads, "num_key_value_heads"),
         d_model=width,
-        d_mlp=next((each for name in widths if (each := getattr(config, name, None))), 4 * width),
+        d_mlp=_said(config, 4 * width, *widths),
         d_vocab=config.vocab_size,
-        d_head=getattr(config, "head_dim", None) or width // heads,
+        d_head=_said(config, width // heads, "head_dim"),
         gated=config.model_type not in NOT_GATED,
         tied=bool(config.tie_word_embeddings),
         parallel=_is_parallel(config),
-        n_experts=next(
-            (each for name in ("num_local_experts", "num_experts") if (each := getattr(config, name, None))), 1
-        ),
+        n_experts=_said(config, 1, "num_local_experts", "num_experts"),
         n_chosen=getattr(config, "num_experts_per_tok", 1),
-        n_dense=_n_dense(config),
-        d_dense=config.intermediate_size if _n_dense(config) else 0,
+        n_dense=n_dense,
+        d_dense=config.intermediate_size if n_dense else 0,
     )
+
+
+def _said(config: Any, otherwise: int, *names: str) -> int:
+    """The first of these settings that there is and is not 0."""
+    return next((each for name in names if (each := getattr(config, name, None))), otherwise)
 
 
 def _n_dense(config: Any) -> int:
@@ -186,7 +193,6 @@ def _n_dense(config: Any) -> int:
 def _is_parallel(config: Any) -> bool:
     """Whether attention and MLP of a layer read the same stream; some families leave it to a setting."""
     settings = {"gpt_neox": "use_parallel_residual", "stablelm": "use_parallel_residual", "falcon": "parallel_attn"}
-    setting = settings.get(config.model_type)
-    return (
-        config.model_type in ("gptj", "phi", "cohere", "cohere2") if setting is None else bool(getattr(config, setting))
-    )
+    if (setting := settings.get(config.model_type)) is not None:
+        return bool(getattr(config, setting))
+    return config.model_type in ("gptj", "phi", "cohere", "cohere2")

@@ -15,10 +15,7 @@ from edge_circuits.benchmarks.needs.sizes import BYTES, SIZES, Size, size_of
 from edge_circuits.benchmarks.output.tables import table
 from edge_circuits.benchmarks.study import Study, tell
 
-EDGE_COST, TRIED_COST = (
-    0.073,
-    0.015,
-)  # of plain: an exact edge, an edge tried by ACDC; edge_circuits.benchmarks.speed, GPT-2 small's size
+EDGE_COST, TRIED_COST = 0.073, 0.015  # of plain: an exact edge, one tried by ACDC; benchmarks.speed, GPT-2 small's size
 
 HEADINGS = ("", "edges", "weights", "scoring", "circuit", "plain", "scoring / plain", "exact: plain", "ACDC: plain")
 
@@ -47,12 +44,10 @@ def _work(given: argparse.Namespace) -> None:
 
 def needs(size: Size, n_tokens: int, token_chunk: int, dtype: str) -> dict[str, float]:
     """What a size needs: bytes, operations a token, and plain passes for all edges."""
-    width, n_edges = BYTES[dtype], size.graph.n_edges
+    n_edges = size.graph.n_edges
     return {
         "n_edges": n_edges,
-        "weights_bytes": width * size.weights,
-        "scoring_bytes": size.scoring_bytes(n_tokens, token_chunk, width),
-        "circuit_bytes": size.circuit_bytes(n_tokens, width),
+        **{f"{name}_bytes": n for name, n in size.bytes_needed(n_tokens, token_chunk, BYTES[dtype]).items()},
         "plain_operations": size.plain_operations,
         "scoring_ratio": size.scoring_operations / size.plain_operations,
         "exact_passes": n_edges * EDGE_COST,

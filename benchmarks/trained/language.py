@@ -28,15 +28,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained: next tokens, AdamW, a rate that rises shortly and falls to zero.
-
-    Attributes:
-        steps: Number of steps.
-        batch_size: Sequences in a step.
-        learning_rate: The largest rate.
-        weight_decay: Of matrices.
-        seed: Of weights and sequences.
-    """
+    """How a model is trained: next tokens, AdamW, a rate that rises shortly to `learning_rate` and falls to zero."""
 
     steps: int
     batch_size: int = 64
@@ -50,7 +42,6 @@ class Task:
     """Prompts on which a model is asked.
 
     Attributes:
-        name: Its name.
         words: The language's vocabulary.
         draw: Draws a pair; None where it is not of the split, or not wanted.
         metric: Name of its metric in `edge_circuits.graphs.metrics`.
