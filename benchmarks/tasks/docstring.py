@@ -195,8 +195,6 @@ WORD_CORRUPTIONS = {variant.name: variant.corruption for variant in VARIANTS}
 
 TASK = Task(
     name="docstring",
-    summary="Which argument does the docstring name next?",
-    circuit="docstring",
     anchor="param",
     variants=VARIANTS,
     word_variants=(*WORD_CORRUPTIONS, "random"),

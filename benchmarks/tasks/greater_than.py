@@ -179,8 +179,6 @@ WORD_YEARS = tuple((century, year) for century in CENTURIES for year in range(2,
 
 TASK = Task(
     name="greater_than",
-    summary="Which years come after the start year?",
-    circuit="greater_than",
     anchor="year",
     variants=VARIANTS,
     word_variants=(*(variant.name for variant in VARIANTS), "random"),

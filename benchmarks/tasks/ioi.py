@@ -240,8 +240,6 @@ def _template_words(templates: Sequence[Template]) -> list[str]:
 
 TASK = Task(
     name="ioi",
-    summary="Which of two names was not repeated?",
-    circuit="ioi",
     anchor="to",
     variants=VARIANTS,
     word_variants=tuple(WORD_CORRUPTIONS),

@@ -84,9 +84,7 @@ class Task:
     """A task: prompts in its published variants and in a small vocabulary.
 
     Attributes:
-        name: Its name, which is its file's.
-        summary: What is asked of the model.
-        circuit: Name of its reference circuits in `edge_circuits.benchmarks.reference.circuits`.
+        name: Its name, which is its file's, and its reference circuits' in `edge_circuits.benchmarks.reference.circuits`.
         anchor: A word of the prompts after which single words are encoded, to see how they look inside a sentence.
         variants: The published variants, the default first.
         word_variants: Corruptions of the word-level prompts, the default first; the names are those of `variants`
@@ -97,8 +95,6 @@ class Task:
     """
 
     name: str
-    summary: str
-    circuit: str
     anchor: str
     variants: tuple[Variant, ...]
     word_variants: tuple[str, ...]
