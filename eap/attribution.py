@@ -55,7 +55,7 @@ class Attribution:
     @torch.no_grad()
     def scores(
         self, pairs: PromptPairs, token_chunk: int, span: int | None = None
-    ) -> Float[Tensor, "source destination"]:
+    ) -> Float[Tensor, "*point source destination"]:
         """Edge scores summed over the batch; float32, or float64 for a float64 model.
 
         Args:
@@ -64,12 +64,17 @@ class Attribution:
         """
         graph, embed = self.transformer.graph, self.clean.embed
         wide = torch.promote_types(embed.dtype, torch.float32)
-        scores = torch.zeros(graph.n_sources, graph.n_destinations, dtype=wide, device=embed.device)
+        scores = torch.zeros(*self._each, *graph.edge_mask.shape, dtype=wide, device=embed.device)
         for take in _token_chunks(pairs, token_chunk, embed.device, span):
             self._add_every_token(scores, lambda x: take(x).to(scores))
         for take in _answer_chunks(pairs, token_chunk, embed.device, span):
             self._add_answers(scores, lambda x: take(x).to(scores))
         return scores * graph.edge_mask.to(scores.device)
+
+    @property
+    def _each(self) -> tuple[int, ...]:
+        """How many scores an edge has: a single one, averaged over the points."""
+        return ()
 
     def _add_every_token(self, scores: Tensor, take: Take) -> None:
         """Add a chunk's scores of all destinations but those that read the answer row alone.

@@ -42,7 +42,6 @@ def attribute(
     cut: Activations,
     points: Sequence[Gradients],
     reader: Reader = "linear",
-    constant_scale: bool = False,
     n_exact: int = N_EXACT,
     span: int | None = None,
 ) -> Float[Tensor, "source destination *span"]:
@@ -52,12 +51,11 @@ def attribute(
 
     Args:
         points: with gradients inside of the destinations unless the reader is "linear".
-        constant_scale: the gradients hold every norm's scale constant (the LN-rule).
         n_exact: sources of a prompt, and of a token of an MLP, that readers "softmax" and "exact" take exactly beyond the norm.
         span: of readers "linear" and "norm", the share of this span's tokens alone.
     """
     if job.by_span:
-        there, settings = replace(job, by_span=False), (points, reader, constant_scale, n_exact)
+        there, settings = replace(job, by_span=False), (points, reader, n_exact)
         if reader in ("linear", "norm"):  # what a token adds is its own
             each = [attribute(there, batch, clean, cut, *settings, span) for span in range(len(batch.spans))]
         else:
@@ -66,11 +64,8 @@ def attribute(
         return torch.stack(each, dim=-1)
     if reader != "linear":
         point = points[0] if len(points) == 1 else mean_of(points, clean)
-        settings = (job.transformer, clean, cut, [point], True, constant_scale)
-        if reader == "norm":
-            return NormAttribution(*settings).scores(batch, job.token_chunk, span)
-        exact = SoftmaxAttribution if reader == "softmax" else NodeAttribution
-        return exact(*settings, n_exact).scores(batch, job.token_chunk)
+        return attribute_each(job, batch, clean, cut, [point], reader, n_exact, span)[0]
+    constant_scale = points[0].constant_scale
     if all(block.attention_post_norm is None for block in job.transformer.blocks):
         attribution = Attribution(job.transformer, clean, cut, points, constant_scale, constant_scale)
         return attribution.scores(batch, job.token_chunk, span)
@@ -80,6 +75,26 @@ def attribute(
         attribution = Attribution(job.transformer, here, cut, [point], constant_scale, constant_scale)
         scores.append(attribution.scores(batch, job.token_chunk, span))
     return torch.stack(scores).mean(0)
+
+
+def attribute_each(
+    job: Job,
+    batch: PromptPairs,
+    clean: Activations,
+    cut: Activations,
+    points: Sequence[Gradients],
+    reader: Reader,
+    n_exact: int = N_EXACT,
+    span: int | None = None,
+) -> Float[Tensor, "point source destination"]:
+    """Edge scores summed over the batch, of each point by itself; cheaper together than one by one."""
+    settings = (job.transformer, clean, cut, points)
+    if reader == "linear":
+        return torch.stack([attribute(job, batch, clean, cut, [point], span=span) for point in points])
+    if reader == "norm":
+        return NormAttribution(*settings).scores(batch, job.token_chunk, span)
+    exact = SoftmaxAttribution if reader == "softmax" else NodeAttribution
+    return exact(*settings, n_exact=n_exact).scores(batch, job.token_chunk)
 
 
 def check_reader(reader: Reader, transformer: Transformer) -> None:

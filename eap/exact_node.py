@@ -34,7 +34,7 @@ ROWS = 1024  # (source, token) that are taken at a time
 
 @dataclass(frozen=True)
 class NodeAttribution(SoftmaxAttribution):
-    """An attribution whose edges go exactly through the whole destination; for a single point."""
+    """An attribution whose edges go exactly through the whole destination."""
 
     def _add_mlp(self, scores: Tensor, changes: Tensor, layer: int, take: Take) -> None:
         super()._add_mlp(scores, changes, layer, take)
@@ -45,34 +45,36 @@ class NodeAttribution(SoftmaxAttribution):
         seen = changes[: int(graph.n_visible[column])]
         for chosen in largest(torch.linalg.vector_norm(seen, dim=2), self.n_exact).split(ROWS):
             values = self._beyond_norm(seen, layer, chosen, take)
-            scores[:, column].index_add_(0, chosen[:, 0], values.to(scores))
+            scores[..., column].index_add_(1, chosen[:, 0], values.to(scores))
 
     def _beyond_norm(
         self, seen: Float[Tensor, "source token d_model"], layer: int, chosen: Int[Tensor, "row 2"], take: Take
-    ) -> Float[Tensor, " row"]:
+    ) -> Float[Tensor, "point row"]:
         """What the score of some pairs of source and token is beyond the one that stops at the norm."""
         block = self.transformer.blocks[layer]
         source, token = chosen.T
         clean = take(self.clean.mlp_in[layer]).to(self.clean.mlp_in[layer].dtype)
         old = apply_norm(block.mlp_norm, clean)
         new = apply_norm(block.mlp_norm, (clean[token] + seen[source, token]).to(clean.dtype))
-        at_norm, at_out = (take(x[layer]).to(clean.dtype) for x in (self._inside.mlp_normed, self._inside.mlp_out))
+        at_norm = torch.stack([take(inside.mlp_normed[layer]).to(clean) for inside in self._insides])
+        at_out = torch.stack([take(inside.mlp_out[layer]).to(clean) for inside in self._insides])
         if block.mlp_post_norm is None and isinstance(block.mlp, Mlp):
             at_neurons = linear(at_out, block.mlp.W_out.T, None)
             change = block.mlp.hidden(new) - block.mlp.hidden(old)[token.to(block.device)]
-            whole = (change.to(at_neurons.device) * at_neurons[token]).sum(-1)
+            whole = (change.to(at_neurons.device) * at_neurons[:, token]).sum(-1)
         else:
             write = apply_norm(block.mlp_post_norm, block.mlp(new))
-            whole = ((write - apply_norm(block.mlp_post_norm, block.mlp(old))[token]) * at_out[token]).sum(-1)
-        return whole - ((new - old[token]) * at_norm[token]).sum(-1)
+            whole = ((write - apply_norm(block.mlp_post_norm, block.mlp(old))[token]) * at_out[:, token]).sum(-1)
+        return whole - ((new - old[token]) * at_norm[:, token]).sum(-1)
 
     def _add_logits(self, scores: Tensor, changes: Tensor, take: Take) -> None:
         if self.transformer.logit_softcap is None:
             return super()._add_logits(scores, changes, take)
         stream = take(self.clean.final).to(self.clean.final.dtype)
-        gradient = take(self._inside.logits)
+        gradients = [take(inside.logits) for inside in self._insides]
         clean = self.transformer.unembed(stream)
         for source, change in enumerate(changes):
             logits = self.transformer.unembed((stream + change).to(stream.dtype))
-            scores[source, -1] += ((logits - clean).to(gradient) * gradient).sum()
+            for own, gradient in zip(scores, gradients):
+                own[source, -1] += ((logits - clean).to(gradient) * gradient).sum()
         return None

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -37,10 +38,23 @@ N_EXACT = 4
 
 @dataclass(frozen=True)
 class NormAttribution(Attribution):
-    """An attribution whose edges go exactly through their destination's norm; for a single point."""
+    """An attribution whose edges go exactly through their destination's norm; each point has scores of its own.
+
+    What the points share is done once: the sources' changes, and what these do inside of a destination.
+    """
 
     def __post_init__(self) -> None:
-        assert len(self.points) == 1 and self.points[0].inside is not None
+        assert all(point.inside is not None for point in self.points)
+
+    @property
+    def _each(self) -> tuple[int, ...]:
+        return (len(self.points),)
+
+    @cached_property
+    def _linear(self) -> list[Attribution]:
+        """What each point makes of the stream behind the norms, whose scale is taken exactly."""
+        shared = (self.transformer, self.clean, self.cut)
+        return [Attribution(*shared, [point], True, point.constant_scale) for point in self.points]
 
     def _add_every_token(self, scores: Tensor, take: Take) -> None:
         """Add a chunk's scores of all destinations but those that read the answer row alone."""
@@ -65,8 +79,9 @@ class NormAttribution(Attribution):
 
     def _add_attention(self, scores: Tensor, changes: Tensor, layer: int, parts: Sequence[Part], take: Take) -> None:
         columns = [column for part in parts for column in self._columns(layer, part)]
-        gradients = changes.new_empty(len(columns), *changes.shape[1:])
-        self._attention_gradients(layer, parts, take, out=gradients)
+        gradients = changes.new_empty(*self._each, len(columns), *changes.shape[1:])
+        for linear, out in zip(self._linear, gradients):
+            linear._attention_gradients(layer, parts, take, out=out)
         seen = changes[: self.transformer.graph.head_sources(layer).start]
         norm = self.transformer.blocks[layer].attention_norm
         self._meet(scores, seen, norm, take(self.clean.attention_in[layer]), gradients, columns)
@@ -76,23 +91,24 @@ class NormAttribution(Attribution):
         if not graph.mlps:
             return
         norm, resid = self.transformer.blocks[layer].mlp_norm, take(self.clean.mlp_in[layer])
-        gradient = self._at_stream(norm, take(self._inside.mlp_normed[layer]), resid)
+        gradients = self._at_stream(norm, [take(inside.mlp_normed[layer]) for inside in self._insides], resid)
         column = graph.mlp_destination(layer)
-        self._meet(scores, changes[: int(graph.n_visible[column])], norm, resid, gradient[None], [column])
+        self._meet(scores, changes[: int(graph.n_visible[column])], norm, resid, gradients, [column])
 
     def _add_logits(self, scores: Tensor, changes: Tensor, take: Take) -> None:
-        norm, resid, normed = self.transformer.final_norm, take(self.clean.final), self._inside.final_normed
-        gradient = self._at_stream(norm, take(normed), resid)
-        self._meet(scores, changes, norm, resid, gradient[None], [self.transformer.graph.n_destinations - 1])
+        norm, resid = self.transformer.final_norm, take(self.clean.final)
+        gradients = self._at_stream(norm, [take(inside.final_normed) for inside in self._insides], resid)
+        self._meet(scores, changes, norm, resid, gradients, [self.transformer.graph.n_destinations - 1])
 
     @property
-    def _inside(self) -> Inside:
-        return self.points[0].inside
+    def _insides(self) -> list[Inside]:
+        return [point.inside for point in self.points]
 
     def _at_stream(
-        self, norm: Norm | None, gradient: Float[Tensor, "token d_model"], resid: Float[Tensor, "token d_model"]
-    ) -> Float[Tensor, "token d_model"]:
-        """G of an MLP or `logits`, from the gradient behind the norm; that gradient itself without a norm."""
+        self, norm: Norm | None, normed: Sequence[Tensor], resid: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "point 1 token d_model"]:
+        """G of an MLP or `logits`, from each gradient behind the norm [token d_model]; those themselves without a norm."""
+        gradient = torch.stack(list(normed))[:, None]
         if norm is None:
             return gradient
         gradient = gradient if norm.weight is None else gradient * norm.weight.to(gradient)
@@ -112,23 +128,27 @@ class NormAttribution(Attribution):
 
     def _meet(
         self,
-        scores: Float[Tensor, "source destination"],
+        scores: Float[Tensor, "point source destination"],
         seen: Float[Tensor, "visible token d_model"],
         norm: Norm | None,
         resid: Float[Tensor, "token d_model"],
-        gradients: Float[Tensor, "column token d_model"],
+        gradients: Float[Tensor, "point column token d_model"],
         columns: Sequence[int],
     ) -> None:
         """Add the scores of some sources with destinations of one stream."""
+        gradients = gradients.flatten(0, 1)
         if norm is None:
-            scores[: len(seen), columns] += seen.flatten(1) @ gradients.flatten(1).T
+            self._add(scores, columns, seen.flatten(1) @ gradients.flatten(1).T)
             return
         inner = torch.cat((gradients, centred(norm, resid)[None])).permute(1, 2, 0).contiguous()
         products = torch.bmm(seen.transpose(0, 1), inner)  # [token visible destination + 1]
         ratio = scale_ratio(norm, resid, seen, products[..., -1].T)
         linear = torch.einsum("st,tsr->sr", ratio, products[..., :-1])
         overlap = torch.einsum("td,rtd->tr", resid, gradients)
-        scores[: len(seen), columns] += linear + (ratio - 1) @ overlap
+        self._add(scores, columns, linear + (ratio - 1) @ overlap)
+
+    def _add(self, scores: Tensor, columns: Sequence[int], found: Float[Tensor, "visible points_column"]) -> None:
+        scores[:, : len(found), columns] += found.unflatten(1, (len(scores), -1)).movedim(1, 0)
 
 
 def scale_ratio(

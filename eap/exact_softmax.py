@@ -35,7 +35,7 @@ PAIRS = 16  # (source, prompt) that are taken at a time
 
 @dataclass(frozen=True)
 class SoftmaxAttribution(NormAttribution):
-    """An attribution whose <q> and <k> edges go exactly through norm and softmax; for a single point.
+    """An attribution whose <q> and <k> edges go exactly through norm and softmax.
 
     Attributes:
         n_exact: sources of a prompt that are taken exactly at each layer.
@@ -44,7 +44,7 @@ class SoftmaxAttribution(NormAttribution):
     n_exact: int = N_EXACT
 
     @torch.no_grad()
-    def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "source destination"]:
+    def scores(self, pairs: PromptPairs, token_chunk: int) -> Float[Tensor, "point source destination"]:
         """Edge scores summed over the batch; float32, or float64 for a float64 model.
 
         Args:
@@ -55,7 +55,7 @@ class SoftmaxAttribution(NormAttribution):
             if self._is_shared(
                 layer, part
             ):  # its norm is taken exactly too, so nothing of the scores at the norm stays
-                scores[:, self.transformer.graph.part_destinations(layer, part)] = 0
+                scores[..., self.transformer.graph.part_destinations(layer, part)] = 0
         n_prompts = max(1, token_chunk // self.clean.embed.shape[1])
         for prompts in torch.arange(len(pairs), device=scores.device).split(n_prompts):
             self._add_patterns(scores, prompts, answer_rows(pairs).to(scores.device)[prompts])
@@ -94,24 +94,26 @@ class SoftmaxAttribution(NormAttribution):
         rows: Int[Tensor, "prompt row"] | None,
     ) -> None:
         """Add it for some pairs of a source and a prompt, where the layer is."""
-        block, graph, point = self.transformer.blocks[layer], self.transformer.graph, self.points[0]
+        block, graph = self.transformer.blocks[layer], self.transformer.graph
         source, prompt = chosen.T
         at, attention = prompts[prompt].to(block.device), block.attention
         resid, q, k, v, z = (getattr(self.clean, name)[layer][at] for name in ("attention_in", "q", "k", "v", "z"))
         rows = None if rows is None else rows[prompt].to(block.device)
-        gradient, at_q, at_k = (x[layer][at] for x in (self._inside.z, point.q, point.k))
 
-        def add(part: Part, beyond_norm: Float[Tensor, "pair row head d_head"], at_norm: Tensor) -> None:
-            by_head = (beyond_norm * gradient).sum((1, 3))
-            by_head = by_head if self._is_shared(layer, part) else by_head - at_norm.sum((1, 3))
-            by_part = by_head.unflatten(1, (graph.n_parts[part], -1)).sum(2).to(scores)
-            scores[:, graph.part_destinations(layer, part)].index_add_(0, source.to(scores.device), by_part)
+        def add(part: Part, mixed: Float[Tensor, "pair row head d_head"], at_norm: Tensor) -> None:
+            """Add what a changed projection does to z beyond what its change does linearly."""
+            for own, point in zip(scores, self.points):
+                by_head = (mixed * point.inside.z[layer][at]).sum((1, 3))
+                if not self._is_shared(layer, part):
+                    by_head = by_head - (at_norm * getattr(point, part)[layer][at]).sum((1, 3))
+                by_part = by_head.unflatten(1, (graph.n_parts[part], -1)).sum(2).to(scores)
+                own[:, graph.part_destinations(layer, part)].index_add_(0, source.to(scores.device), by_part)
 
         x = apply_norm(block.attention_norm, (resid + seen[source, prompt].to(block.device)).to(resid.dtype))
         new_q = attention.project("q", x if rows is None else take_rows(x, rows))
         new_k = attention.per_query_head(attention.project("k", x))
-        add("q", attention.mix(new_q, k, v, rows) - z, (new_q - q) * at_q)
-        add("k", attention.mix(q, new_k, v, rows) - z, (new_k - k) * at_k)
+        add("q", attention.mix(new_q, k, v, rows) - z, new_q - q)
+        add("k", attention.mix(q, new_k, v, rows) - z, new_k - k)
 
 
 def largest(change: Float[Tensor, "source place"], n: int) -> Int[Tensor, "chosen 2"]:

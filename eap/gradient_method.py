@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
-from edge_circuits.eap.destinations import Reader, attribute, check_reader
+from edge_circuits.eap.destinations import Reader, attribute, attribute_each, check_reader
 from edge_circuits.eap.exact_norm import N_EXACT
 from edge_circuits.eap.gradients import Gradients
 from edge_circuits.eap.methods.method import Method
-from edge_circuits.eap.metric_curve import MetricCurve, metric_curve
+from edge_circuits.eap.metric_curve import metric_curve
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import refusal, whole_number
 from edge_circuits.graphs.model.operations import EXACT, Operations
@@ -67,16 +67,10 @@ class GradientMethod(Method):
         return job.gradients(batch, embed, operations, inside=self.reader != "linear")
 
     def attributed(
-        self,
-        job: Job,
-        batch: PromptPairs,
-        clean: Activations,
-        cut: Activations,
-        points: Sequence[Gradients],
-        constant_scale: bool = False,
+        self, job: Job, batch: PromptPairs, clean: Activations, cut: Activations, points: Sequence[Gradients]
     ) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch, against gradients averaged over `points`."""
-        return attribute(job, batch, clean, cut, points, self.reader, constant_scale, self.exact_sources)
+        return attribute(job, batch, clean, cut, points, self.reader, self.exact_sources)
 
 
 @dataclass(frozen=True)
@@ -101,35 +95,38 @@ class OnePass(GradientMethod):
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """Edge scores summed over the batch; positive: cutting the edge raises the metric."""
-        operations, point = self._point(job, batch)
-        cut, scale = job.cut(batch), operations.constant_scale
-        curve = None if self.metric_as == "slope" else self._curve(job, batch, point, cut)
-        if curve is None:
-            return self.attributed(job, batch, point.activations, cut, [point], scale)
-        by_slope = self._each(job, batch, point, cut, scale)
-        _, along = self._point(replace(job, metric=curve.by_mean_gradient), batch)
-        return curve.bent(by_slope, self._each(job, batch, along, cut, scale)).sum(0)
+        if not job.by_span:
+            return scores_together([self], job, batch)[0]
+        if self.metric_as == "curve":
+            why = "a curve does not add up over spans"
+            raise refusal("metric_as", "'slope' for scores by span", repr(self.metric_as), why)
+        point = self.point(job, batch)
+        return self.attributed(job, batch, point.activations, job.cut(batch), [point])
 
-    def _point(self, job: Job, batch: PromptPairs) -> tuple[Operations, Gradients]:
-        """The steps of a forward pass on the clean prompts, and the gradients of its metric."""
+    def point(self, job: Job, batch: PromptPairs) -> Gradients:
+        """The coefficients on the clean prompts."""
         operations = self.operations(job.transformer, batch, lambda: job.cut(batch))
-        return operations, self.gradients(job, batch, job.clean_embed(batch), operations)
+        return self.gradients(job, batch, job.clean_embed(batch), operations)
 
-    def _curve(self, job: Job, batch: PromptPairs, point: Gradients, cut: Activations) -> MetricCurve | None:
-        """The metric between clean and cut logits; None where it is linear."""
-        if job.by_span:
-            raise refusal(
-                "metric_as", "'slope' for scores by span", repr(self.metric_as), "a curve does not add up over spans"
-            )
-        clean_logits, cut_logits = (answer_logits(job.transformer, x, batch) for x in (point.activations, cut))
-        return metric_curve(job.metric, batch, clean_logits, cut_logits)
 
-    def _each(
-        self, job: Job, batch: PromptPairs, point: Gradients, cut: Activations, constant_scale: bool
-    ) -> Float[Tensor, "batch source destination"]:
-        """Scores of each prompt."""
-        scores = []
-        for row in range(len(batch)):
-            alone, own_cut = point.of(row), cut.each(lambda x, row=row: x[row : row + 1])
-            scores.append(self.attributed(job, batch[[row]], alone.activations, own_cut, [alone], constant_scale))
-        return torch.stack(scores)
+def scores_together(
+    methods: Sequence[OnePass], job: Job, batch: PromptPairs
+) -> Float[Tensor, "method source destination"]:
+    """Scores of methods that differ in their coefficients alone, summed over the batch; what they share is done once."""
+    cut = job.cut(batch)
+    job, first = replace(job, cuts=lambda _: cut), methods[0]
+    points = [method.point(job, batch) for method in methods]
+    clean, settings = points[0].activations, (first.reader, first.exact_sources)
+    curve = None
+    if first.metric_as == "curve":
+        curve = metric_curve(job.metric, batch, *(answer_logits(job.transformer, x, batch) for x in (clean, cut)))
+    if curve is None:
+        return attribute_each(job, batch, clean, cut, points, *settings)
+    along = replace(job, metric=curve.by_mean_gradient)
+    points += [method.point(along, batch) for method in methods]
+    each = []
+    for row in range(len(batch)):
+        alone, own_cut = [point.of(row) for point in points], cut.each(lambda x, row=row: x[row : row + 1])
+        each.append(attribute_each(job, batch[[row]], alone[0].activations, own_cut, alone, *settings))
+    by_slope, by_mean = torch.stack(each, dim=1).unflatten(0, (2, -1))
+    return torch.stack([curve.bent(*both).sum(0) for both in zip(by_slope, by_mean)])

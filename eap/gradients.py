@@ -31,6 +31,7 @@ class Gradients:
         final: [batch 1 d_model], at the residual stream that `logits` reads.
         values: the metric, one value a prompt.
         inside: gradients within and behind the destinations, where they were asked for.
+        constant_scale: every norm's scale was held constant (the LN-rule).
     """
 
     activations: Activations
@@ -41,6 +42,7 @@ class Gradients:
     final: Tensor
     values: Float[Tensor, " batch"]
     inside: Inside | None = None
+    constant_scale: bool = False
 
     def of(self, row: int) -> Gradients:
         """Those of one prompt."""
@@ -49,7 +51,8 @@ class Gradients:
             return x[row : row + 1]
 
         inside = None if self.inside is None else Inside(**_by_field(own, [self.inside]))
-        return Gradients(self.activations.each(own), **_by_field(own, [self]), inside=inside)
+        fields_of_row = _by_field(own, [self])
+        return Gradients(self.activations.each(own), **fields_of_row, inside=inside, constant_scale=self.constant_scale)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def differentiate(
     found |= {name: found[name][0] for name in ("final", "final_normed", "logits") if name in found}
     own = {name: found.pop(name) for name in ("q", "k", "v", "mlp_in", "final")}
     kept = kept.each(Tensor.detach)
-    return Gradients(kept, **own, values=values.detach(), inside=Inside(**found) if inside else None)
+    own |= {"values": values.detach(), "inside": Inside(**found) if inside else None}
+    return Gradients(kept, **own, constant_scale=operations.constant_scale)
 
 
 def mean_of(points: Sequence[Gradients], activations: Activations) -> Gradients:
@@ -118,12 +122,12 @@ def mean_of(points: Sequence[Gradients], activations: Activations) -> Gradients:
         return torch.stack(tensors).mean(0)
 
     inside = Inside(**_by_field(mean, [point.inside for point in points]))
-    return Gradients(activations, **_by_field(mean, points), inside=inside)
+    return Gradients(activations, **_by_field(mean, points), inside=inside, constant_scale=points[0].constant_scale)
 
 
 def _by_field(combine: Callable[..., Tensor], each: Sequence[Gradients | Inside]) -> dict[str, Tensor | list[Tensor]]:
     """The tensors of several put together, field by field and layer by layer."""
-    names = [field.name for field in fields(each[0]) if field.name not in ("activations", "inside")]
+    names = [field.name for field in fields(each[0]) if field.name not in ("activations", "inside", "constant_scale")]
     columns = {name: [getattr(one, name) for one in each] for name in names}
     return {
         name: [combine(*layer) for layer in zip(*column)] if isinstance(column[0], list) else combine(*column)

@@ -7,7 +7,8 @@ relevance propagation (both through the whole destination and along the metric's
 
     score = g + w (r - g),   w = r^2 / (r^2 + (share max |r|)^2)
 
-Two forward and two backward passes beside that on the corrupted prompts, and as many again where the metric is not linear. The
+Two forward and two backward passes beside that on the corrupted prompts, and as many again where the metric is not linear; what
+the edges' changes do inside of a destination is computed once for both, since it does not depend on the coefficients. The
 means over prompts are joined, not each prompt's scores: what tells small effects from large ones is then less noisy.
 
 This combination is the project's own; it has no published counterpart that we know of.
@@ -15,16 +16,16 @@ This combination is the project's own; it has no published counterpart that we k
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edge_circuits.eap.context import Job
 from edge_circuits.eap.destinations import Reader, check_reader
 from edge_circuits.eap.exact_norm import N_EXACT
+from edge_circuits.eap.gradient_method import scores_together
 from edge_circuits.eap.methods.edge_attribution_patching import EAP
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.eap.methods.relp import RelP
@@ -67,9 +68,7 @@ class Blend(Method):
 
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination member"]:
         """Both members' scores, summed over the batch; positive: cutting the edge raises the metric."""
-        cut = job.cut(batch)
-        job = replace(job, cuts=lambda _: cut)
-        return torch.stack([member.scores(job, batch) for member in self.members], dim=-1)
+        return scores_together(self.members, job, batch).movedim(0, -1)
 
     def joined(self, each: Float[Tensor, "*group source destination member"], graph: Graph) -> Tensor:
         """Their blend, with weights by what relevance propagation says of all groups together."""

@@ -112,5 +112,5 @@ def test_groups_of_prompts_add_up_to_the_blend_of_all() -> None:
 def test_equal_prompts_score_zero_and_a_share_is_positive() -> None:
     found = eap.score(tiny("gpt2").model, PAIRS.identical(), curved, "blend", quiet=True).scores
     assert found.abs().max() < 1e-12
-    with pytest.raises(ValueError, match="share: expected a finite number above 0, got 0"):
-        eap.Blend(share=0)
+    with pytest.raises(ValueError, match="share: expected a finite number above 0, got 0.0"):
+        eap.Blend(share=0.0)
