@@ -111,7 +111,7 @@ def discover_spans(
         circuit = SpanCircuit(transformer.graph, pairs.spans.names, every)
     else:
         check_spans(pairs, circuit.spans)
-        transformer = adapted_for(model, circuit)
+        transformer = adapted_for(model, circuit.graph)
     batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
     runs = _Runs(transformer, circuit.graph, metric, intervention, batches)
     return _Sweep(runs, circuit, float(threshold), change, stacked_tokens).run(quiet)

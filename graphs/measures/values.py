@@ -21,11 +21,9 @@ from edge_circuits.graphs import Circuit, Graph, PromptPairs
 from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.divergence import Reference
 from edge_circuits.graphs.metrics import Metric, accuracy, as_metric, check_values, top_accuracy
-from edge_circuits.graphs.model.adapter import adapt
-from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import check_pairs, in_order
 from edge_circuits.graphs.running.distributed import ALONE
-from edge_circuits.graphs.running.execution import MAX_TOKENS, run_batch
+from edge_circuits.graphs.running.execution import MAX_TOKENS, adapted_for, run_batch
 from edge_circuits.graphs.running.patching import Cut, Intervention, check_intervention, cut_values
 from edge_circuits.graphs.running.plan import make_plan
 
@@ -109,11 +107,7 @@ class Trial:
         """
         check_pairs(pairs)
         check_intervention(intervention)
-        self.transformer: Transformer = adapt(model, kv_destinations=graph.kv_destinations)
-        if graph != self.transformer.graph:
-            raise ValueError(
-                f"the circuit is of {graph}, the model's graph is {self.transformer.graph}: take circuits of this model"
-            )
+        self.transformer = adapted_for(model, graph)
         batches = ALONE.batches(pairs, batch_size, MAX_TOKENS)
         self.batches = [batch.to(self.transformer.device) for batch in batches]
         self._cuts = cut_values(self.transformer, self.batches, intervention)

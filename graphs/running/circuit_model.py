@@ -62,7 +62,7 @@ def as_model(
             "circuit", "a Circuit", type(circuit).__name__, "prune makes a circuit of scores; spans have no place here"
         )
     with torch.no_grad():
-        transformer = adapted_for(model, circuit)
+        transformer = adapted_for(model, circuit.graph)
     if isinstance(intervention, FixedMeans) or not intervention.startswith("mean"):
         if pairs is not None:
             given = f"None under {intervention!r}, which takes no means of it"
@@ -191,7 +191,7 @@ class CircuitModel:
         return torch.cat((_rows(tokens), torch.tensor(new, device=tokens.device)), dim=1)
 
     def _ready(self, everywhere: bool) -> tuple[Transformer, Plan]:
-        transformer = adapted_for(self.model, self.circuit)
+        transformer = adapted_for(self.model, self.circuit.graph)
         return transformer, make_plan(self.circuit.graph, self.circuit.mask, self.intervention, everywhere)
 
     def _pairs(self, tokens: Tensor, attention_mask: Tensor | None, corrupted: Tensor | None) -> PromptPairs:

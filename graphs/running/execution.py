@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from edge_circuits.graphs.by_span import SpanCircuit, check_spans
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.circuit import Circuit
+from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
@@ -78,7 +79,7 @@ def run(
     if wrong := [each for each in circuits or [None] if not isinstance(each, Circuit | SpanCircuit)]:
         raise refusal("circuit", "a Circuit", type(wrong[0]).__name__, "prune makes one of scores")
     everywhere = choice("positions", positions, get_args(Positions)) == "all"
-    transformer = adapted_for(model, *circuits)
+    transformer = adapted_for(model, *(each.graph for each in circuits))
     plans = [make_plan(each.graph, _mask_for(each, pairs, transformer), intervention, everywhere) for each in circuits]
     pairs = pairs.read_at_the_end() if everywhere else pairs
     batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
@@ -99,15 +100,14 @@ def run(
     return logits.masked_fill((pairs.rows < 0)[..., None].to(logits.device), torch.nan)
 
 
-def adapted_for(model: nn.Module, *circuits: Circuit | SpanCircuit) -> Transformer:
-    """The model as plain tensors, with the destinations that circuits have; trainable where gradients are enabled.
+def adapted_for(model: nn.Module, *graphs: Graph) -> Transformer:
+    """The model as plain tensors, with the destinations that circuits' graphs have; trainable where gradients are enabled.
 
     Raises:
         ValueError: The model is not supported, or the circuit is of another graph.
     """
-    kv_destinations = circuits[0].graph.kv_destinations
-    transformer = adapt(model, trainable=torch.is_grad_enabled(), kv_destinations=kv_destinations)
-    if other := [each.graph for each in circuits if each.graph != transformer.graph]:
+    transformer = adapt(model, trainable=torch.is_grad_enabled(), kv_destinations=graphs[0].kv_destinations)
+    if other := [graph for graph in graphs if graph != transformer.graph]:
         raise refusal("circuit", f"one of {transformer.graph}", f"one of {other[0]}", "take a circuit of this model")
     return transformer
 

@@ -182,7 +182,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(model, [], PAIRS, logit_difference)
     with pytest.raises(ValueError, match="circuits: expected all of one graph"):
         measure(model, [Circuit.full(graph), Circuit.full(other)], PAIRS, logit_difference)
-    with pytest.raises(ValueError, match="the circuit is of .*, the model's graph is .*: take circuits of this model"):
+    with pytest.raises(
+        ValueError, match="circuit: expected one of Graph.*, got one of Graph.*; take a circuit of this model"
+    ):
         measure(model, Circuit.full(other), PAIRS, logit_difference)
     with pytest.raises(ValueError, match="intervention: expected one of 'patching'"):
         measure(model, Circuit.full(graph), PAIRS, logit_difference, "ablate")
