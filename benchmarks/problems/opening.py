@@ -110,10 +110,9 @@ def _from_directory(path: Path, is_random: bool) -> OpenedModel:
     if not path.is_dir():
         raise refusal("model", "a directory or a hub name", f"{str(path)!r}, which does not exist")
     if not (path / "config.json").is_file():
-        raise ValueError(
-            f"model: expected a directory with config.json, weights and tokenizer, got {str(path)!r} without config.json; "
-            "write one with model.save_pretrained(directory) and tokenizer.save_pretrained(directory)"
-        )
+        remedy = "write one with model.save_pretrained(directory) and tokenizer.save_pretrained(directory)"
+        expected = "a directory with config.json, weights and tokenizer"
+        raise refusal("model", expected, f"{str(path)!r} without config.json", remedy)
     try:
         return _read(str(path), is_random, local_files_only=True)
     except OSError as error:

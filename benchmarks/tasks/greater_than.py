@@ -31,6 +31,7 @@ from edge_circuits.benchmarks.tasks.task import (
     word_lists,
     word_token,
 )
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.prompts.tokenization import encode_prompt, show_tokens
 
 CENTURIES = range(11, 18)
@@ -105,7 +106,7 @@ def years_of(tokenizer: Any, allowed: range) -> list[tuple[int, int]]:
     """
     digits = [encode_prompt(tokenizer, year, False) for year in ALL_YEARS]
     if long := [year for year, ids in enumerate(digits) if len(ids) != 1]:
-        raise ValueError(_refusal(tokenizer, ALL_YEARS[long[0]], "each of '00' to '99' as one token", digits[long[0]]))
+        raise _refusal(tokenizer, ALL_YEARS[long[0]], "each of '00' to '99' as one token", digits[long[0]])
     years = []
     for century in CENTURIES:
         split = _split_years(tokenizer, century, [ids[0] for ids in digits])
@@ -113,7 +114,7 @@ def years_of(tokenizer: Any, allowed: range) -> list[tuple[int, int]]:
             years += [(century, year) for year in [year for year in split if year in allowed][1:-1]]
     if not years:
         ids = encode_prompt(tokenizer, "year 1732", False)
-        raise ValueError(_refusal(tokenizer, "year 1732", "years such as ' 1732' as ' 17' and '32'", ids))
+        raise _refusal(tokenizer, "year 1732", "years such as ' 1732' as ' 17' and '32'", ids)
     return years
 
 
@@ -124,11 +125,10 @@ def _split_years(tokenizer: Any, century: int, digits: Sequence[int]) -> list[in
     return [year for year in range(100) if encode_prompt(tokenizer, texts[year], False) == [*before, digits[year]]]
 
 
-def _refusal(tokenizer: Any, text: str, expected: str, ids: Sequence[int]) -> str:
-    return (
-        f"task {TASK.name!r}: expected a tokenizer that writes {expected}, got one that makes "
-        f"{show_tokens(tokenizer, ids)} of {text!r}; use a model whose tokenizer has two-digit tokens, e.g. GPT-2"
-    )
+def _refusal(tokenizer: Any, text: str, expected: str, ids: Sequence[int]) -> ValueError:
+    got = f"one that makes {show_tokens(tokenizer, ids)} of {text!r}"
+    remedy = "use a model whose tokenizer has two-digit tokens, e.g. GPT-2"
+    return refusal(f"task {TASK.name!r}", f"a tokenizer that writes {expected}", got, remedy)
 
 
 def _uniform(to: str, nouns: Sequence[str], years: Sequence[tuple[int, int]], n: int, seed: int) -> Iterator[Prompt]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from edge_circuits.benchmarks.tasks.words import WordTokenizer
 from edge_circuits.graphs import PromptPairs
-from edge_circuits.graphs.checks import choice, whole_number
+from edge_circuits.graphs.checks import choice, refusal, whole_number
 from edge_circuits.graphs.prompts.tokenization import encode_answer, encode_prompt, show_tokens
 
 Split = Literal["train", "test", "all"]
@@ -217,10 +217,9 @@ def role_positions(tokenizer: Any, texts: Sequence[TextPair], prepend_bos: bool)
         for role, start in text.starts.items():
             before = encode_prompt(tokenizer, text.clean[:start], prepend_bos)
             if ids[: len(before)] != before:
-                raise ValueError(
-                    f"{role}: expected a token that begins at character {start} of {text.clean!r}, got "
-                    f"{show_tokens(tokenizer, ids)}; this tokenizer joins it with the text before, take another one"
-                )
+                expected = f"a token that begins at character {start} of {text.clean!r}"
+                remedy = "this tokenizer joins it with the text before, take another one"
+                raise refusal(role, expected, show_tokens(tokenizer, ids), remedy)
             rows[role].append(len(before))
         rows["end"].append(len(ids) - 1)
     return {role: torch.tensor(positions) for role, positions in rows.items()}
@@ -243,11 +242,9 @@ def single_token_words(tokenizer: Any, words: Sequence[str], anchor: str, needed
     if len(single) < needed:
         word = next(word for word in words if word not in single)
         tokens = show_tokens(tokenizer, encode_prompt(tokenizer, f"{anchor} {word}", False))
-        raise ValueError(
-            f"task {task!r}: expected a tokenizer with at least {needed} of {len(words)} words such as {' ' + word!r} "
-            f"as one token, got one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens}); use a model whose "
-            "tokenizer has whole words, e.g. GPT-2"
-        )
+        expected = f"a tokenizer with at least {needed} of {len(words)} words such as {' ' + word!r} as one token"
+        got = f"one with {len(single)} ({anchor + ' ' + word!r} becomes {tokens})"
+        raise refusal(f"task {task!r}", expected, got, "use a model whose tokenizer has whole words, e.g. GPT-2")
     return single
 
 
