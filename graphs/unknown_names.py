@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from edge_circuits.graphs.nodes import Node
 
 
+@runtime_checkable
 class Counts(Protocol):
     """How many layers and heads a graph has, and whether MLPs."""
 
