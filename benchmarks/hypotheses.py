@@ -27,9 +27,8 @@ FORMS = {"share_better": ".2f", "equivalence": ".3g", "independence": ".3g", "mi
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--methods", "--method", nargs="+", default=[], help="of eap.score, whose circuits are tested too"
-    )
+    told = "of eap.score, whose circuits are tested too"
+    parser.add_argument("--methods", "--method", nargs="+", default=[], help=told)
     parser.add_argument("--k", type=int, help="edges of their circuits; by default as many as the known circuit has")
 
 

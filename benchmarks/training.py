@@ -58,12 +58,8 @@ def training_study(
     def add(parser: argparse.ArgumentParser) -> None:
         option = parser.add_argument
         option("name", choices=names)
-        option(
-            "--out",
-            type=Path,
-            default=shipped(kind),
-            help="folder for the weights; by default that of those shipped, which are replaced",
-        )
+        told = "folder for the weights; by default that of those shipped, which are replaced"
+        option("--out", type=Path, default=shipped(kind), help=told)
         option("--steps", type=int, help="number of steps; by default as many as the shipped weights had")
         option("--seed", type=int, help="of weights and of what is drawn (0)")
 

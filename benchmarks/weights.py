@@ -115,10 +115,8 @@ class Weights:
         path = self.path.with_suffix(".json")
         with reading(path):
             about = parsed(path.read_bytes())
-            missing = (
-                [name for name in self.identity if name not in about] if isinstance(about, dict) else self.identity
-            )
-            if missing:
+            said = about if isinstance(about, dict) else {}
+            if missing := [name for name in self.identity if name not in said]:
                 raise refusal("file", ", ".join(self.identity), f"none of {', '.join(missing)}")
         if "digest_of_weights" not in about:
             warn_without_digest()

@@ -53,16 +53,10 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add("--methods", "--method", nargs="+", help=f"of {', '.join(method_names())}; by default all")
     add("--groups", type=int, default=20, help="groups of prompts for the bootstrap (20)")
     add("--resamples", type=int, default=N_RESAMPLES, help=f"draws of the bootstrap ({N_RESAMPLES})")
-    add(
-        "--edges",
-        nargs="+",
-        help="edges whose interpolation is drawn; by default those of the largest effects and error",
-    )
-    add(
-        "--budget-map",
-        action="store_true",
-        help="agreement, CPR and CMD against the price, for all methods and readers",
-    )
+    told = "edges whose interpolation is drawn; by default those of the largest effects and error"
+    add("--edges", nargs="+", help=told)
+    told = "agreement, CPR and CMD against the price, for all methods and readers"
+    add("--budget-map", action="store_true", help=told)
     add("--without-nodes", action="store_true", help="edges alone")
 
 

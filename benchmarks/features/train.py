@@ -80,12 +80,8 @@ def save(dictionary: Dictionary, folder: Path, about: dict[str, object]) -> Path
     tensors = {"encoder.weight": dictionary.W_enc.T, "encoder.bias": dictionary.b_enc}
     tensors |= {"W_dec": dictionary.W_dec, "b_dec": dictionary.b_dec}
     write_whole(own / "sae.safetensors", to_bytes({name: x.half().contiguous() for name, x in tensors.items()}))
-    config = {
-        "activation": "topk",
-        "k": dictionary.k,
-        "d_in": len(dictionary.W_enc),
-        "num_latents": dictionary.n_features,
-    }
+    sizes = {"d_in": len(dictionary.W_enc), "num_latents": dictionary.n_features}
+    config = {"activation": "topk", "k": dictionary.k, **sizes}
     return write_whole(own / "cfg.json", (json.dumps(config | about, indent=1) + "\n").encode())
 
 

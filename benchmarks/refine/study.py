@@ -39,12 +39,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--method", default="relp", help="of eap.score, with the task's metric (relp)")
     add("--metric", default=KL, help="what ACDC keeps: kl, task (the task's own) or another name (kl)")
-    add(
-        "--k",
-        nargs="+",
-        type=int,
-        help="sizes of pruned graphs; by default multiples of the known circuit's, and all edges",
-    )
+    told = "sizes of pruned graphs; by default multiples of the known circuit's, and all edges"
+    add("--k", nargs="+", type=int, help=told)
     add("--thresholds", nargs="+", type=float, default=list(THRESHOLDS), help="of ACDC")
 
 

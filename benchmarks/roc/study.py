@@ -36,13 +36,8 @@ TASK_METRIC = "task"
 def _add(parser: argparse.ArgumentParser) -> None:
     add, known = parser.add_argument, ", ".join(methods.names())
     add("--methods", "--method", nargs="+", help=f"of {known}; by default all, on large graphs those that are fast")
-    add(
-        "--metrics",
-        "--metric",
-        nargs="+",
-        default=[TASK_METRIC],
-        help="names, kl, or task: the task's own (the default)",
-    )
+    told = "names, kl, or task: the task's own (the default)"
+    add("--metrics", "--metric", nargs="+", default=[TASK_METRIC], help=told)
     add("--groups", type=int, default=20, help="groups of prompts for the bootstrap (20)")
     add("--k", nargs="+", type=int, default=[], help="numbers of edges to tell rates and draw circuits for")
     add("--universe", default="all", help="among which edges; see edge_circuits.benchmarks.reference.universes (all)")
