@@ -6,9 +6,13 @@
 3. Those are measured by exact patching (`edge_circuits.eap.methods.exact`), and their scores replace the cheap ones.
 
 The largest edges by the result are all exact as long as none of them is smaller than the smallest that was taken: an edge that
-was not taken has a smaller estimate. The price is counted, not timed, so that the same call measures the same edges:
-multiplications by weights on the tokens where a node runs again, in units of plain passes, which are two forward passes and one
-backward pass of the model to the stream, three times the multiplications of a forward pass.
+was not taken has a smaller estimate. What the estimate itself costs comes on top of the budget.
+
+A plain pass is what two forward passes and one backward pass of the model over all prompts take, logits at every position. The
+price is counted, not timed, so that the same call measures the same edges on any machine: multiplications by weights on the
+tokens where a node runs again, and what else takes as long as so many of them (`ELEMENTWISE`, `CALL`), three forward passes to a
+plain one. In a model less than some 256 wide that other part is most of a plain pass as well as of the price. The two numbers are of one
+CPU thread: what was asked is kept within a fifth or so there, and on a device of other speeds less well.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_circuits.eap.methods.exact import Exact
+from edge_circuits.eap.methods.exact import MAX_PADDING, Exact, stacked_tokens
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.checks import number, refusal
@@ -28,7 +32,11 @@ from edge_circuits.graphs.running.dependents import bit_columns, dependents_of, 
 from edge_circuits.graphs.running.patching import trimmed
 
 PLAIN = 3  # forward passes
-START = 1.0  # of plain: the corrupted run, and the clean one with what every source writes
+ELEMENTWISE = 800  # multiplications: what a layer does a token beside its matrices, for each unit of its width
+CALL = 9_000_000  # multiplications: what a layer takes each time that it runs forward, on however few tokens
+PATCHED_CALLS = 2  # of a layer that runs again with an edge cut
+START_CALLS = 6  # of each layer, before the first edge: the corrupted run, and the clean one, source by source
+START = 500_000_000  # multiplications: what is done once
 
 
 def affordable(
@@ -44,10 +52,18 @@ def affordable(
         batches: All prompts.
         sizes: Absolute scores of a cheap method, or how large prompts let them be; edges of size 0 are taken last.
         budget: In plain passes over all prompts.
+
+    Raises:
+        ValueError: The budget does not pay for one edge.
     """
     edges = transformer.graph.edge_mask
-    prices = edge_prices(transformer, batches)[None].expand_as(sizes)
-    return torch.zeros_like(edges).masked_scatter(edges, _paid(sizes[edges], prices[edges], budget))
+    order = sizes[edges].argsort(descending=True, stable=True)
+    places = edges.nonzero()[order]
+    chosen = torch.zeros_like(edges)
+    spent = edge_prices(transformer, batches, places[:, 1])
+    _check_enough(budget, spent[0].item(), "edge")
+    chosen[tuple(places[spent <= budget].T)] = True
+    return chosen
 
 
 def affordable_nodes(
@@ -65,26 +81,22 @@ def affordable_nodes(
         batches: All prompts.
         means: Means of a cheap method by kind: positive, negative or, where no prompt has the position, NaN.
         budget: In plain passes over all prompts.
+
+    Raises:
+        ValueError: The budget does not pay for one node.
     """
     prices = node_prices(transformer, batches, means["resid_pre"].shape[-1])
     once = {kind: mean[-1:] if kind == "resid_post" else mean for kind, mean in means.items()}
     sizes = torch.cat([mean.abs().nan_to_num(-1.0).flatten() for mean in once.values()])
     price = {kind: prices[-1:] if kind == "resid_post" else prices[:-1] for kind in once}
     price = [each[:, None].expand_as(once[kind]) if kind == "heads" else each for kind, each in price.items()]
-    paid = _paid(sizes, torch.cat([each.flatten() for each in price]), budget) & (sizes >= 0)
+    order, paid = sizes.argsort(descending=True, stable=True), torch.empty_like(sizes, dtype=torch.bool)
+    spent = 2 / PLAIN + torch.cat([each.flatten() for each in price])[order].cumsum(0)  # after both runs
+    _check_enough(budget, spent[0].item(), "node")
+    paid[order] = (spent <= budget) & (sizes[order] >= 0)
     split = dict(zip(once, paid.split([mean.numel() for mean in once.values()])))
     chosen = {kind: split[kind].view_as(mean) for kind, mean in once.items()}
     return chosen | {"resid_post": torch.cat((chosen["resid_pre"][1:], chosen["resid_post"]))}
-
-
-def _paid(
-    sizes: Float[Tensor, " place"], prices: Float[Tensor, " place"], budget: float | int
-) -> Bool[Tensor, " place"]:
-    """The largest places, ties in order, whose prices together are within the budget."""
-    order = sizes.argsort(descending=True, stable=True)
-    paid = torch.empty_like(order, dtype=torch.bool)
-    paid[order] = START + prices[order].double().cumsum(0) <= budget
-    return paid
 
 
 def check_budget(budget: float | int | None, method: Method, by: str | None = None) -> None:
@@ -107,21 +119,55 @@ def check_budget(budget: float | int | None, method: Method, by: str | None = No
         )
 
 
-def edge_prices(transformer: Transformer, batches: Sequence[PromptPairs]) -> Float[Tensor, " destination"]:
-    """What patching one edge into each destination costs, in plain passes."""
-    graph, columns = transformer.graph, bit_columns(transformer.graph.edge_mask)
-    n_answers = sum(map(len, batches))
-    n_tokens = _n_tokens(batches)
-    weights = _weights_of(transformer)
-    logits = transformer.W_U.numel() * n_answers
-    plain = _plain_work(transformer, batches)
-    last = graph.head_sources(graph.n_layers - 1).start
-    prices = []
-    for destination in range(graph.n_destinations):
-        moved = members(dependents_of(graph, columns, (1 << graph.n_sources) - 1, destination).moved)
-        work = sum(weights[source] * (n_answers if source >= last else n_tokens) for source in moved)
-        prices.append((work + logits) / plain)
-    return torch.tensor(prices, dtype=torch.float64)
+def _check_enough(budget: float | int, first: float, what: str) -> None:
+    if budget < first:
+        expected = f"{first:.2f} plain passes or more, the price of one {what} here"
+        raise refusal("budget", expected, repr(budget), "give as much, or leave it out")
+
+
+def edge_prices(
+    transformer: Transformer, batches: Sequence[PromptPairs], destinations: Int[Tensor, " edge"]
+) -> Float[Tensor, " edge"]:
+    """What patching edges up to each of these costs in all, in plain passes; each is given by its destination.
+
+    Edges into one destination are stacked, so that the first of a stack is the dearest.
+    """
+    distinct, places = destinations.unique(return_inverse=True)
+    everywhere, at_answer, n_layers = _reruns(transformer, distinct.tolist())[:, places]
+    earlier, spent = _n_earlier(places), torch.zeros(len(destinations), dtype=torch.float64)
+    groups = [group for batch in batches for group in batch.by_length(MAX_PADDING)]  # as they run
+    for group in groups:
+        n_tokens, n_answers = _n_tokens([group]), len(group)
+        n_stacked = (stacked_tokens(transformer) // torch.where(everywhere > 0, n_tokens, n_answers)).clamp(min=1)
+        spent += (
+            everywhere * n_tokens + at_answer * n_answers + n_layers * PATCHED_CALLS * CALL * (earlier % n_stacked == 0)
+        )
+    return _start(transformer, groups, batches) + spent.cumsum(0) / _plain_work(transformer, batches)
+
+
+def _n_earlier(places: Int[Tensor, " edge"]) -> Int[Tensor, " edge"]:
+    """How many of the places before each are the same."""
+    by_place = places.argsort(stable=True)
+    counts = places.bincount()
+    earlier = torch.empty_like(places)
+    earlier[by_place] = torch.arange(len(places)) - (counts.cumsum(0) - counts)[places[by_place]]
+    return earlier
+
+
+def _reruns(transformer: Transformer, destinations: Sequence[int]) -> Float[Tensor, "3 destination"]:
+    """What an edge into each destination runs again: multiplications for each token, for each answer, and how many layers."""
+    graph, weights = transformer.graph, _weights_of(transformer)
+    columns, every_source = bit_columns(graph.edge_mask), (1 << graph.n_sources) - 1
+    last, attention = graph.head_sources(graph.n_layers - 1).start, transformer.blocks[-1].attention
+    found = []
+    for destination in destinations:
+        moved = list(members(dependents_of(graph, columns, every_source, destination).moved))
+        below = sum(weights[source] for source in moved if source < last)
+        everywhere = below and below + attention.W_K.numel() + attention.W_V.numel()
+        at_answer = transformer.W_U.numel() + sum(weights[source] for source in moved if source >= last)
+        layer = destination // ((graph.n_destinations - 1) // graph.n_layers)  # every layer has as many
+        found.append((everywhere, at_answer, graph.n_layers - layer + 1))
+    return torch.tensor(found, dtype=torch.float64).T
 
 
 def node_prices(
@@ -134,10 +180,15 @@ def node_prices(
     graph, weights = transformer.graph, _weights_of(transformer)
     plain = _plain_work(transformer, batches)
     rest = [sum(weights[graph.head_sources(layer).start :]) for layer in range(graph.n_layers)]
+    calls = torch.arange(graph.n_layers + 1, 0, -1) * CALL
     prices = torch.zeros(graph.n_layers + 1, n_positions, dtype=torch.float64)
     for batch in batches:
         tokens = trimmed(batch.clean, batch)
-        work = torch.tensor([*rest, 0], dtype=torch.float64) * tokens.numel() + transformer.W_U.numel() * len(batch)
+        work = (
+            torch.tensor([*rest, 0], dtype=torch.float64) * tokens.numel()
+            + transformer.W_U.numel() * len(batch)
+            + calls
+        )
         prices[:, : tokens.shape[1]] += work[:, None] / plain
     return prices
 
@@ -158,19 +209,27 @@ def _n_tokens(batches: Sequence[PromptPairs]) -> int:
     return sum(trimmed(batch.clean, batch).numel() for batch in batches)
 
 
+def _start(transformer: Transformer, groups: Sequence[PromptPairs], batches: Sequence[PromptPairs]) -> float:
+    """What exact patching takes before its first edge, in plain passes: the corrupted run and the clean one."""
+    work = 2 * _n_tokens(groups) * sum(_weights_of(transformer))
+    calls = START_CALLS * len(groups) * transformer.graph.n_layers * CALL
+    return (START + work + calls) / _plain_work(transformer, batches)
+
+
 def _plain_work(transformer: Transformer, batches: Sequence[PromptPairs]) -> int:
-    """Multiplications of a plain pass."""
-    return PLAIN * _n_tokens(batches) * (sum(_weights_of(transformer)) + transformer.W_U.numel())
+    """A plain pass in multiplications."""
+    work = _n_tokens(batches) * (sum(_weights_of(transformer)) + transformer.W_U.numel())
+    return PLAIN * (work + len(batches) * transformer.graph.n_layers * CALL)
 
 
 def _weights_of(transformer: Transformer) -> list[int]:
-    """How many weights each source multiplies by; `input` none."""
+    """By how many weights each source multiplies a token, or what takes as long; `input` none."""
     graph, weights = transformer.graph, [0]
     for block in transformer.blocks:
-        attention = block.attention
+        attention, beside = block.attention, ELEMENTWISE * transformer.W_U.shape[0] // (1 + graph.mlps)
         size = sum(each.numel() for each in (attention.W_Q, attention.W_K, attention.W_V, attention.W_O))
-        weights += [size // graph.n_heads] * graph.n_heads
+        weights += [(size + beside) // graph.n_heads] * graph.n_heads
         if block.mlp is not None:
             tensors = (each for each in vars(block.mlp).values() if isinstance(each, Tensor) and each.dim() > 1)
-            weights.append(sum(each.numel() for each in tensors))
+            weights.append(sum(each.numel() for each in tensors) + beside)
     return weights

@@ -86,9 +86,9 @@ def score(
             prompts, or what else `edge_circuits.graphs.running.patching` has.
         by: "span": a score for each edge at each of `pairs.spans`, as `SpanScores`; "token": at each position, for prompts of
             one length. None: over all positions. For methods of gradients, and "exact".
-        budget: how many plain passes (two forward passes and one backward pass over all prompts) to spend on measuring the
-            edges of largest score exactly; `ScoredGraph.exact` says which they are. For methods whose scores are in the
-            metric's unit. None: nothing.
+        budget: how many plain passes (two forward passes and one backward pass over all prompts) to spend, beside the estimate, on
+            measuring the edges of largest score exactly; `ScoredGraph.exact` says which they are, `edge_circuits.eap.budget` how
+            their price is counted. For methods whose scores are in the metric's unit. None: nothing.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, and enough batches for all processes.
         token_chunk: tokens for which all sources' changes are held at a time; bounds the memory.
         kv_destinations: with grouped-query attention, "query-head" gives each query head <k> and <v> destinations
@@ -102,7 +102,7 @@ def score(
 
     Raises:
         ValueError: an unknown method, intervention or setting, an unsupported model, or a metric that cannot be
-            scored with.
+            scored with, or a budget that does not pay for one edge.
 
     Reference:
         Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit Discovery.

@@ -88,13 +88,12 @@ class Exact(Method):
         cached = CachedRun(job.transformer, full, batch, cut)
         values = _Values(job.metric, batch)
         uncut = values(cached.logits[None])
-        stacked_tokens = STACKED_TOKENS * max(1, 256 // job.transformer.W_U.shape[0])
         destinations = wanted.any(0).nonzero()[:, 0].tolist()
         with tqdm(total=int(wanted.sum()), desc="edges", unit="edge", leave=False, disable=job.quiet) as bar:
             bar.update(int(wanted[:, progress.done].sum()))
             for destination in destinations:
                 if not progress.done[destination]:
-                    n_stacked = max(1, stacked_tokens // cached.n_tokens(destination))
+                    n_stacked = max(1, stacked_tokens(job.transformer) // cached.n_tokens(destination))
                     for chosen in wanted[:, destination].nonzero()[:, 0].split(n_stacked):
                         kept = full[:, destination].repeat(len(chosen), 1)
                         kept[torch.arange(len(chosen)), chosen] = False
@@ -105,6 +104,11 @@ class Exact(Method):
                     progress.save_now_and_then()
         progress.save()
         return progress.scores
+
+
+def stacked_tokens(transformer: Transformer) -> int:
+    """On how many tokens candidates run at a time."""
+    return STACKED_TOKENS * max(1, 256 // transformer.W_U.shape[0])
 
 
 def _path(job: Job, batch: PromptPairs, ending: str = "") -> Path | None:

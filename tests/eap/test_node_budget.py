@@ -9,7 +9,7 @@ import torch
 from models import RAGGED, curved, one_by_one, prompts_of, tiny
 from references.nodes import patched_nodes
 
-from edge_circuits.eap.budget import START, affordable_nodes, node_prices
+from edge_circuits.eap.budget import PLAIN, affordable_nodes, node_prices
 from edge_circuits.eap.node_scores import NodeScores, score_nodes
 from edge_circuits.graphs.model.adapter import adapt
 
@@ -64,7 +64,7 @@ def test_the_largest_are_bought_as_far_as_the_budget_goes() -> None:
     bought = torch.cat([chosen[kind][of].flatten() for kind, of in once.items()])
     sizes = torch.cat([means[kind][of].abs().flatten() for kind, of in once.items()])
     assert sizes[bought].min() >= sizes[~bought].max()
-    left = budget - START - price[bought].sum()
+    left = budget - 2 / PLAIN - price[bought].sum()
     assert 0 <= left < price[sizes.masked_fill(bought, -1).argmax()]
 
 
@@ -81,7 +81,12 @@ def test_the_result_says_its_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    "method, budget, message", [("eap", 0, "a finite number above 0"), ("exact", 5, "None for a method")]
+    "method, budget, message",
+    [
+        ("eap", 0, "a finite number above 0"),
+        ("eap", 0.7, ".* plain passes or more, the price of one node"),
+        ("exact", 5, "None for a method"),
+    ],
 )
 def test_budgets_are_refused(method: str, budget: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"budget: expected {message}"):

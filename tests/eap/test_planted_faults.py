@@ -220,7 +220,7 @@ FAULTS: dict[str, Fault] = {
     "an MLP counted twice, along a path": Fault((AGAIN,), twice("m1"), method="eap-ig:steps=2"),
     "exact scores, heads in reverse": Fault((MEASURED,), values(reversed_heads), method="exact"),
     "exact scores, a sum": Fault((MEASURED,), values(lambda s: s.scores * len(PAIRS)), method="exact"),
-    "cheap scores of a budget, one head's sign": Fault((AGAIN,), values(turned), settings=(("budget", 1.0),)),
+    "cheap scores of a budget, one head's sign": Fault((AGAIN,), values(turned), settings=(("budget", 20),)),
     "scores by learned masks, exchanged": Fault((), exchanged("<q>", "<v>"), method="learned-mask:steps=2"),
     # in the code: what cut edges read, and where
     "patching reads the clean prompt": Fault((CUT, ALL_CUT), plant=corrupted_are(lambda batch: batch.clean)),

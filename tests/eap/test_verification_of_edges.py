@@ -67,7 +67,7 @@ def test_sound_scores_raise_no_alarm(kind: str, method: str) -> None:
         ("rms-gated-grouped", "relp:reader=exact", {}),
         ("llama", "relp:attention=attnlrp", dict(kv_destinations="kv-head")),
         ("gemma2", "relp:attention=ah", dict(intervention="mean")),
-        ("gpt2", "relp:attention=secant", dict(budget=1.0)),
+        ("gpt2", "relp:attention=secant", dict(budget=12)),
     ],
 )
 def test_sound_scores_of_other_settings_raise_no_alarm(kind: str, method: str, settings: dict) -> None:
