@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edge_circuits.acdc import order as orders
-from edge_circuits.acdc.objective import Objective
+from edge_circuits.acdc.objective import Objective, as_objective
 from edge_circuits.acdc.search import MAX_TOKENS, STACKED_TOKENS, SearchSettings, check_thresholds
 from edge_circuits.acdc.speculation import stack_size
 from edge_circuits.acdc.trace import Change, Decision, is_kept, is_near_tie
@@ -133,6 +133,7 @@ class _Runs:
         self.cuts = [make_cut(batch) for batch in batches]
         whole = make_plan(graph, graph.edge_mask, intervention)
         clean = [run_batch(transformer, whole, batch, cut) for batch, cut in zip(batches, self.cuts)]
+        metric = as_objective(metric, transformer, PromptPairs.concat(batches))
         self.objective, self.n_prompts, self.n = Objective(metric, batches, clean), sum(map(len, batches)), 0
 
     def values(self, candidates: Bool[Tensor, "candidate source destination span"]) -> list[float]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice
 from edge_circuits.graphs.divergence import Reference
-from edge_circuits.graphs.metrics import KL, METRICS, Metric, check_shape, load, metric_name
+from edge_circuits.graphs.metrics import KL, METRICS, Metric, as_metric, check_shape, metric_name
+from edge_circuits.graphs.model.transformer import Transformer
 
 
 class Objective:
@@ -28,15 +29,11 @@ class Objective:
         """Take the whole model's logits for reference, where they are needed.
 
         Args:
-            metric: "kl", or a task metric by its name or as a function: larger is better, so its negated value is the
-                objective.
+            metric: What `as_objective` gives. Of a task metric larger is better, so its negated value is the objective.
             batches: The prompts.
             clean: The whole model's logits on each batch, at the answer positions.
-
-        Raises:
-            ValueError: There is no such metric.
         """
-        self.metric, self.batches = as_objective(metric), batches
+        self.metric, self.batches = metric, batches
         self._references = (
             [Reference.of(logits, batch.rows) for logits, batch in zip(clean, batches)] if self.metric == KL else []
         )
@@ -65,11 +62,11 @@ class Objective:
         return values
 
 
-def as_objective(metric: Metric | str) -> Metric | str:
-    """ "kl" as it is, and a metric by its name.
+def as_objective(metric: Metric | str, transformer: Transformer, pairs: PromptPairs) -> Metric | str:
+    """ "kl" as it is, and a metric by its name or as it is given.
 
     Raises:
-        ValueError: There is no such metric.
+        ValueError: There is no such metric, or it is refused.
     """
     is_kl = not callable(metric) and choice("metric", metric, [KL, *METRICS], "or give a function") == KL
-    return metric if is_kl or callable(metric) else load(metric)
+    return metric if is_kl else as_metric(metric, transformer, pairs)

@@ -108,7 +108,8 @@ class Search:
             self._begin_at(model, start)
             batches = self.processes.batches(pairs, self.settings.batch_size, MAX_TOKENS)
             batches = [batch.to(self.transformer.device) for batch in batches]
-            self.origin = self._origin(model, pairs, as_objective(metric), batches)
+            metric = as_objective(metric, self.transformer, pairs)
+            self.origin = self._origin(model, pairs, metric, batches)
             asked |= {"circuit": digest_of(repr(self.start.edges)), "change": self.settings.change}
             asked |= {name: repr(value) for name, value in self.origin.items()}
             asked |= {"threshold": str(sorted(map(float, thresholds))), "checkpoint": str(checkpoint)}

@@ -118,7 +118,7 @@ def score(
         pairs = _with_spans(pairs, by, method)
         transformer = adapt(model, kv_destinations=kv_destinations)
         processes.send_from(transformer.device)
-        metric = as_metric(metric, transformer, pairs)
+        metric = as_metric(metric, transformer, pairs, method.needs_metric)
         method.check_model(transformer)
         method.check_metric(metric)
         batches = [batch.to(transformer.device) for batch in processes.batches(pairs, batch_size, MAX_TOKENS)]

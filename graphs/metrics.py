@@ -36,6 +36,7 @@ from torch import Tensor
 from edge_circuits.graphs import PromptPairs
 from edge_circuits.graphs.checks import choice, refusal
 from edge_circuits.graphs.divergence import KLDivergence
+from edge_circuits.graphs.metric_checks import check_each_prompt_alone
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.prompts.pairs import in_order
 from edge_circuits.graphs.running.patching import clean_logits
@@ -78,17 +79,20 @@ def check_values(values: Tensor, pairs: PromptPairs, metric: Metric) -> None:
         raise refusal(f"metric {name}", expected, "values without a gradient", "or take method='exact'")
 
 
-def as_metric(metric: Metric | str, transformer: Transformer, pairs: PromptPairs) -> Metric:
+def as_metric(metric: Metric | str, transformer: Transformer, pairs: PromptPairs, asked: bool = True) -> Metric:
     """The metric of a name, "kl" included, or the metric that is given.
 
     Args:
         transformer: for "kl", the model from which the divergence is.
-        pairs: for "kl", the prompts that it will be asked about.
+        pairs: the prompts that it will be asked about.
+        asked: it will be asked; otherwise it is only named, and not tried.
 
     Raises:
-        ValueError: There is no such metric.
+        ValueError: There is no such metric, or its value for a prompt hangs on the other prompts too.
     """
     if callable(metric):
+        if asked and metric not in METRICS.values():
+            check_each_prompt_alone(metric, metric_name(metric), transformer, pairs)
         return metric
     if metric != KL:
         return load(metric)

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from edge_circuits.graphs import PromptPairs
 
-IDENTIFIED = 3
-"""Calls of a metric by which a question knows it: three on made-up logits (for each 64 prompts). A checkpoint takes two more for each batch."""
+TRIED = 3
+"""Calls of a metric by which it is tried, before anything is asked of it: on two prompts together, and on each."""
+
+IDENTIFIED = TRIED + 3
+"""Calls by which a question knows it besides: three on made-up logits (for each 64 prompts). A checkpoint takes two more for each batch."""
 
 
 class Stopped(BaseException):

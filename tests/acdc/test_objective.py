@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import logit_difference, prompt_pairs
+from models import logit_difference, prompt_pairs, tiny
 from torch.nn.functional import kl_div
 
-from edge_circuits.acdc.objective import Objective
+from edge_circuits.acdc.objective import Objective, as_objective
+from edge_circuits.graphs.model.adapter import adapt
 
 PAIRS = prompt_pairs([5, 5, 5], seed=1)
 
@@ -54,6 +55,7 @@ def test_names():
 
 def test_a_metric_by_name():
     candidates = logits(2)
-    by_name, given = (Objective(metric, [PAIRS], [candidates[0]]) for metric in ("logit_difference", logit_difference))
+    metric = as_objective("logit_difference", adapt(tiny("gpt2").model), PAIRS)
+    by_name, given = (Objective(each, [PAIRS], [candidates[0]]) for each in (metric, logit_difference))
     assert by_name.name == "logit_difference"
     assert torch.equal(by_name.total(0, candidates), given.total(0, candidates))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from counting import IDENTIFIED
+from counting import IDENTIFIED, TRIED
 from models import build, logit_difference, prompt_pairs
 
 from edge_circuits import acdc, eap
@@ -107,7 +107,7 @@ def lost(rank: int) -> str:
     def metric(logits: torch.Tensor, pairs: PromptPairs) -> torch.Tensor:
         nonlocal n_calls
         n_calls += torch.is_grad_enabled()
-        if rank == 1 and n_calls == IDENTIFIED + 2:
+        if rank == 1 and n_calls == IDENTIFIED - TRIED + 2:  # those that try it are without gradients
             os._exit(LOST)
         return logit_difference(logits, pairs)
 
