@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -146,6 +147,7 @@ def score(
         scores.to(torch.promote_types(transformer.dtype, torch.float32)),
         metadata | {"seconds": round(seconds, 3)},
     )
+    _check_scores(scores, method, job.metric)
     if by is not None:
         return SpanScores(transformer.graph, pairs.spans.names, scores, metadata | {"by": by})
     scored = ScoredGraph(transformer.graph, scores, metadata)
@@ -188,6 +190,26 @@ def _check(method: Method, intervention: Intervention, token_chunk: int, checkpo
             expected = f"None for method {method.name!r}, which takes all batches at once"
             raise refusal(name, expected, repr(value), "leave it out")
     whole_number("token_chunk", token_chunk, 1)
+
+
+def _check_scores(scores: Float[Tensor, "source destination *span"], method: Method, metric: Metric) -> None:
+    """
+    Raises:
+        ValueError: Scores that are no numbers, which a finite metric has where its gradient is not finite.
+    """
+    if n_others := int((~scores.isfinite()).sum()):
+        remedy = (
+            "see where its gradient is not finite, as a square root's at 0, or whether the model's type is too narrow"
+        )
+        raise refusal(
+            f"metric {metric_name(metric)}", f"finite scores by {method.name!r}", f"{n_others} that are not", remedy
+        )
+    if method.needs_gradient and not scores.any():
+        warnings.warn(
+            f"metric {metric_name(metric)}: every score by {method.name!r} is 0; see whether its gradient is 0 on all prompts, as it is where "
+            "answers and wrong answers are the same, and whether corrupted prompts differ from clean ones",
+            stacklevel=5,
+        )
 
 
 def _summed(

@@ -53,8 +53,8 @@ class Exact(Method):
         """Refuse a mask of another graph."""
         super().check_model(transformer)
         expected = tuple(transformer.graph.edge_mask.shape)
-        if self.edges is not None and tuple(self.edges.shape) != expected:
-            raise refusal("edges", f"a mask of shape {expected}", described(self.edges))
+        if self.edges is not None and (tuple(self.edges.shape) != expected or self.edges.dtype != torch.bool):
+            raise refusal("edges", f"a bool mask of shape {expected}", described(self.edges))
 
     @torch.no_grad()
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:

@@ -420,7 +420,12 @@ def test_results_name_their_settings() -> None:
         (
             eap.Exact(torch.ones(2, 2, dtype=torch.bool)),
             {},
-            r"edges: expected a mask of shape \(9, 25\), got torch.bool of shape \(2, 2\)",
+            r"edges: expected a bool mask of shape \(9, 25\), got torch.bool of shape \(2, 2\)",
+        ),
+        (
+            eap.Exact(torch.full((9, 25), 2)),
+            {},
+            r"edges: expected a bool mask of shape \(9, 25\), got torch.int64 of shape \(9, 25\)",
         ),
     ],
 )

@@ -156,6 +156,22 @@ def test_metric_is_called_on_answer_positions() -> None:
         torch.testing.assert_close(logits, own, rtol=1e-10, atol=1e-10)
 
 
+def test_a_gradient_that_is_not_finite_is_told() -> None:
+    with pytest.raises(
+        ValueError, match="metric .*: expected finite scores by 'eap', got .* that are not; see where its grad"
+    ):
+        score(metric=lambda logits, pairs: (0 * logits[:, 0]).sqrt())
+
+
+@pytest.mark.parametrize("method", ["eap", "relp", "eap-ig"])
+def test_scores_of_nothing_but_0_are_told(method: str) -> None:
+    pairs = PromptPairs([[1, 2, 3]], [[1, 4, 3]], answers=[5], wrong_answers=[5])
+    with pytest.warns(
+        UserWarning, match=f"every score by '{method}' is 0; see .* answers and wrong answers are the same"
+    ):
+        assert not eap.score(tiny("gpt2").model, pairs, "logit_difference", method, quiet=True).scores.any()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_may_be_off(mode: Callable) -> None:
     with mode():
