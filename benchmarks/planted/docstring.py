@@ -104,9 +104,7 @@ def argument_mover(q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> Float[T
 
 def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     """Logits: the names moved, and a constant for words that are no identifiers."""
-    is_name = torch.zeros(len(VOCABULARY), dtype=torch.bool)
-    is_name[IDENTIFIERS] = True
-    return total(inputs, STRENGTH).where(is_name, OTHER_WORD)
+    return total(inputs, STRENGTH).where(torch.isin(torch.arange(len(VOCABULARY)), IDENTIFIERS), OTHER_WORD)
 
 
 PLANTED = PlantedTask(

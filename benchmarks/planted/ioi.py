@@ -72,9 +72,7 @@ def name_mover(q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> Float[Tenso
 
 def answer(inputs: list[Tensor]) -> Float[Tensor, "batch d_vocab"]:
     """Logits: the names moved, and a constant for words that are no names."""
-    is_name = torch.zeros(len(VOCABULARY), dtype=torch.bool)
-    is_name[NAMES] = True
-    return total(inputs, STRENGTH).where(is_name, OTHER_WORD)
+    return total(inputs, STRENGTH).where(torch.isin(torch.arange(len(VOCABULARY)), NAMES), OTHER_WORD)
 
 
 PLANTED = PlantedTask(
