@@ -135,7 +135,7 @@ def edge_prices(
     distinct, places = destinations.unique(return_inverse=True)
     everywhere, at_answer, n_layers = _reruns(transformer, distinct.tolist())[:, places]
     earlier, spent = _n_earlier(places), torch.zeros(len(destinations), dtype=torch.float64)
-    groups = [group for batch in batches for group in batch.by_length(MAX_PADDING)]  # as they run
+    groups = [group for batch in batches for group in batch.by_size(batch.positions + 1, MAX_PADDING)]  # at most
     for group in groups:
         n_tokens, n_answers = _n_tokens([group]), len(group)
         n_stacked = (stacked_tokens(transformer) // torch.where(everywhere > 0, n_tokens, n_answers)).clamp(min=1)

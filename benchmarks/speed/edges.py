@@ -57,7 +57,7 @@ def exact_seconds(setup: Setup) -> dict[str, dict[int, float]]:
     transformer = adapt(setup.model)
     graph, batch = transformer.graph, setup.pairs
     cached = CachedRun(transformer, graph.edge_mask, batch, cut_values(transformer, [batch], "patching")(batch))
-    n_stacked = max(1, STACKED_TOKENS // batch.clean.numel())
+    n_stacked = max(1, STACKED_TOKENS // cached.cut.embed.shape[:2].numel())
     seconds: dict[str, dict[int, float]] = {}
     places = [(kind, layer, _destination(graph, kind, layer)) for layer in LAYERS for kind in ("q", "k", "v", "mlp")]
     for kind, layer, destination in tqdm(
@@ -95,14 +95,16 @@ def _between(known: dict[int, float], layer: int) -> float:
     return known[below] + share * (known[above] - known[below])
 
 
-def report_exact(shape: str) -> None:
+def report_exact(shape: str, alike: int = 0) -> None:
     """Measure and print exact patching at one shape."""
-    setup = make_setup(shape)
+    setup = make_setup(shape, alike=alike)
     graph = adapt(setup.model).graph
     before = plain_seconds(setup)
     seconds = exact_seconds(setup)
     plain = statistics.mean((before, plain_seconds(setup)))
-    print(f"\nexact patching, {shape} tokens: plain {plain:.2f} s; seconds an edge by layer of the destination")
+    print(
+        f"\nexact patching, {shape} tokens, {alike} alike: plain {plain:.2f} s; seconds an edge by layer of the destination"
+    )
     for kind, by_layer in seconds.items():
         print(f"  {kind:7}" + "".join(f"  {layer:3}: {value:.4f}" for layer, value in by_layer.items()))
     total = extrapolated(graph, seconds)

@@ -28,8 +28,13 @@ class Setup:
             torch.cuda.synchronize()
 
 
-def make_setup(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, layers: int = 12) -> Setup:
-    """A model of GPT-2 small's size with random weights; `shape` is prompts x tokens, such as "8x16"."""
+def make_setup(
+    shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, layers: int = 12, alike: int = 0
+) -> Setup:
+    """A model of GPT-2 small's size with random weights; `shape` is prompts x tokens, such as "8x16".
+
+    Clean and corrupted prompts are equal in the first `alike` tokens.
+    """
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -40,6 +45,7 @@ def make_setup(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float
     bridged = copy.deepcopy(plain)
     model = build_bridge_from_module(bridged, "GPT2LMHeadModel", hf_config=bridged.config)
     clean, corrupted = (torch.randint(config.vocab_size, (n_pairs, n_tokens)) for _ in range(2))
+    corrupted[:, :alike] = clean[:, :alike]
     answers = torch.randint(config.vocab_size, (n_pairs, 2)).tolist()
     pairs = PromptPairs(clean, corrupted, [a for a, _ in answers], [b for _, b in answers]).to(device)
     return Setup(plain, model, pairs, device)

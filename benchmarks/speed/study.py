@@ -113,6 +113,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="passes (the default), single edges, or several processes",
     )
     add("--shapes", nargs="+", help=f"prompts x tokens ({' '.join(SHAPES)}; of processes 32x16)")
+    add(
+        "--alike", type=int, default=0, help="first tokens in which a pair's prompts are equal, of passes and exact (0)"
+    )
     add("--processes", type=int, nargs="+", default=(1, 2), help="numbers of processes to compare (1 2)")
     add("--threshold", type=float, default=1e-3, help="of acdc, in nats (0.001)")
     add("--minutes", type=float, default=120.0, help="after which acdc stops (120)")
@@ -146,14 +149,14 @@ def _report_edges(given: argparse.Namespace, shapes: Sequence[str]) -> None:
     if given.what == "planted":
         edges.report_planted()
     for shape in shapes if given.what == "exact" else ():
-        edges.report_exact(shape)
+        edges.report_exact(shape, given.alike)
     if given.what == "acdc":
         edges.report_acdc(shapes[0], given.threshold, given.minutes)
 
 
 def _passes(shape: str, given: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """One shape, as text and as rows."""
-    setup = make_setup(shape, given.device, getattr(torch, given.dtype))
+    setup = make_setup(shape, given.device, getattr(torch, given.dtype), alike=given.alike)
     seconds, rows = timed(setup, given.rounds), []
     peak = partial(peak_memory, shape=shape, device=given.device, dtype=given.dtype)
     with_memory = not given.no_memory and sys.platform == "linux"
@@ -166,7 +169,7 @@ def _passes(shape: str, given: argparse.Namespace) -> tuple[str, list[dict[str, 
         rows.append(row)
     kept, forms = small_circuit(setup), {"seconds": ".3f", "ratio": ".2f", "min": ".2f", "max": ".2f"}
     cells = [[row["what"], *(format(row[name], form) for name, form in forms.items()), _memory(row)] for row in rows]
-    about = f"{shape} tokens, {given.device}, {given.dtype}, {given.rounds} rounds; times plain's"
+    about = f"{shape} tokens, {given.device}, {given.dtype}, {given.alike} tokens alike, {given.rounds} rounds; times plain's"
     told = table(["", *forms, "peak memory"], cells, n_left=1)
     size = f"the circuit has {kept.n_edges} edges ({N_EDGES} asked) and {len(kept.nodes)} nodes"
     return f"{about}\n{told}\n{size}", rows

@@ -27,6 +27,7 @@ from edge_circuits.graphs.files.digest import digest_of
 from edge_circuits.graphs.metrics import Metric, check_values
 from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.cached_run import CachedRun
+from edge_circuits.graphs.running.changing import n_changing
 from edge_circuits.graphs.running.incremental import run_candidates
 from edge_circuits.graphs.running.patching import Cut, answer_rows, cut_only_at
 
@@ -59,12 +60,11 @@ class Exact(Method):
     @torch.no_grad()
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
-        groups = batch.by_length(MAX_PADDING)
-        endings = [""] if len(groups) == 1 else [f"-{number}" for number in range(len(groups))]
-        return sum(self._scores(job, group, _path(job, batch, ending)) for group, ending in zip(groups, endings))
+        groups = batch.by_size(n_changing(batch, job.intervention), MAX_PADDING)
+        return sum(self._scores(job, group, _path(job, group)) for group in groups)
 
     def _scores(self, job: Job, batch: PromptPairs, path: Path | None) -> Float[Tensor, "source destination *span"]:
-        """The scores on prompts of similar length."""
+        """The scores on prompts of which similarly many positions are computed."""
         cut = job.cut(batch)
         if not job.by_span:
             return self._patched(job, batch, cut, path)
@@ -111,13 +111,11 @@ def stacked_tokens(transformer: Transformer) -> int:
     return STACKED_TOKENS * max(1, 256 // transformer.W_U.shape[0])
 
 
-def _path(job: Job, batch: PromptPairs, ending: str = "") -> Path | None:
-    """Where what is measured of a batch is kept: beside the file of the run."""
+def _path(job: Job, batch: PromptPairs) -> Path | None:
+    """Where what is measured of prompts is kept: beside the file of the run."""
     if job.checkpoint is None:
         return None
-    return job.checkpoint.with_name(
-        f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}{ending}.npz"
-    )
+    return job.checkpoint.with_name(f"{job.checkpoint.stem}-batch-{digest_of(repr(batch.indices.tolist()))}.npz")
 
 
 class _Values:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,8 @@ from torch import Tensor
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, AttentionScores, Operations, linear
 from edge_circuits.graphs.nodes import Part
+
+HIDDEN = 2**30  # a position that no query sees
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Rotary:
 
     def rotate(self, x: Float[Tensor, "batch row head d_head"], rows: Int[Tensor, "#batch row"]) -> Tensor:
         """Rotate each row by its position."""
-        cos, sin = (table.to(x.device, x.dtype)[:, :, None] for table in self.tables(rows))
+        cos, sin = (_repeated(table.to(x.device, x.dtype)[:, :, None], len(x)) for table in self.tables(rows))
         d_rotary = cos.shape[-1]
         turning, still = x[..., :d_rotary], x[..., d_rotary:]
         if self.adjacent:
@@ -43,6 +46,32 @@ class Rotary:
             turned = torch.cat((-second, first), dim=-1)
         turned = turning * cos + turned * sin
         return torch.cat((turned, still), dim=-1) if still.shape[-1] else turned
+
+
+class Past(NamedTuple):
+    """Keys and values at positions before those that are computed, the same in every run of a batch.
+
+    Attributes:
+        k, v: as queries meet them, keys normalised and rotated. [batch past head d_head]
+        start: the first position of each prompt that is computed; what stands there and behind in `k` and `v` is hidden. [batch]
+    """
+
+    k: Float[Tensor, "batch past head d_head"]
+    v: Float[Tensor, "batch past head d_head"]
+    start: Int[Tensor, " batch"]
+
+    def before(
+        self, k: Tensor, v: Tensor, keys: Int[Tensor, "batch pos"], heads: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor, Int[Tensor, "batch past_and_pos"]]:
+        """Keys, values and positions of keys with the past ones before them; hidden ones have a position that no query sees."""
+        earlier = torch.arange(self.k.shape[1], device=k.device)
+        earlier = torch.where(earlier < self.start.to(k.device)[:, None], earlier, HIDDEN)
+        some = slice(None) if heads is None or len(heads) == self.k.shape[2] else list(heads)
+        k, v = (
+            torch.cat((each[:, :, some].to(x.device).repeat(len(x) // len(each), 1, 1, 1), x), dim=1)
+            for each, x in ((self.k, k), (self.v, v))
+        )
+        return k, v, torch.cat((earlier, keys), dim=1)
 
 
 @dataclass(frozen=True)
@@ -115,15 +144,15 @@ class Attention:
         return _project(x, _rows(weight, which), _rows(bias, which))
 
     def scores(
-        self, rows: Int[Tensor, "batch row"] | None, keys: Int[Tensor, "1 pos"], heads: Sequence[int] | None = None
+        self, rows: Int[Tensor, "batch row"] | None, keys: Int[Tensor, "#batch pos"], heads: Sequence[int] | None = None
     ) -> AttentionScores:
-        """Scale, mask and logits of position for queries at `rows` (None: all positions) over keys at 0, 1, ..."""
+        """Scale, mask and logits of position for queries at `rows` (None: all positions) over keys at these positions."""
         slopes, sinks = (_rows(each, heads) for each in (self.slopes, self.sinks))
-        bias = None if slopes is None else (slopes.to(keys.device)[:, None] * keys)[None, :, None]
+        bias = None if slopes is None else (slopes.to(keys.device)[:, None] * keys[:, None])[:, :, None]
         if rows is None and (self.window is None or self.window >= keys.shape[1]):
             return AttentionScores(self.scale, self.softcap, None, bias, sinks)
         queries = keys if rows is None else rows.to(keys.device)
-        distance = queries[:, :, None] - keys
+        distance = queries[:, :, None] - keys[:, None]
         visible = distance >= 0
         if self.window is not None:
             visible = visible & (distance < self.window)
@@ -137,23 +166,56 @@ class Attention:
         rows: Int[Tensor, "batch row"] | None,
         operations: Operations = EXACT,
         heads: Sequence[int] | None = None,
+        past: Past | None = None,
     ) -> Float[Tensor, "batch row head d_head"]:
         """Attend: from projected q, k, v of some query heads to each head's mixed values z.
 
         Args:
             heads: which heads; None for all.
+            past: what stands before `k` and `v`, of a batch of which this one is copies; rows are counted from `k` and `v`.
         """
         keys = torch.arange(k.shape[1], device=k.device)[None]
-        if self.clip is not None:
-            q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
-        if not self.shared_norms:
-            q = operations.norm(_of_heads(self.q_norm, heads), q)
-            k = operations.norm(_of_heads(self.k_norm, heads), k)
-        if self.rotary is not None:
-            q, k = self.rotary.rotate(q, keys if rows is None else rows), self.rotary.rotate(k, keys)
-        scores = self.scores(rows, keys, heads)
+        if past is not None:
+            start = past.start.to(k.device)[:, None]
+            keys, rows = keys + start, None if rows is None else rows + _repeated(start, len(rows))
+        queries = keys if rows is None else rows
+        q, k = self._ready("q", q, queries, heads, operations), self._ready("k", k, keys, heads, operations)
+        v = self._clipped(v)
+        if past is None:
+            scores = self.scores(rows, keys, heads)
+        else:
+            k, v, keys = past.before(k, v, keys, heads)
+            scores = self.scores(queries, _repeated(keys, len(queries)), heads).repeated(len(q))
         z = operations.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scores)
         return (z if self.write_scale == 1 else z * self.write_scale).transpose(1, 2)
+
+    def past(
+        self,
+        k: Float[Tensor, "batch pos head d_head"],
+        v: Float[Tensor, "batch pos head d_head"],
+        start: Int[Tensor, " batch"],
+    ) -> Past:
+        """From projected keys and values at every position, those before each prompt's start."""
+        ready = self._ready("k", k, torch.arange(k.shape[1], device=k.device)[None])
+        n_past = int(start.max())
+        return Past(ready[:, :n_past], self._clipped(v)[:, :n_past], start)
+
+    def _ready(
+        self, part: Part, x: Tensor, at: Tensor, heads: Sequence[int] | None = None, operations: Operations = EXACT
+    ) -> Float[Tensor, "batch row head d_head"]:
+        """Projected queries or keys as they meet: cut off, normalised, rotated by their positions."""
+        x = self._clipped(x)
+        if not self.shared_norms:
+            x = operations.norm(_of_heads(self.q_norm if part == "q" else self.k_norm, heads), x)
+        return x if self.rotary is None else self.rotary.rotate(x, at)
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+
+def _repeated(x: Tensor, n: int) -> Tensor:
+    """As many copies, one after the other, as make n rows of it; one row stands for all."""
+    return x if len(x) in (1, n) else x.repeat(n // len(x), *[1] * (x.dim() - 1))
 
 
 def _rows(x: Tensor | None, heads: Sequence[int] | None) -> Tensor | None:

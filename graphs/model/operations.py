@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,13 @@ class AttentionScores:
     visible: Tensor | None
     bias: Tensor | None = None
     sinks: Tensor | None = None
+
+    def repeated(self, n: int) -> AttentionScores:
+        """For as many copies of the batch as have n prompts."""
+        visible, bias = (
+            x if x is None or len(x) == 1 else x.repeat(n // len(x), 1, 1, 1) for x in (self.visible, self.bias)
+        )
+        return replace(self, visible=visible, bias=bias)
 
     def mask(self, n_rows: int, n_keys: int, device: torch.device) -> Tensor:
         """`visible`, written out when it is causal."""

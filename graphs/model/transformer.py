@@ -10,7 +10,7 @@ positions, or the answer position alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from edge_circuits.graphs.graph import Graph
-from edge_circuits.graphs.model.attention import Attention, write
+from edge_circuits.graphs.model.attention import Attention, Past, write
 from edge_circuits.graphs.model.mlp import Experts, Mlp
 from edge_circuits.graphs.model.norm import Norm
 from edge_circuits.graphs.model.operations import EXACT, Operations, linear
@@ -142,6 +142,7 @@ class Transformer:
         embed: Float[Tensor, "batch pos d_model"],
         answer_rows: Int[Tensor, "batch row"] | None = None,
         operations: Operations = EXACT,
+        past: Sequence[Past] = (),
     ) -> Activations:
         """Run all blocks from an embedded prompt.
 
@@ -150,19 +151,26 @@ class Transformer:
             answer_rows: when given, `final` holds these positions only and the last block's queries and MLP are
                 computed there alone; what earlier layers hold is unchanged.
             operations: exact, or with relevance rules.
+            past: each block's keys and values before the positions given, from which rows are counted.
         """
         kept = Activations(embed)
         resid = embed
         for layer, block in enumerate(self.blocks):
             rows = answer_rows if layer == len(self.blocks) - 1 else None
             resid = operations.source(layer, "stream", resid.to(block.device))
-            resid = self._block(layer, resid, rows, operations, kept)
+            resid = self._block(layer, resid, rows, operations, kept, past[layer] if past else None)
         resid = operations.source(len(self.blocks), "stream", resid)
         kept.final = resid.view_as(resid)
         return kept
 
     def _block(
-        self, layer: int, resid: Tensor, rows: Tensor | None, operations: Operations, kept: Activations
+        self,
+        layer: int,
+        resid: Tensor,
+        rows: Tensor | None,
+        operations: Operations,
+        kept: Activations,
+        past: Past | None,
     ) -> Tensor:
         block = self.blocks[layer]
         attention = block.attention
@@ -171,7 +179,7 @@ class Transformer:
         query_x = x if rows is None else take_rows(x, rows)
         q = attention.project("q", query_x, operations=operations)
         k, v = (attention.per_query_head(attention.project(part, x, operations=operations)) for part in ("k", "v"))
-        z = operations.source(layer, "heads", attention.mix(q, k, v, rows, operations))
+        z = operations.source(layer, "heads", attention.mix(q, k, v, rows, operations, past=past))
         attention_sum = write(z, attention.W_O, attention.b_O)
         attention_out = operations.norm(block.attention_post_norm, attention_sum)
         attention_out = operations.source(layer, "attention", attention_out)

@@ -232,10 +232,10 @@ class PromptPairs:
             bounds = token_bounds(lengths, batch_size or len(self), max_tokens)
         return [self._select(order[start:stop]) for start, stop in pairwise(bounds)]
 
-    def by_length(self, max_padding: float) -> list[PromptPairs]:
-        """Batches of similar length, shortest first, padded by at most that share of their real tokens; `indices` stay."""
-        order = torch.argsort(self.lengths, stable=True)
-        bounds = padding_bounds(self.lengths[order].tolist(), number("max_padding", max_padding, least=0))
+    def by_size(self, sizes: Int[Tensor, " pair"], max_padding: float) -> list[PromptPairs]:
+        """Batches of similar sizes, smallest first, padded by at most that share of their real sizes; `indices` stay."""
+        order = torch.argsort(sizes, stable=True)
+        bounds = padding_bounds(sizes[order].tolist(), number("max_padding", max_padding, least=0))
         return [self._with_indices(order[start:stop]) for start, stop in pairwise(bounds)]
 
     def split(self, n_train: int, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:

@@ -22,9 +22,10 @@ from edge_circuits.graphs.graph import Graph
 from edge_circuits.graphs.model.adapter import adapt
 from edge_circuits.graphs.model.attention import write
 from edge_circuits.graphs.model.norm import apply_norm
-from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.model.transformer import Transformer, take_rows
 from edge_circuits.graphs.nodes import Part
 from edge_circuits.graphs.prompts.pairs import PromptPairs, check_pairs, in_order
+from edge_circuits.graphs.running.changing import since_changed
 from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.patching import (
     Cut,
@@ -148,12 +149,16 @@ def started(
         together: The changes of all computed sources are to stand in one tensor a stream (`Residual.room`).
         everywhere: Logits are to be read at every position.
     """
-    rows = answer_rows(batch).to(transformer.device)
+    cut = cut if everywhere else since_changed(transformer, batch, cut)
+    rows, clean = answer_rows(batch).to(transformer.device), transformer.embed(trimmed(batch.clean, batch))
     spans = None if batch.spans is None else trimmed(batch.spans.of_token, batch).to(transformer.device)
+    if cut.rows is not None:
+        rows, clean = rows - cut.rows[:, :1], take_rows(clean, cut.rows)
+        spans = None if spans is None else take_rows(spans, cut.rows)
     at_answer = None if spans is None else spans.gather(1, rows)
     read = Residual(None, spans) if everywhere else Residual(rows, at_answer)
     execution = Execution(transformer, plan, cut, Residual(None, spans), read)
-    change = transformer.embed(trimmed(batch.clean, batch)) - execution.cut.embed
+    change = clean - execution.cut.embed
     if together:
         n_batch, n_positions, d_model = change.shape
         execution.everywhere.room = change.new_empty(plan.n_everywhere, n_batch, n_positions, d_model)
@@ -200,7 +205,9 @@ class Execution:
             return cut_z
         q = self.project(layer, "q", heads, residual)
         k, v = (self.project(layer, part, heads, self.everywhere) for part in ("k", "v"))
-        return self.transformer.blocks[layer].attention.mix(q, k, v, residual.rows, heads=heads.heads) - cut_z
+        past = self.cut.past[layer] if self.cut.past else None
+        attention = self.transformer.blocks[layer].attention
+        return attention.mix(q, k, v, residual.rows, heads=heads.heads, past=past) - cut_z
 
     def project(
         self, layer: int, part: Part, heads: Heads, residual: Residual

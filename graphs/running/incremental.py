@@ -100,7 +100,7 @@ class IncrementalRun:
         destination = self.cached.graph.part_destinations(layer, "q").start
         x = self._inputs(Place("attention_in", layer, True), [destination])[0]
         rest = replace(self.cached.transformer, blocks=self.cached.transformer.blocks[layer:])
-        return rest.forward(x, self.rows).final
+        return rest.forward(x, self.rows, past=self.cached.cut.past[layer:]).final
 
     def _run_layer(self, layer: int) -> None:
         cached = self.cached
@@ -167,7 +167,8 @@ class IncrementalRun:
                     for i, part in enumerate(PARTS)
                 ]
                 rows = None if is_everywhere else self.rows
-                mixed = cached.transformer.blocks[layer].attention.mix(*parts, rows, heads=heads)
+                past = cached.cut.past[layer] if cached.cut.past else None
+                mixed = cached.transformer.blocks[layer].attention.mix(*parts, rows, heads=heads, past=past)
                 cut_z = cached.at_rows(cached.cut.z[layer], is_everywhere)[:, :, heads]
                 z[is_everywhere] = heads, self._minus(mixed, cut_z)
         if everywhere:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edge_circuits.graphs.checks import choice, refusal
-from edge_circuits.graphs.model.attention import write
+from edge_circuits.graphs.model.attention import Past, write
 from edge_circuits.graphs.model.operations import EXACT
 from edge_circuits.graphs.model.transformer import Activations, Transformer, take_rows
 from edge_circuits.graphs.prompts.pairs import PromptPairs
@@ -58,9 +58,13 @@ class Cut(Activations):
 
     Attributes:
         intervention: What the values are.
+        rows: The positions that they are of, where these are not all (`edge_circuits.graphs.running.changing`).
+        past: Each layer's keys and values before these positions.
     """
 
     intervention: CutTo = field(kw_only=True)
+    rows: Int[Tensor, "batch row"] | None = None
+    past: tuple[Past, ...] = ()
 
 
 CutValues = Callable[[PromptPairs], Cut]

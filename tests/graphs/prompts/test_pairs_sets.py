@@ -186,7 +186,7 @@ def test_digest_tells_other_sets_apart() -> None:
 def test_batches_by_length_have_little_padding_and_as_few_as_go(max_padding: float) -> None:
     lengths = [5, 6, 7, 30, 8, 9, 9, 12, 6, 20]
     pairs = PromptPairs([[1] * n for n in lengths], [[2] * n for n in lengths])
-    batches = pairs.by_length(max_padding)
+    batches = pairs.by_size(pairs.lengths, max_padding)
     assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(len(lengths)))
     fits = [batch.clean.numel() <= (1 + max_padding) * int(batch.lengths.sum()) for batch in batches]
     assert all(fits)
