@@ -20,7 +20,7 @@ GREY = "#999999"
 DPI = 130
 COLUMNS = 3  # of panels
 FORMATS = ("png", "svg", "pdf")
-MISSING = "no pictures: matplotlib is not installed; pip install 'edge-circuits[plots]'"
+MISSING = "no pictures: matplotlib is not installed; pip install 'edge-circuits[benchmarks]'"
 
 
 def can_draw() -> bool:

@@ -130,7 +130,7 @@ def test_without_matplotlib_the_user_is_told_and_the_rest_is_written(
     toy: list[str], tmp_path: Path, without_matplotlib: None, capsys: Any
 ) -> None:
     assert main([*toy, "--out", str(tmp_path)]) == DONE
-    assert "matplotlib is not installed; pip install 'edge-circuits[plots]'" in capsys.readouterr().err
+    assert "matplotlib is not installed; pip install 'edge-circuits[benchmarks]'" in capsys.readouterr().err
     assert (tmp_path / "roc.json").exists() and not list(tmp_path.glob("*.png"))
 
 
