@@ -23,13 +23,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edge_circuits.eap.methods.exact import MAX_PADDING, Exact, stacked_tokens
+from edge_circuits.eap.methods.exact import Exact, run_together, stacked_tokens
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs, ScoredGraph
 from edge_circuits.graphs.checks import number, refusal
 from edge_circuits.graphs.model.transformer import Transformer
+from edge_circuits.graphs.running.changing import n_changing
 from edge_circuits.graphs.running.dependents import bit_columns, dependents_of, members
-from edge_circuits.graphs.running.patching import trimmed
+from edge_circuits.graphs.running.patching import Intervention, trimmed
 
 PLAIN = 3  # forward passes
 ELEMENTWISE = 800  # multiplications: what a layer does a token beside its matrices, for each unit of its width
@@ -44,6 +45,7 @@ def affordable(
     batches: Sequence[PromptPairs],
     sizes: Float[Tensor, "source destination"],
     budget: float | int,
+    intervention: Intervention = "patching",
 ) -> Bool[Tensor, "source destination"]:
     """The edges of largest size whose exact patching, together, costs at most the budget.
 
@@ -52,6 +54,7 @@ def affordable(
         batches: All prompts.
         sizes: Absolute scores of a cheap method, or how large prompts let them be; edges of size 0 are taken last.
         budget: In plain passes over all prompts.
+        intervention: What cut edges read.
 
     Raises:
         ValueError: The budget does not pay for one edge.
@@ -60,7 +63,7 @@ def affordable(
     order = sizes[edges].argsort(descending=True, stable=True)
     places = edges.nonzero()[order]
     chosen = torch.zeros_like(edges)
-    spent = edge_prices(transformer, batches, places[:, 1])
+    spent = edge_prices(transformer, batches, places[:, 1], intervention)
     _check_enough(budget, spent[0].item(), "edge")
     chosen[tuple(places[spent <= budget].T)] = True
     return chosen
@@ -126,7 +129,10 @@ def _check_enough(budget: float | int, first: float, what: str) -> None:
 
 
 def edge_prices(
-    transformer: Transformer, batches: Sequence[PromptPairs], destinations: Int[Tensor, " edge"]
+    transformer: Transformer,
+    batches: Sequence[PromptPairs],
+    destinations: Int[Tensor, " edge"],
+    intervention: Intervention = "patching",
 ) -> Float[Tensor, " edge"]:
     """What patching edges up to each of these costs in all, in plain passes; each is given by its destination.
 
@@ -135,9 +141,9 @@ def edge_prices(
     distinct, places = destinations.unique(return_inverse=True)
     everywhere, at_answer, n_layers = _reruns(transformer, distinct.tolist())[:, places]
     earlier, spent = _n_earlier(places), torch.zeros(len(destinations), dtype=torch.float64)
-    groups = [group for batch in batches for group in batch.by_size(batch.positions + 1, MAX_PADDING)]  # at most
+    groups = [group for batch in batches for group in run_together(batch, intervention)]
     for group in groups:
-        n_tokens, n_answers = _n_tokens([group]), len(group)
+        n_tokens, n_answers = len(group) * int(n_changing(group, intervention).max()), len(group)
         n_stacked = (stacked_tokens(transformer) // torch.where(everywhere > 0, n_tokens, n_answers)).clamp(min=1)
         spent += (
             everywhere * n_tokens + at_answer * n_answers + n_layers * PATCHED_CALLS * CALL * (earlier % n_stacked == 0)

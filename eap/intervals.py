@@ -129,7 +129,7 @@ def score_groups(
     transformer = adapt(model, kv_destinations=scored.graph.kv_destinations)
     batches = pairs.batches(settings.get("batch_size"), MAX_TOKENS)
     reach = torch.stack((scored.scores.abs(), bars.low.abs(), bars.high.abs())).amax(0)
-    chosen = Exact(affordable(transformer, batches, reach, budget))
+    chosen = Exact(affordable(transformer, batches, reach, budget, settings.get("intervention", "patching")))
     exact = score_groups(model, pairs, metric, chosen, n_groups=n_groups, quiet=quiet, checkpoint=folder, **settings)
     return with_exact(scored, exact, chosen.edges, budget)
 

@@ -153,7 +153,7 @@ def score(
     scored = ScoredGraph(transformer.graph, scores, metadata)
     if budget is None:
         return scored
-    chosen = affordable(transformer, batches, scored.scores.abs(), budget)
+    chosen = affordable(transformer, batches, scored.scores.abs(), budget, intervention)
     same = dict(intervention=intervention, batch_size=batch_size, kv_destinations=kv_destinations, quiet=quiet)
     exact = score(model, pairs, metric, Exact(chosen), checkpoint=checkpoint, process_group=process_group, **same)
     return with_exact(scored, exact, chosen, budget)

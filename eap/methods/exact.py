@@ -29,7 +29,7 @@ from edge_circuits.graphs.model.transformer import Transformer
 from edge_circuits.graphs.running.cached_run import CachedRun
 from edge_circuits.graphs.running.changing import n_changing
 from edge_circuits.graphs.running.incremental import run_candidates
-from edge_circuits.graphs.running.patching import Cut, answer_rows, cut_only_at
+from edge_circuits.graphs.running.patching import Cut, Intervention, answer_rows, cut_only_at
 
 STACKED_TOKENS = 1024  # of a model 256 wide or more; of a narrower one so many more
 MAX_PADDING = 0.2  # of the real tokens, in prompts that run together
@@ -60,7 +60,7 @@ class Exact(Method):
     @torch.no_grad()
     def scores(self, job: Job, batch: PromptPairs) -> Float[Tensor, "source destination *span"]:
         """What cutting each edge alone adds to the metric, summed over the batch; zero where `edges` does not ask."""
-        groups = batch.by_size(n_changing(batch, job.intervention), MAX_PADDING)
+        groups = run_together(batch, job.intervention)
         return sum(self._scores(job, group, _path(job, group)) for group in groups)
 
     def _scores(self, job: Job, batch: PromptPairs, path: Path | None) -> Float[Tensor, "source destination *span"]:
@@ -104,6 +104,11 @@ class Exact(Method):
                     progress.save_now_and_then()
         progress.save()
         return progress.scores
+
+
+def run_together(batch: PromptPairs, intervention: Intervention) -> list[PromptPairs]:
+    """The prompts of a batch in parts that run together: those of which similarly many positions are computed."""
+    return batch.by_size(n_changing(batch, intervention), MAX_PADDING)
 
 
 def stacked_tokens(transformer: Transformer) -> int:
