@@ -21,7 +21,7 @@ def check_each_prompt_alone(metric: Callable, name: str, transformer: Transforme
     """Ask a metric about two prompts, the last one first, together and one by one, with random logits.
 
     Raises:
-        ValueError: The values differ, or the metric does not take two of the prompts.
+        ValueError: The values differ, or the metric takes all prompts and not two of them.
     """
     if len(pairs) < 2:
         return
@@ -40,6 +40,7 @@ def check_each_prompt_alone(metric: Callable, name: str, transformer: Transforme
     try:
         together, alone = values([0, 1]), [values([row]) for row in (0, 1)]
     except (IndexError, RuntimeError) as error:
+        metric(logits[[0] * len(pairs)], pairs.to(transformer.device))  # a trouble of its own is told as it is
         raise refusal(f"metric {name}", expected, f"{type(error).__name__} for 2 of the prompts", remedy) from error
     if any(not isinstance(each, Tensor) or each.shape != (n,) for each, n in zip((together, *alone), (2, 1, 1))):
         return  # which is refused where the metric is measured

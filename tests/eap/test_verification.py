@@ -14,7 +14,7 @@ from edge_circuits.eap import edge_checks
 from edge_circuits.eap.verification import Check, Verification, verify
 from edge_circuits.graphs import ScoredGraph
 from edge_circuits.graphs.model import adapter, transformer_bridge
-from edge_circuits.graphs.running import execution, patching
+from edge_circuits.graphs.running import changing, execution, patching
 
 PAIRS = prompt_pairs([7, 5, 6, 5], positions=[-1, -2, -1, -1], seed=5)
 MODEL_CHECK, CUT_CHECK, PADDING_CHECK = "logits against the model's own", "all edges cut", "all prompts in a batch"
@@ -108,7 +108,7 @@ def test_a_padding_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     def last_column(pairs):
         return torch.full_like(pairs.positions[:, None], int(pairs.positions.max()))
 
-    for module in (execution, patching):
+    for module in (changing, execution, patching):
         monkeypatch.setattr(module, "answer_rows", last_column)
     monkeypatch.setattr("edge_circuits.eap.gradients.answer_rows", last_column)
     result = checked(tiny("gpt2").model)
