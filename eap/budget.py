@@ -12,7 +12,8 @@ A plain pass is what two forward passes and one backward pass of the model over 
 price is counted, not timed, so that the same call measures the same edges on any machine: multiplications by weights on the
 tokens where a node runs again, and what else takes as long as so many of them (`ELEMENTWISE`, `CALL`), three forward passes to a
 plain one. In a model less than some 256 wide that other part is most of a plain pass as well as of the price. The two numbers are of one
-CPU thread: what was asked is kept within a fifth or so there, and on a device of other speeds less well.
+CPU thread: what was asked is kept within a fifth or so there, exceeded by up to a half where short prompts of many lengths meet a
+small model, and on a device of other speeds kept less well.
 """
 
 from __future__ import annotations
