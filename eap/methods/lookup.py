@@ -66,7 +66,8 @@ def _read(kind: type[Method], name: str, key: str, text: str) -> Any:
     try:
         return type_of(text) if type_of in (int, float) else text
     except ValueError:
-        raise ValueError(f"method {name!r}: expected a number for {key}, got {text!r}.") from None
+        expected = "a whole number" if type_of is int else "a number"
+        raise ValueError(f"method {name!r}: expected {expected} for {key}, got {text!r}.") from None
 
 
 def _place(name: str, method: Method) -> tuple[bool, bool, bool, int, str]:

@@ -85,7 +85,7 @@ def convert(given: argparse.Namespace) -> None:
         setting.told(value, given).save(given.out)
     else:
         eap_ig.export(setting.load(given.file), given.out, negate=negate, d_model=given.d_model)
-    print(f"{to}: {given.out}; scores {'as they were' if given.keep_sign else 'with the sign that is usual there'}")
+    print(f"{to}: {given.out}; scores {'as they were' if given.keep_sign else f'signed as in {to}'}")
 
 
 def _to_neuronpedia(given: argparse.Namespace) -> None:

@@ -407,7 +407,7 @@ def test_results_name_their_settings() -> None:
         ("eag", {}, "method: expected one of 'eap', .*got 'eag'"),
         ("eap:steps=5", {}, "method 'eap' has no setting 'steps'; it has reader, exact_sources, metric_as"),
         ("eap-ig:steps=0", {}, "steps: expected a whole number from 1 to 1000, got 0"),
-        ("eap-ig:steps=many", {}, "method 'eap-ig': expected a number for steps, got 'many'"),
+        ("eap-ig:steps=many", {}, "method 'eap-ig': expected a whole number for steps, got 'many'"),
         (
             "eap-ig:steps=1001",
             {},
