@@ -129,24 +129,14 @@ def score(
             asked |= question(model, transformer, pairs, measured, batches, gradients=method.needs_gradient, **settings)
             asked |= {"checkpoint": str(checkpoint), "budget": str(budget)}
     cuts = cut_values(transformer, batches, intervention, processes)
-    job = Job(
-        transformer, metric, cuts, intervention, token_chunk, by is not None, quiet=quiet or not processes.is_first
-    )
-    metadata = _metadata(job, pairs, method)
-    if method.takes_all:
-        start = time.monotonic()
-        scores = method.scores_of_all(job, batches)
-        seconds = time.monotonic() - start
-    else:
-        if checkpoint is not None:
-            path = processes.read_by_first(lambda: _path(Path(checkpoint), job, method, asked, batches))
-            job = replace(job, checkpoint=path)
-        total, seconds = _summed(job, batches, processes, method)
-        scores = method.joined(total / len(pairs), transformer.graph)
-    scores, metadata = (
-        scores.to(torch.promote_types(transformer.dtype, torch.float32)),
-        metadata | {"seconds": round(seconds, 3)},
-    )
+    silent = quiet or not processes.is_first
+    job = Job(transformer, metric, cuts, intervention, token_chunk, by is not None, quiet=silent)
+    if checkpoint is not None:
+        path = processes.read_by_first(lambda: _path(Path(checkpoint), job, method, asked, batches))
+        job = replace(job, checkpoint=path)
+    scores, seconds = _over_prompts(job, batches, processes, method, len(pairs))
+    scores = scores.to(torch.promote_types(transformer.dtype, torch.float32))
+    metadata = _metadata(job, pairs, method) | {"seconds": round(seconds, 3)}
     _check_scores(scores, method, job.metric)
     if by is not None:
         return SpanScores(transformer.graph, pairs.spans.names, scores, metadata | {"by": by})
@@ -210,6 +200,17 @@ def _check_scores(scores: Float[Tensor, "source destination *span"], method: Met
             "answers and wrong answers are the same, and whether corrupted prompts differ from clean ones",
             stacklevel=5,
         )
+
+
+def _over_prompts(
+    job: Job, batches: list[PromptPairs], processes: Processes, method: Method, n_prompts: int
+) -> tuple[Float[Tensor, "source destination *span"], float]:
+    """A method's scores, means over all prompts, and the seconds they took."""
+    if not method.takes_all:
+        total, seconds = _summed(job, batches, processes, method)
+        return method.joined(total / n_prompts, job.transformer.graph), seconds
+    start = time.monotonic()
+    return method.scores_of_all(job, batches), time.monotonic() - start
 
 
 def _summed(
