@@ -31,6 +31,7 @@ from edge_circuits.eap.methods.integrated_gradients import IntegratedGradients
 from edge_circuits.eap.methods.lookup import find
 from edge_circuits.eap.methods.method import Method
 from edge_circuits.graphs import PromptPairs
+from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.features.dictionary import AnyDictionary
 from edge_circuits.graphs.features.nodes import ANY, ERROR, FeatureNodes, nodes_of_sums
 from edge_circuits.graphs.features.running import Dissection, Parts
@@ -94,7 +95,7 @@ def score_features(
             values from clean to cut (the default rule "left" includes the clean end); or "exact".
         intervention: what a cut node becomes.
         by_position: a node for each position, counted from the start of the prompts; else one for all.
-        candidates: for "exact", the nodes to measure; by default all that change.
+        candidates: for "exact", the nodes to measure, with or without positions as `by_position` says; by default all that change.
         batch_size: prompts in a batch; by default as many as fit in 2,048 tokens, fewer for large dictionaries.
         quiet: no progress bar.
 
@@ -110,7 +111,7 @@ def score_features(
     metric = as_metric(metric, dissection.transformer, pairs)
     method.check_model(dissection.transformer)
     method.check_metric(metric)
-    score_batch = _scorer(method, candidates)
+    score_batch = _scorer(method, candidates, by_position)
     sums: list[Tensor] = []
     with tqdm(total=len(pairs), desc=f"{method.name} features", unit="prompt", disable=quiet, leave=False) as bar:
         for batch in dissection.batches:
@@ -129,11 +130,16 @@ def score_features(
 ScoreBatch = Callable[[Dissection, PromptPairs, Metric], Iterator[Summed]]
 
 
-def _scorer(method: Method, candidates: FeatureNodes | None) -> ScoreBatch:
+def _scorer(method: Method, candidates: FeatureNodes | None, by_position: bool) -> ScoreBatch:
     if candidates is not None and not isinstance(method, Exact):
         raise ValueError(f"candidates: expected none for method {method.name!r}, which scores every node; leave it out")
+    if candidates is not None and (others := int(((candidates.index[:, 1] != ANY) != by_position).sum())):
+        wanted, got = ("single", "all") if by_position else ("all", "single")
+        raise refusal(
+            "candidates", f"nodes at {wanted} positions", f"{others} at {got}", f"give by_position={not by_position}"
+        )
     if isinstance(method, Exact):
-        return lambda dissection, batch, metric: _exact(dissection, batch, metric, candidates)
+        return lambda dissection, batch, metric: _exact(dissection, batch, metric, candidates, by_position)
     if isinstance(method, OnePass | IntegratedGradients):
         method.check_alone("features")
     if isinstance(method, IntegratedGradients):
@@ -231,9 +237,9 @@ def integrated_gradient(
 
 @torch.no_grad()
 def _exact(
-    dissection: Dissection, batch: PromptPairs, metric: Metric, candidates: FeatureNodes | None
+    dissection: Dissection, batch: PromptPairs, metric: Metric, candidates: FeatureNodes | None, by_position: bool
 ) -> Iterator[Summed]:
-    """Each node cut alone, several of them stacked along the batch."""
+    """Each node cut alone, at all positions at once where it has none; several of them stacked along the batch."""
     kept, cuts = dissection.forward(batch.clean, batch), dissection.cuts(batch)
     uncut = metric(dissection.logits(kept, batch), batch)
     n_stacked = max(1, STACKED_TOKENS // (len(batch) * kept.embed.shape[1]))
@@ -241,7 +247,8 @@ def _exact(
         now, cut = dissection.parts(number, kept), cuts(number)
         changes = cut.features - now.features
         sums = changes.new_zeros(changes.shape[1], dictionary.n_features + 1)
-        for rows in filter(len, _rows(dictionary, changes, candidates, number).split(n_stacked)):
+        every = _rows(dictionary, changes, candidates, number, by_position)
+        for rows in filter(len, every.split(n_stacked)):
             added = torch.stack([change_of_node(dictionary, now, cut, *row) for row in rows.tolist()])
             values = values_with(dissection, batch, metric, dictionary.site, added)
             for (position, feature), value in zip(rows.tolist(), values):
@@ -249,13 +256,18 @@ def _exact(
         yield sums
 
 
-def _rows(dictionary: AnyDictionary, changes: Tensor, candidates: FeatureNodes | None, number: int) -> Tensor:
+def _rows(
+    dictionary: AnyDictionary, changes: Tensor, candidates: FeatureNodes | None, number: int, by_position: bool
+) -> Tensor:
     """(position, feature) of the nodes of a site to measure."""
     if candidates is not None:
-        return candidates.index[candidates.index[:, 0] == number, 1:]
+        rows = candidates.index[candidates.index[:, 0] == number, 1:]
+        return rows[rows[:, 0] < changes.shape[1]]  # prompts of other batches may be longer
     moved = dictionary.active((changes != 0).to(changes)).any(0)
+    moved = moved if by_position else moved.any(0, keepdim=True)
     errors = [(position, ERROR) for position in range(len(moved))] if dictionary.has_error else []
-    return torch.tensor([*moved.nonzero().tolist(), *errors], dtype=torch.long).reshape(-1, 2)
+    rows = torch.tensor([*moved.nonzero().tolist(), *errors], dtype=torch.long).reshape(-1, 2)
+    return rows if by_position else rows.where(torch.tensor([False, True]), ANY)
 
 
 def change_of_node(

@@ -171,6 +171,29 @@ def test_exact_scores_are_runs_without_the_one_node(kind: str) -> None:
         assert abs((without - whole).mean() - found.scores[row]) < 1e-12
     all_of_one = score(kind, dictionaries[:1], EVEN, "exact", by_position=False, candidates=_anywhere(candidates))
     assert all("@" not in name for name in all_of_one.names)
+    with pytest.raises(ValueError, match="candidates: expected nodes at single positions, got [0-9]+ at all"):
+        score(kind, dictionaries[:1], EVEN, "exact", candidates=_anywhere(candidates))
+    with pytest.raises(ValueError, match="candidates: expected nodes at all positions, got [0-9]+ at single"):
+        score(kind, dictionaries, EVEN, "exact", by_position=False, candidates=candidates)
+
+
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_an_exact_score_over_all_positions_is_of_one_cut_at_all_of_them(batch_size: int | None) -> None:
+    dictionaries, model = [dictionaries_of("gpt2")[1], *heads(tiny("gpt2").model)[:1]], tiny("gpt2").model
+    found = score("gpt2", dictionaries, RAGGED, "exact", by_position=False, batch_size=batch_size)
+    assert found.is_error.any() and len(found.index.unique(dim=0)) == len(found)
+    whole = curved(run_features(model, dictionaries, found[:0], RAGGED, complement=True), RAGGED)
+    for row in (*range(0, len(found), 5), int(found.is_error.nonzero()[0]), len(found) - 1):
+        without = curved(run_features(model, dictionaries, found[row : row + 1], RAGGED, complement=True), RAGGED)
+        assert abs((without - whole).mean() - found.scores[row]) < 1e-12
+
+
+def test_candidates_may_lie_beyond_the_prompts_of_a_batch() -> None:
+    every = score("gpt2", heads(tiny("gpt2").model), RAGGED, "exact")
+    chosen = every[every.index[:, 1] >= 2]
+    alone = score("gpt2", heads(tiny("gpt2").model), RAGGED, "exact", candidates=chosen, batch_size=1)
+    assert alone.names == chosen.names
+    assert torch.allclose(alone.scores, chosen.scores, rtol=0, atol=1e-12)
 
 
 def _anywhere(nodes: FeatureNodes) -> FeatureNodes:
