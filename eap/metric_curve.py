@@ -12,7 +12,8 @@ far along the line the edge goes, and
     score = s + curve(a) - a slope
 
 So small effects keep the local gradient, large ones follow the curve, and a metric that is linear changes nothing. a is kept
-between -1 and 2, where the curve is read.
+between -1 and 2, where the curve is read. Where the curve comes back, so that |span| is below half of its range from 0 to 1, the
+metric does not tell how far an edge goes, and the prompt keeps its scores by the slope.
 
 This is the project's own; it has no published counterpart that we know of.
 """
@@ -31,6 +32,7 @@ from edge_circuits.graphs.metrics import Metric
 LOW, HIGH, N_READ = -1.0, 2.0, 61  # from where to where along the line, and at how many places
 N_GRADIENTS = 8  # of the mean over the line
 STRAIGHT = 1e-5
+LEAST_SPAN = 0.5  # of the curve's range between the clean and the cut logits
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,17 @@ class MetricCurve:
     ) -> Float[Tensor, "batch source destination"]:
         """Scores that follow the curve, from those with the gradient at the clean logits and with the mean over the line."""
         slope, span = (x.to(by_slope)[:, None, None] for x in (self.slope, self.span))
-        nowhere = span.abs() <= torch.finfo(span.dtype).tiny
+        first, last = (round((end - LOW) * (N_READ - 1) / (HIGH - LOW)) for end in (0, 1))
+        between = self.heights[first : last + 1].to(by_slope)
+        reach = LEAST_SPAN * (between.amax(0) - between.amin(0))[:, None, None]
+        nowhere = span.abs() <= reach.clamp(min=torch.finfo(span.dtype).tiny)
         along = (by_mean / span.masked_fill(nowhere, 1)).masked_fill(nowhere, 0).clamp(LOW, HIGH)
         place = (along - LOW) * ((N_READ - 1) / (HIGH - LOW))
         below = place.floor().clamp(max=N_READ - 2).long()
         heights = self.heights.T.to(by_slope)
         start, end = (heights.gather(1, (below + step).flatten(1)).view_as(below) for step in (0, 1))
         beyond_slope = torch.lerp(start, end, place - below) - along * slope
-        return by_slope + beyond_slope.masked_fill(by_mean == 0, 0)
+        return by_slope + beyond_slope.masked_fill((by_mean == 0) | nowhere, 0)
 
 
 def metric_curve(
@@ -90,7 +95,9 @@ def metric_curve(
             return torch.autograd.grad(metric(logits, pairs).sum(), logits)[0]
 
     slope = (gradient(0.0) * way).flatten(1).sum(-1)
-    if all(((height(a) - a * slope).abs() <= STRAIGHT * (a * slope).abs()).all() for a in (0.5, 1.0, HIGH)):
+    if all(
+        ((height(a) - a * slope).abs() <= STRAIGHT * (a * slope).abs()).all() for a in (LOW, LOW / 2, 0.5, 1.0, HIGH)
+    ):
         return None
     mean = sum(gradient((step + 0.5) / N_GRADIENTS) for step in range(N_GRADIENTS)) / N_GRADIENTS
     places = [LOW + (HIGH - LOW) * place / (N_READ - 1) for place in range(N_READ)]

@@ -86,6 +86,36 @@ def test_any_batching_gives_the_same() -> None:
     assert torch.allclose(*found, rtol=0, atol=1e-10)
 
 
+def test_a_curve_that_comes_back_leaves_the_scores_by_slope() -> None:
+    """Its span is small beside its bend, so that scores over it are no share of the way."""
+    places = torch.linspace(-1, 2, 61, dtype=torch.float64)[:, None]
+    returning, falling = places * (1.05 - places), -places * (1 + places)
+    scores, by_mean = torch.tensor([[[0.01, -0.02]]]).double(), torch.tensor([[[0.3, -0.1]]]).double()
+    for heights, slope, span, follows in ((returning, 1.05, 0.05, False), (falling, -1.0, -2.0, True)):
+        curve = MetricCurve(heights, torch.tensor([slope]).double(), torch.zeros(1, 4), torch.tensor([span]).double())
+        assert torch.equal(curve.bent(scores, by_mean), scores) is not follows
+
+
+def beyond_the_clean_end(logits: Tensor, pairs: PromptPairs) -> Tensor:
+    """A metric that is straight from the clean to the cut logits of the first prompt, and bends away from both."""
+    clean, cut = (end[:1] for end in ends("gpt2", PAIRS))
+    way = (cut - clean) / (cut - clean).square().sum()
+    along = ((logits - clean) * way).sum(1)
+    return along - (-0.3 - along).clamp(min=0)
+
+
+def test_a_bend_beyond_the_clean_end_counts_whatever_runs_beside() -> None:
+    clean, cut = (end[:1] for end in ends("gpt2", PAIRS))
+    curve = metric_curve(beyond_the_clean_end, PAIRS[:1], clean, cut)
+    assert curve is not None and abs(curve.heights[0, 0].item() + 1.7) < 1e-9
+    settings = dict(method=eap.EAP(metric_as="curve"), quiet=True)
+    alone, together = (
+        eap.score(tiny("gpt2").model, PAIRS, beyond_the_clean_end, batch_size=size, **settings).scores
+        for size in (1, 3)
+    )
+    assert torch.allclose(alone, together, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("metric", [logit_difference, curved])
 def test_a_blend_is_the_gradient_for_small_effects_and_relevance_for_large_ones(metric) -> None:
     found, share = eap.score(tiny("llama").model, PAIRS, metric, eap.Blend(exact_sources=1000), quiet=True).scores, 0.1
