@@ -73,9 +73,9 @@ def affordable(
 def affordable_nodes(
     transformer: Transformer,
     batches: Sequence[PromptPairs],
-    means: Mapping[str, Float[Tensor, "layer *head pos"]],
+    means: Mapping[str, Float[Tensor, "layer ... pos"]],
     budget: float | int,
-) -> dict[str, Bool[Tensor, "layer *head pos"]]:
+) -> dict[str, Bool[Tensor, "layer ... pos"]]:
     """By kind the nodes of largest mean score whose exact patching, together, costs at most the budget.
 
     The stream behind a layer is the one before the next, and counts once.

@@ -60,10 +60,10 @@ class NodeScores:
         exact: by kind, the nodes and positions that were measured by exact patching: what a budget paid for, or all of method "exact".
     """
 
-    per_prompt: Mapping[str, Float[Tensor, "pair layer *head pos"]]
+    per_prompt: Mapping[str, Float[Tensor, "pair layer ... pos"]]
     metadata: Mapping[str, Any]
     graph: Graph
-    exact: Mapping[str, Bool[Tensor, "layer *head pos"]]
+    exact: Mapping[str, Bool[Tensor, "layer ... pos"]]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def _over_prompts(
     scores: Callable[[PromptPairs], dict[str, Tensor]],
     method: Method,
     quiet: bool,
-) -> dict[str, Float[Tensor, "pair layer *head pos"]]:
+) -> dict[str, Float[Tensor, "pair layer ... pos"]]:
     """The scores of all batches, in the order of the pairs; zero for pairs that are in none."""
     found: dict[str, Tensor] = {}
     bar = tqdm(total=sum(map(len, batches)), desc=f"{method.name} nodes", unit="prompt", disable=quiet, leave=False)

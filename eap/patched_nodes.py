@@ -46,7 +46,7 @@ def patched_nodes(
     here: Float[Tensor, "batch pos d_model"],
     there: Float[Tensor, "batch pos d_model"],
     heads: bool = False,
-    chosen: Mapping[str, Bool[Tensor, "layer *head pos"]] | None = None,
+    chosen: Mapping[str, Bool[Tensor, "layer ... longest"]] | None = None,
 ) -> dict[str, Float[Tensor, "batch pos layer *head"]]:
     """What each node's value on the other prompt, put in at one position, adds to the metric.
 
@@ -79,7 +79,7 @@ def patched_nodes(
 
 
 def _wanted(
-    chosen: Mapping[str, Bool[Tensor, "layer *head pos"]] | None, kind: str, number: int, n_positions: int
+    chosen: Mapping[str, Bool[Tensor, "layer ... longest"]] | None, kind: str, number: int, n_positions: int
 ) -> Int[Tensor, " chosen"]:
     """The positions at which a node is measured, by its number among those of its kind."""
     if chosen is None:

@@ -34,8 +34,8 @@ class Rotary:
     tables: Callable[[Tensor], tuple[Tensor, Tensor]]
     adjacent: bool = False
 
-    def rotate(self, x: Float[Tensor, "batch row head d_head"], rows: Int[Tensor, "#batch row"]) -> Tensor:
-        """Rotate each row by its position."""
+    def rotate(self, x: Float[Tensor, "batch row head d_head"], rows: Int[Tensor, "prompt row"]) -> Tensor:
+        """Rotate each row by its position; a batch of copies of the prompts, or one prompt for all, repeats them."""
         cos, sin = (_repeated(table.to(x.device, x.dtype)[:, :, None], len(x)) for table in self.tables(rows))
         d_rotary = cos.shape[-1]
         turning, still = x[..., :d_rotary], x[..., d_rotary:]

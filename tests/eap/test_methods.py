@@ -422,11 +422,6 @@ def test_results_name_their_settings() -> None:
             {},
             r"edges: expected a bool mask of shape \(9, 25\), got torch.bool of shape \(2, 2\)",
         ),
-        (
-            eap.Exact(torch.full((9, 25), 2)),
-            {},
-            r"edges: expected a bool mask of shape \(9, 25\), got torch.int64 of shape \(9, 25\)",
-        ),
     ],
 )
 def test_bad_settings_are_refused(
@@ -434,6 +429,11 @@ def test_bad_settings_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         scored("attention-only", method, **settings)
+
+
+def test_a_mask_of_numbers_is_refused(without_type_checks: None) -> None:
+    with pytest.raises(ValueError, match=r"edges: expected a bool mask of shape \(9, 25\), got torch.int64 of shape"):
+        scored("attention-only", eap.Exact(torch.full((9, 25), 2)))
 
 
 @pytest.mark.parametrize("method", ["eap", "relp", "hisp"])

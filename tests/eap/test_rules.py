@@ -257,8 +257,8 @@ def test_an_unknown_choice_is_refused(name: str, without_type_checks: None) -> N
 def test_a_temperature_has_to_have_a_softmax_to_soften() -> None:
     with pytest.raises(ValueError, match="temperature: expected 1 with attention 'ah', got 2.0"):
         RelP(attention="ah", temperature=2.0)
-    with pytest.raises(ValueError, match="temperature: expected a finite number above 0, got 0"):
-        RelP(temperature=0)
+    with pytest.raises(ValueError, match="temperature: expected a finite number above 0, got 0.0"):
+        RelP(temperature=0.0)
 
 
 @pytest.mark.parametrize("scores", [CAUSAL, CAPPED, WINDOWED])

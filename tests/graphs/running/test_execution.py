@@ -270,7 +270,7 @@ def test_several_circuits_share_what_cut_edges_read(positions: str) -> None:
     assert sum(flops) - together.get_total_flops() > 0.9 * empty.get_total_flops()
 
 
-def test_refuses_no_circuits_and_what_is_none() -> None:
+def test_refuses_no_circuits_and_what_is_none(without_type_checks: None) -> None:
     model = tiny("gpt2").model
     with pytest.raises(ValueError, match="circuit: expected a Circuit, got NoneType"):
         run(model, [], PAIRS)

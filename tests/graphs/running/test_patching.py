@@ -167,7 +167,7 @@ def test_tokens_after_the_last_answer_are_dropped() -> None:
     assert answer_rows(pairs).tolist() == [[1], [2]]
 
 
-def test_refuses_an_unknown_intervention() -> None:
+def test_refuses_an_unknown_intervention(without_type_checks: None) -> None:
     with pytest.raises(ValueError, match="intervention: expected one of 'patching', .*, got 'resample'"):
         check_intervention("resample")
 
