@@ -179,7 +179,7 @@ class EdgeSweep:
     def _block(self, destination: int) -> tuple[int, bool]:
         """The layer of a destination, and whether it is the MLP, after which fewer nodes may have to run."""
         graph = self.search.graph
-        layer = destination // ((graph.n_destinations - 1) // graph.n_layers)
+        layer = graph.layer_of(destination)
         return layer, layer < graph.n_layers and graph.mlps and destination == graph.mlp_destination(layer)
 
     def _visit(self, destination: int) -> None:

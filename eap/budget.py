@@ -172,8 +172,7 @@ def _reruns(transformer: Transformer, destinations: Sequence[int]) -> Float[Tens
         below = sum(weights[source] for source in moved if source < last)
         everywhere = below and below + attention.W_K.numel() + attention.W_V.numel()
         at_answer = transformer.W_U.numel() + sum(weights[source] for source in moved if source >= last)
-        layer = destination // ((graph.n_destinations - 1) // graph.n_layers)  # every layer has as many
-        found.append((everywhere, at_answer, graph.n_layers - layer + 1))
+        found.append((everywhere, at_answer, graph.n_layers - graph.layer_of(destination) + 1))
     return torch.tensor(found, dtype=torch.float64).T
 
 

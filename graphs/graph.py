@@ -205,6 +205,10 @@ class Graph:
         visible = zip(self.destinations, self.n_visible.tolist())
         return tuple(f"{source}{ARROW}{name}" for name, n in visible for source in self.sources[:n])
 
+    def layer_of(self, destination: int) -> int:
+        """The layer of a destination by its place; of `logits` the one after the last."""
+        return destination // ((self.n_destinations - 1) // self.n_layers)  # as many in every layer
+
     def edge_name(self, source: int, destination: int) -> str:
         """The name of an edge by its places; one that does not exist is named all the same."""
         return f"{self.sources[source]}{ARROW}{self.destinations[destination]}"

@@ -156,7 +156,7 @@ class CachedRun:
         self._weights = mask.T.to(self.logits.device, self.logits.dtype).contiguous()
         self._dependents: dict[int, Dependents] = {}
         cut = (self.graph.edge_mask & ~mask.cpu()).any(0).nonzero()
-        self.whole_from = self.layer_of(int(cut.max())) + 1 if len(cut) else 0
+        self.whole_from = self.graph.layer_of(int(cut.max())) + 1 if len(cut) else 0
 
     # What the run is
 
@@ -171,10 +171,6 @@ class CachedRun:
             sums = len(self.groups) == 1
             self._dependents[destination] = dependents_of(self.graph, self.columns, self._computed, destination, sums)
         return self._dependents[destination]
-
-    def layer_of(self, destination: int) -> int:
-        """The layer of a destination; of `logits` the one after the last."""
-        return destination // ((self.graph.n_destinations - 1) // self.graph.n_layers)  # as many in every layer
 
     def is_everywhere(self, source: int) -> bool:
         """Whether a source is computed at every position; otherwise, if at all, at the answer row alone."""

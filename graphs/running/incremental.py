@@ -85,7 +85,7 @@ class IncrementalRun:
         logits = graph.n_destinations - 1
         if logits not in self.dependents.destinations:
             return cached.logits.expand(self.n, *cached.logits.shape)
-        first = cached.layer_of(self.destination)
+        first = graph.layer_of(self.destination)
         whole_from = graph.n_layers if self.collects else max(first + 1, cached.whole_from)
         for layer in range(first, min(whole_from, graph.n_layers)):
             self._run_layer(layer)
