@@ -22,6 +22,7 @@ from edge_circuits.graphs.checks import refusal
 from edge_circuits.graphs.divergence import Reference
 from edge_circuits.graphs.metrics import Metric, accuracy, as_metric, check_values, top_accuracy
 from edge_circuits.graphs.prompts.pairs import check_pairs, in_order
+from edge_circuits.graphs.running.changing import since_changed
 from edge_circuits.graphs.running.distributed import ALONE
 from edge_circuits.graphs.running.execution import MAX_TOKENS, adapted_for, run_batch
 from edge_circuits.graphs.running.patching import Cut, Intervention, check_intervention, cut_values
@@ -113,8 +114,9 @@ class Trial:
         self._cuts = cut_values(self.transformer, self.batches, intervention)
 
     def each(self) -> Iterator[tuple[PromptPairs, Cut]]:
-        """The batches, each with the values that cut edges read, on the device of the prompts."""
-        return ((batch, self._cuts(batch).to(batch.device)) for batch in self.batches)
+        """The batches, each with the values that cut edges read where they can change, on the device of the prompts."""
+        cuts = ((batch, self._cuts(batch).to(batch.device)) for batch in self.batches)
+        return ((batch, since_changed(self.transformer, batch, cut)) for batch, cut in cuts)
 
     def logits(self, circuit: Circuit, batch: PromptPairs, cut: Cut) -> Float[Tensor, "batch *rows d_vocab"]:
         """A circuit's logits at the answer positions of one batch."""

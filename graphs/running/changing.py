@@ -42,9 +42,9 @@ def changing_rows(pairs: PromptPairs) -> Int[Tensor, "batch row"]:
 def since_changed(transformer: Transformer, batch: PromptPairs, cut: Cut) -> Cut:
     """The cut values at the positions where values can change, `Cut.rows`, with the keys and values before them, `Cut.past`.
 
-    Unchanged where that is everywhere, or what is cut comes from no run (`zero` and means).
+    Unchanged where that is everywhere, where it has been done, or what is cut comes from no run (`zero` and means).
     """
-    if not cut.k:
+    if not cut.k or cut.rows is not None:
         return cut
     rows, n_answers = changing_rows(batch).to(cut.embed.device), answer_rows(batch).shape[1]
     if rows.shape[1] == cut.embed.shape[1]:

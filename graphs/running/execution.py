@@ -92,6 +92,7 @@ def run(
             n_positions = pairs.clean.shape[1]
             each = [run_everywhere(transformer, plan, batch, cut, n_positions) for plan in plans]
         else:
+            cut = since_changed(transformer, batch, cut)  # once for all circuits
             each = [run_batch(transformer, plan, batch, cut) for plan in plans]
         found.append(torch.stack(each, dim=1) if several else each[0])
     logits = in_order(batches, found)
