@@ -113,7 +113,7 @@ def discover_spans(
         check_spans(pairs, circuit.spans)
         transformer = adapted_for(model, circuit.graph)
     batches = [batch.to(transformer.device) for batch in ALONE.batches(pairs, batch_size, MAX_TOKENS)]
-    runs = _Runs(transformer, circuit.graph, metric, intervention, batches)
+    runs = _Runs(transformer, circuit.graph, as_objective(metric, transformer, pairs), intervention, batches)
     return _Sweep(runs, circuit, float(threshold), change, stacked_tokens).run(quiet)
 
 
@@ -133,7 +133,6 @@ class _Runs:
         self.cuts = [make_cut(batch) for batch in batches]
         whole = make_plan(graph, graph.edge_mask, intervention)
         clean = [run_batch(transformer, whole, batch, cut) for batch, cut in zip(batches, self.cuts)]
-        metric = as_objective(metric, transformer, PromptPairs.concat(batches))
         self.objective, self.n_prompts, self.n = Objective(metric, batches, clean), sum(map(len, batches)), 0
 
     def values(self, candidates: Bool[Tensor, "candidate source destination span"]) -> list[float]:

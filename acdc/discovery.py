@@ -76,6 +76,9 @@ def discover(
     Raises:
         ValueError: A negative or NaN threshold, an unknown setting, an unsupported model, a checkpoint of another
             sweep, or a metric that is not one finite number a prompt; then the edge is named.
+
+    Reference:
+        Conmy et al. 2023, Algorithm 1.
     """
     search = Search(model, pairs, metric, settings, thresholds=[threshold], checkpoint=checkpoint)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit
@@ -114,6 +117,9 @@ def refine(
 
     Raises:
         ValueError: As `discover`, or the circuit is of another graph.
+
+    Reference:
+        Syed, Rager and Conmy 2023, section 5.2.
     """
     search = Search(model, pairs, metric, settings, circuit, thresholds=[threshold], checkpoint=checkpoint)
     return sweep_edges(search, threshold, checkpoint=checkpoint, quiet=quiet).circuit

@@ -99,11 +99,12 @@ class SoftmaxAttribution(NormAttribution):
         at, attention = prompts[prompt].to(block.device), block.attention
         resid, q, k, v, z = (getattr(self.clean, name)[layer][at] for name in ("attention_in", "q", "k", "v", "z"))
         rows = None if rows is None else rows[prompt].to(block.device)
+        gradients = [inside.z[layer][at] for inside in self._insides]
 
         def add(part: Part, mixed: Float[Tensor, "pair row head d_head"], at_norm: Tensor) -> None:
             """Add what a changed projection does to z beyond what its change does linearly."""
-            for own, point in zip(scores, self.points):
-                by_head = (mixed * point.inside.z[layer][at]).sum((1, 3))
+            for own, point, gradient in zip(scores, self.points, gradients):
+                by_head = (mixed * gradient).sum((1, 3))
                 if not self._is_shared(layer, part):
                     by_head = by_head - (at_norm * getattr(point, part)[layer][at]).sum((1, 3))
                 by_part = by_head.unflatten(1, (graph.n_parts[part], -1)).sum(2).to(scores)

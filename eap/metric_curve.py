@@ -66,7 +66,7 @@ class MetricCurve:
         between = self.heights[first : last + 1].to(by_slope)
         reach = LEAST_SPAN * (between.amax(0) - between.amin(0))[:, None, None]
         nowhere = span.abs() <= reach.clamp(min=torch.finfo(span.dtype).tiny)
-        along = (by_mean / span.masked_fill(nowhere, 1)).masked_fill(nowhere, 0).clamp(LOW, HIGH)
+        along = (by_mean / span.masked_fill(nowhere, 1)).clamp(LOW, HIGH)
         place = (along - LOW) * ((N_READ - 1) / (HIGH - LOW))
         below = place.floor().clamp(max=N_READ - 2).long()
         heights = self.heights.T.to(by_slope)

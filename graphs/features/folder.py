@@ -26,7 +26,6 @@ class Folder:
         Raises:
             ValueError: it is torn, or not a mapping.
         """
-
         text = (self.path / name).read_text(encoding="utf-8")
         try:
             found = yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
